@@ -1,0 +1,41 @@
+"""Name the current snapshot and push it to the DVC remote; list the named ones; bring one back."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from pathlib import Path
+
+from glassbox.archive import SNAPSHOT, archive_snapshot, read_index, restore_snapshot
+from glassbox.config import load_settings
+from glassbox.errors import GlassboxError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
+    parser.add_argument("--list", action="store_true", help="show the archived snapshots")
+    parser.add_argument("--restore", metavar="NAME", help=f"bring the snapshot of this name back into {SNAPSHOT}")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="with --restore: into this folder instead")
+    arguments = parser.parse_args()
+    root = Path.cwd()
+    if arguments.list:
+        for entry in read_index(root):
+            print(f"{entry.name}  {entry.size / 1e6:.1f} MB in {entry.nfiles} files  archived {entry.archived}")
+        return
+    remote = load_settings(arguments.params).storage.remote
+    if arguments.restore:
+        folder = restore_snapshot(root, remote, arguments.restore, arguments.to)
+        print(f"{arguments.restore} is back in {folder}. `dvc status` says whether the current settings would use it.")
+    else:
+        entry = archive_snapshot(root, remote, datetime.datetime.now().astimezone())
+        print(f"{entry.name}: pushed. `python src/archive.py --restore {entry.name}` brings it back.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GlassboxError as error:
+        print(f"archive: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,75 @@
+"""Where a trial stands after a step, in safetensors and JSON: enough to go on to the same bits."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from glassbox.student import Student
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class Progress:
+    """What the loop counts. `history` holds every metric logged so far as (step, metric, value)."""
+
+    step: int = 0
+    updates: int = 0
+    run_id: str | None = None
+    seconds: float = 0.0
+    best_validation: float | None = None
+    epochs_without_improvement: int = 0
+    stopped_early: bool = False
+    scaler: dict[str, Any] = field(default_factory=dict)
+    initial_student: str = ""
+    history: list[tuple[int, str, float]] = field(default_factory=list)
+
+
+def save(folder: Path, progress: Progress, student: Student, optimizer: torch.optim.AdamW) -> None:
+    """Write a new checkpoint, publish it by one rename, then drop the older ones."""
+    tensors = {f"student.{name}": value for name, value in student.state_dict().items()}
+    for name, parameter in student.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": state[moment] for moment in MOMENTS if moment in state}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    staging = folder / "staging"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, staging / "state.safetensors")
+    (staging / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    target = folder / f"step-{progress.step:08d}"
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(staging, target)
+    for older in sorted(folder.glob("step-*"))[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def load(folder: Path, student: Student, optimizer: torch.optim.AdamW) -> Progress | None:
+    """Bring student, optimizer and generators to the newest checkpoint; None where there is none."""
+    found = sorted(folder.glob("step-*"))
+    if not found:
+        return None
+    values = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
+    progress = Progress(**(values | {"history": [tuple(row) for row in values["history"]]}))
+    with safe_open(found[-1] / "state.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    student.load_state_dict({name: tensors[f"student.{name}"] for name in student.state_dict()})
+    for name, parameter in student.named_parameters():
+        state = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
+        if state:
+            optimizer.state[parameter] = {
+                moment: value if moment == "step" else value.to(parameter.device) for moment, value in state.items()
+            }
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    return progress

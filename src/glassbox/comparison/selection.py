@@ -1,0 +1,180 @@
+"""Which trials a comparison is made of: the grid's manifests, and planned groups that only the MLflow store still has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from glassbox import tracking
+from glassbox.comparison.plan import Plan
+from glassbox.config import Settings, Weights
+from glassbox.errors import GlassboxError, IncomparableRunsError
+
+SCHEMA = 1
+DIGESTS = ("snapshot", "tasks", "data_order", "initial_student", "final_student", "items")
+Source = Literal["manifest", "store"]
+KeyOf = Callable[[Settings, str, int], str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One group with one seed. `metrics` are the final values; `digests` and `precision` are what the trial recorded."""
+
+    group: str
+    seed: int
+    status: str
+    source: Source
+    key: str
+    study_key: str
+    run_id: str
+    metrics: dict[str, float]
+    objective: dict[str, str]
+    digests: dict[str, str | None]
+    precision: str
+    seconds: float | None
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """groups: those of the grid, then those found in the store, in the plan's order; trials by group and seed."""
+
+    groups: tuple[str, ...]
+    store_groups: tuple[str, ...]
+    seeds: tuple[int, ...]
+    trials: tuple[Trial, ...]
+    missing: tuple[str, ...]
+    absent_groups: tuple[str, ...]
+    ignored_files: tuple[str, ...]
+    lost_runs: tuple[str, ...]
+    logged_metrics: Mapping[str, Mapping[str, float]] = field(repr=False)
+
+    def of(self, group: str) -> tuple[Trial, ...]:
+        return tuple(trial for trial in self.trials if trial.group == group)
+
+
+def select_trials(
+    settings: Settings, plan: Plan, runs: Path, key_of: KeyOf, use: Mapping[str, str] | None = None
+) -> Selection:
+    """Read the manifests of `groups` x `seeds`, ask MLflow for exactly their runs, and look up the other planned groups.
+
+    key_of(settings, group, seed) gives a trial's key. use: "group/seed" -> run id, for cells of which the store holds
+    differing runs. Raises IncomparableRunsError for those that `use` leaves open.
+    """
+    cells = [(group, seed) for group in settings.groups for seed in settings.seeds]
+    paths = {(group, seed): runs / group / f"{seed}.json" for group, seed in cells}
+    trials = [read_manifest(path) for path in paths.values() if path.is_file()]
+    missing = [f"{group}/{seed}" for (group, seed), path in paths.items() if not path.is_file()]
+    records = {record.original_id: record for record in tracking.find_runs(trial.run_id for trial in trials)}
+    store_groups, absent = [], []
+    for group, weights in plan.groups.items():
+        if group not in settings.groups:
+            found = _find_group(settings, group, weights, key_of, use or {})
+            (store_groups if found else absent).append(group)
+            trials.extend(found)
+            held = {trial.seed for trial in found}
+            missing.extend(f"{group}/{seed}" for seed in settings.seeds if found and seed not in held)
+    return Selection(
+        groups=(*settings.groups, *store_groups),
+        store_groups=tuple(store_groups),
+        seeds=settings.seeds,
+        trials=tuple(trials),
+        missing=tuple(missing),
+        absent_groups=tuple(absent),
+        ignored_files=tuple(sorted(path.relative_to(runs).as_posix() for path in {*runs.glob("*/*.json")} - {*paths.values()})),
+        lost_runs=tuple(trial.name for trial in trials if trial.source == "manifest" and trial.run_id not in records),
+        logged_metrics={run_id: record.metrics for run_id, record in records.items()},
+    )
+
+
+def read_manifest(path: Path) -> Trial:
+    """A trial from its manifest. Raises GlassboxError for a file that is not a manifest of this schema."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {content['schema']}, this version reads {SCHEMA}")
+        return Trial(
+            group=content["group"],
+            seed=content["seed"],
+            status=content["status"],
+            source="manifest",
+            key=content["key"],
+            study_key=content["study_key"],
+            run_id=content["run_id"],
+            metrics={key: _number(value) for key, value in content["metrics"].items()},
+            objective=_objective(content["params"]),
+            digests={name: content["digests"].get(name) for name in DIGESTS},
+            precision=str(content["precision"]),
+            seconds=content["seconds"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise GlassboxError(
+            f"{path} cannot be read as a trial's manifest ({type(error).__name__}: {error}): "
+            "delete it and run `dvc repro`, which trains that trial again."
+        ) from error
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _objective(params: Mapping[str, Any]) -> dict[str, str]:
+    """The group's own weights among a trial's flat params."""
+    return {key: str(value) for key, value in params.items() if key.startswith(("distill.", "weights."))}
+
+
+def _find_group(
+    settings: Settings, group: str, weights: Weights, key_of: KeyOf, use: Mapping[str, str]
+) -> list[Trial]:
+    extended = settings.model_copy(update={"distill": {**settings.distill, group: weights}})
+    found = (_find_trial(key_of(extended, group, seed), group, seed, use) for seed in settings.seeds)
+    return [trial for trial in found if trial is not None]
+
+
+def _find_trial(key: str, group: str, seed: int, use: Mapping[str, str]) -> Trial | None:
+    """The store's finished or diverged trial of this key; never the latest or the best of several that differ."""
+    trials = [_from_record(record, group, seed) for record in tracking.find_by_key(key) if _status(record)]
+    chosen = use.get(f"{group}/{seed}")
+    trials = [trial for trial in trials if chosen in (None, trial.run_id)]
+    finished = [trial for trial in trials if trial.finished] or trials
+    results = {(trial.digests["final_student"], trial.digests["items"]) for trial in finished}
+    if len(results) > 1:
+        ids = ", ".join(trial.run_id for trial in finished)
+        raise IncomparableRunsError(
+            f"The MLflow store holds finished runs of {group}/{seed} with one key and different results: {ids}. "
+            f"Choose with `python src/compare.py --use {group}/{seed}=<run id>`, or delete the wrong one."
+        )
+    return finished[0] if finished else None
+
+
+def _status(record: tracking.RunRecord) -> str | None:
+    if record.tags.get("status") == "diverged":
+        return "diverged"
+    return "finished" if record.status == "FINISHED" else None
+
+
+def _from_record(record: tracking.RunRecord, group: str, seed: int) -> Trial:
+    return Trial(
+        group=group,
+        seed=seed,
+        status=_status(record) or record.status,
+        source="store",
+        key=record.tags["key"],
+        study_key=record.tags.get("study_key", ""),
+        run_id=record.run_id,
+        metrics=record.metrics,
+        objective=_objective(record.params),
+        digests={name: record.tags.get(f"digest.{name}") for name in DIGESTS},
+        precision=record.tags.get("precision", "unknown"),
+        seconds=record.metrics.get("seconds"),
+    )

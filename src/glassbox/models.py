@@ -1,0 +1,242 @@
+"""Teacher and student from a hub id or a folder, and whether two tokenizers behave as one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from glassbox.config import ModelSettings
+from glassbox.errors import GlassboxError
+from glassbox.signals import ATTENTION_NAME, PositionSignals, position_signals
+
+__all__ = [
+    "PositionSignals",
+    "head_logits",
+    "load_model",
+    "load_tokenizer",
+    "model_digest",
+    "output_head",
+    "position_signals",
+    "refuse_different_tokenizers",
+    "tokenizer_differences",
+    "tokenizer_fingerprint",
+    "vocabulary_size",
+]
+
+PROBE_TEXT = (
+    "The quick brown fox isn't 1,234.5 metres away;  two  spaces,\ttab,\n\nnew lines.\n"
+    "Answer: B\n#### -72 $3.50 100% café naïve Ünïcödé ﬁne Å e\u0301 ЖЯ 中文字 日本語 العربية हिन्दी 👩‍🚀🙂 "
+    "def f(x): return x**2 != [0x1F]  <b>&amp;</b> ½ ² … “quoted” – dash \u00a0\u200b end "
+)
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
+    """The model's fast tokenizer; GlassboxError where it cannot be opened or has no end-of-sequence token."""
+    source = settings.tokenizer or settings.model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source,
+            revision=settings.revision if settings.tokenizer is None else None,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise GlassboxError(_unopened("tokenizer", source, error)) from error
+    if not tokenizer.is_fast:
+        raise GlassboxError(
+            f"The tokenizer '{source}' has no fast version, so the text that each token covers is unknown. Save it with "
+            "a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained(folder)) and name that folder."
+        )
+    if tokenizer.eos_token_id is None:
+        raise GlassboxError(
+            f"The tokenizer '{source}' names no end-of-sequence token, so no answer could end. Set `eos_token` in its "
+            "tokenizer_config.json and run the command again."
+        )
+    return tokenizer
+
+
+def load_model(settings: ModelSettings, *, seed: int | None = None) -> PreTrainedModel:
+    """The causal language model in evaluation mode, with the attention function that can record its last layer.
+
+    `initialisation: random` draws the weights of the named configuration from `seed` (None counts as 0) without
+    touching the global generator. Raises GlassboxError where the model cannot be opened, or where its files lack a
+    weight, which Transformers would otherwise fill with random numbers.
+    """
+    options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    try:
+        if settings.initialisation == "random":
+            return _random_model(settings, options, 0 if seed is None else seed).eval()
+        model, report = AutoModelForCausalLM.from_pretrained(
+            settings.model,
+            dtype=settings.dtype,
+            attn_implementation=ATTENTION_NAME,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise GlassboxError(_unopened("model", settings.model, error)) from error
+    unloaded = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if unloaded:
+        raise GlassboxError(
+            f"The weight files of '{settings.model}' lack {len(unloaded)} weights of its configuration or give them "
+            f"another shape (the first: {unloaded[0]}), which would be random numbers. Save the model again, or set "
+            "`initialisation: random` to train it from scratch."
+        )
+    return model.eval()
+
+
+def _random_model(settings: ModelSettings, options: dict[str, Any], seed: int) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(settings.model, **options)
+    dtype = config.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype or torch.float32,
+            attn_implementation=ATTENTION_NAME,
+            trust_remote_code=settings.trust_remote_code,
+        )
+
+
+def _unopened(kind: str, source: str, error: Exception) -> str:
+    where = f"the folder {Path(source).resolve()}" if Path(source).exists() else f"'{source}', which is no folder here"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"The {kind} could not be opened from {where}: {reason} Name a folder with config.json, safetensors weights "
+        "and tokenizer.json, or a hub id that this machine can reach (`huggingface-cli download` fetches one)."
+    )
+
+
+def output_head(model: PreTrainedModel) -> nn.Module:
+    """The output layer; GlassboxError for a model whose logits are not exactly `hidden x weight + bias`."""
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    transforms = [
+        name
+        for name, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1))
+        if getattr(config, name, None) not in (None, neutral)
+    ]
+    if not isinstance(getattr(head, "weight", None), Tensor) or transforms:
+        what = f"transforms its logits ({', '.join(transforms)})" if transforms else "has no linear output layer"
+        raise GlassboxError(
+            f"{type(model).__name__} {what}, so its logits cannot be formed from stored hidden states. "
+            "Choose a model with a plain linear output layer."
+        )
+    return head  # type: ignore[return-value]
+
+
+def head_logits(
+    model: PreTrainedModel, hidden: Float[Tensor, "positions width"], vocabulary: int
+) -> Float[Tensor, "positions vocabulary"]:
+    """Logits in at least float32, also under autocast, without the output layer's padding past `vocabulary`."""
+    head = output_head(model)
+    weight: Tensor = head.weight  # type: ignore[assignment]
+    if len(weight) < vocabulary:
+        raise GlassboxError(
+            f"The output layer of {type(model).__name__} has {len(weight)} rows, but the vocabulary has {vocabulary} "
+            "pieces. Teacher and student must share one vocabulary: choose another student."
+        )
+    bias: Tensor | None = getattr(head, "bias", None)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return nn.functional.linear(
+            hidden.to(dtype), weight[:vocabulary].to(dtype), None if bias is None else bias[:vocabulary].to(dtype)
+        )
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> int:
+    """Pieces that both the tokenizer and the output layer know; further rows of the layer are padding."""
+    return min(max(tokenizer.get_vocab().values()) + 1, len(output_head(model).weight))  # type: ignore[arg-type]
+
+
+def model_digest(model: nn.Module | Mapping[str, Tensor]) -> str:
+    """sha256 in hex over the sorted names, dtypes, shapes and bytes of all weights."""
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tokenizer_facts(tokenizer: PreTrainedTokenizerFast, ignored: frozenset[str]) -> dict[str, Any]:
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    pieces = {index: piece for piece, index in tokenizer.get_vocab().items() if piece not in ignored}
+    added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
+    return {
+        "pieces": pieces,
+        "added tokens": {index: content for index, content in sorted(added.items()) if content not in ignored},
+        "bos": [tokenizer.bos_token, tokenizer.bos_token_id],
+        "eos": [tokenizer.eos_token, tokenizer.eos_token_id],
+        "unk": [tokenizer.unk_token, tokenizer.unk_token_id],
+        "normaliser": backend.get("normalizer"),
+        "pre-tokenizer": backend.get("pre_tokenizer"),
+        "ids of the probe text": tokenizer(PROBE_TEXT, add_special_tokens=False, verbose=False)["input_ids"],
+    }
+
+
+def _padding_only(*tokenizers: PreTrainedTokenizerFast) -> frozenset[str]:
+    """Added tokens that serve as padding and as nothing else: they never occur in a text."""
+    padding = {
+        str(tokenizer.pad_token)
+        for tokenizer in tokenizers
+        if tokenizer.pad_token_id is not None and tokenizer.pad_token_id in tokenizer.added_tokens_decoder
+    }
+    used = {token for each in tokenizers for token in (each.bos_token, each.eos_token, each.unk_token)}
+    return frozenset(padding - used)
+
+
+def tokenizer_differences(first: PreTrainedTokenizerFast, second: PreTrainedTokenizerFast) -> list[str]:
+    """In what two tokenizers behave differently, one phrase each; empty where they behave as one.
+
+    Compared: the id -> piece map, added tokens, bos, eos, unk, normaliser, pre-tokenizer and the ids of a probe text.
+    Not compared: padding, its side, the maximum length and the chat template.
+    """
+    ignored = _padding_only(first, second)
+    mine, theirs = _tokenizer_facts(first, ignored), _tokenizer_facts(second, ignored)
+    differences = []
+    if mine["pieces"] != theirs["pieces"]:
+        ids = sorted(mine["pieces"].keys() | theirs["pieces"].keys())
+        unlike = [index for index in ids if mine["pieces"].get(index) != theirs["pieces"].get(index)]
+        example = unlike[len(unlike) // 2]
+        differences.append(
+            f"{len(unlike)} of {len(ids)} ids name another piece (id {example} is {mine['pieces'].get(example)!r} "
+            f"and {theirs['pieces'].get(example)!r})"
+        )
+    for fact in mine:
+        if fact != "pieces" and mine[fact] != theirs[fact]:
+            differences.append(f"the {fact} differ: {_brief(mine[fact])} and {_brief(theirs[fact])}")
+    return differences
+
+
+def _brief(fact: Any) -> str:
+    text = json.dumps(fact, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 in hex over the facts that `tokenizer_differences` compares."""
+    facts = _tokenizer_facts(tokenizer, _padding_only(tokenizer))
+    facts["pieces"] = sorted(facts["pieces"].items())
+    return hashlib.sha256(json.dumps(facts, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_different_tokenizers(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast, group: str) -> None:
+    """Raise GlassboxError where `group` would compare positions of two different tokenizations."""
+    differences = tokenizer_differences(teacher, student)
+    if differences:
+        raise GlassboxError(
+            f"Group '{group}' compares teacher and student token by token, but their tokenizers differ: "
+            f"{'; '.join(differences)}. The same position would mean another text in each. Choose a student with the "
+            "teacher's tokenizer (student.model, student.tokenizer), or run only groups without logits, hidden and "
+            "attention (`dvc exp run -S distill=sft`)."
+        )

@@ -1,0 +1,67 @@
+"""The `hidden` component: the student's final state, projected, against the teacher's standardised one.
+
+Both states are taken after the final norm. Standardising gives every channel a scale near 1, so that a language
+model's few outlier channels do not own the loss.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from glassbox.objective.precision import loss_dtype, without_autocast
+
+SMALLEST_SHARE_OF_MEDIAN = 0.01
+
+
+class Projector(nn.Linear):
+    """student width -> teacher width, with bias, always present; trained and saved with the student.
+
+    Weights are uniform within 1 / sqrt(student width) from `generator` (the global one is left alone), biases 0: the
+    standardised target has mean 0. Computed in at least float32, also under autocast.
+    """
+
+    def __init__(self, student_width: int, teacher_width: int, generator: torch.Generator) -> None:
+        super().__init__(student_width, teacher_width)
+        bound = 1.0 / math.sqrt(student_width)
+        with torch.no_grad():
+            self.weight.copy_(torch.empty(self.weight.shape).uniform_(-bound, bound, generator=generator))
+            self.bias.zero_()
+
+    def reset_parameters(self) -> None:
+        """Nothing: `nn.Linear` would draw from the global generator here."""
+
+    def forward(self, input: Float[Tensor, "*batch student"]) -> Float[Tensor, "*batch teacher"]:
+        dtype = loss_dtype(input, self.weight)
+        with without_autocast(input):
+            return functional.linear(input.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+
+
+def standardise(
+    hidden: Float[Tensor, "positions width"], mean: Float[Tensor, " width"], deviation: Float[Tensor, " width"]
+) -> Float[Tensor, "positions width"]:
+    """`(h - mean) / max(deviation, 0.01 x the median deviation)` per channel: a dead channel is not blown up to 1."""
+    dtype = loss_dtype(hidden, mean, deviation)
+    spread = deviation.to(dtype)
+    floor = spread.quantile(0.5) * SMALLEST_SHARE_OF_MEDIAN
+    return (hidden.to(dtype) - mean.to(dtype)) / spread.maximum(floor)
+
+
+def mse(
+    predicted: Float[Tensor, "positions width"], target: Float[Tensor, "positions width"]
+) -> Float[Tensor, " positions"]:
+    """Mean over channels of the squared difference, per position."""
+    dtype = loss_dtype(predicted, target)
+    return (predicted.to(dtype) - target.to(dtype)).square().mean(dim=-1)
+
+
+def cosine(
+    predicted: Float[Tensor, "positions width"], target: Float[Tensor, "positions width"]
+) -> Float[Tensor, " positions"]:
+    """`1 - cos(predicted, target)` per position, between 0 and 2."""
+    dtype = loss_dtype(predicted, target)
+    return 1.0 - functional.cosine_similarity(predicted.to(dtype), target.to(dtype), dim=-1)

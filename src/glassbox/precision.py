@@ -1,0 +1,42 @@
+"""Which number format training runs in: what was asked for, what the device can do, and what was really in force."""
+
+import torch
+from torch import nn
+
+from glassbox.errors import GlassboxError
+
+FORMATS = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def resolve(asked: str, has_cuda: bool, cuda_has_bf16: bool) -> str:
+    """The precision to ask Accelerate for. Raises GlassboxError for fp16 without CUDA: nothing is downgraded silently."""
+    if asked == "fp16" and not has_cuda:
+        raise GlassboxError(
+            "train.precision is fp16, which needs a CUDA device, and this machine has none. Use "
+            "`-S train.precision=bf16` (runs on a CPU), `no`, or `auto`, which takes the best the device has."
+        )
+    if asked == "auto":
+        return "no" if not has_cuda else "bf16" if cuda_has_bf16 else "fp16"
+    return asked
+
+
+class PrecisionProbe:
+    """Watches the first linear layer of a model and remembers the format its output really had."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.observed: str | None = None
+        linear = next(module for module in model.modules() if type(module).__name__ in ("Linear", "Conv1D"))
+        self._hook = linear.register_forward_hook(self._observe)
+
+    def _observe(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        self.observed = FORMATS.get(output.dtype, str(output.dtype))
+        self._hook.remove()
+
+    def require(self, expected: str) -> str:
+        """The format in force; GlassboxError where it is not the one that was asked for."""
+        if self.observed != expected:
+            raise GlassboxError(
+                f"Mixed precision is not in force: '{expected}' was asked for, but the student computes in "
+                f"'{self.observed}'. Check train.precision and student.dtype (float32 keeps full-precision weights)."
+            )
+        return expected

@@ -1,0 +1,52 @@
+"""What a trial does at which step: its batches and its learning rate."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glassbox.config import TrainSettings
+from glassbox.randomness import data_order
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every optimizer step of a trial, as the micro-batches of sample ids it is made of."""
+
+    steps: tuple[tuple[tuple[str, ...], ...], ...]
+    steps_per_epoch: int
+
+    @property
+    def epoch_ends(self) -> frozenset[int]:
+        ends = range(self.steps_per_epoch, len(self.steps), self.steps_per_epoch)
+        return frozenset([*ends, len(self.steps)])
+
+    def digest(self) -> str:
+        """sha256 in hex over the sample ids in the order they are trained on; micro-batches do not count."""
+        digest = hashlib.sha256()
+        for step in self.steps:
+            digest.update(("\x1f".join(sample_id for batch in step for sample_id in batch) + "\x1e").encode())
+        return digest.hexdigest()
+
+
+def make_plan(sample_ids: Sequence[str], settings: TrainSettings, seed: int) -> Plan:
+    """Epochs of shuffled samples cut into batches, and each batch into micro-batches."""
+    steps = []
+    for epoch in range(settings.epochs):
+        order = data_order(sample_ids, seed, epoch)
+        for at in range(0, len(order), settings.batch_size):
+            batch = order[at : at + settings.batch_size]
+            size = settings.micro_batch_size
+            steps.append(tuple(tuple(batch[start : start + size]) for start in range(0, len(batch), size)))
+    per_epoch = -(-len(sample_ids) // settings.batch_size)
+    return Plan(tuple(steps[: settings.max_steps]), per_epoch)
+
+
+def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:
+    """Warm-up to the full rate, then the schedule's way down to 0 at the last update."""
+    warmup = math.ceil(settings.warmup * updates)
+    if update < warmup:
+        return settings.learning_rate * (update + 1) / warmup
+    progress = (update - warmup) / max(1, updates - warmup)
+    factor = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}
+    return settings.learning_rate * factor[settings.schedule]

@@ -1,0 +1,123 @@
+"""A batch as trials read it: packed answer positions, decoded on the device they are used on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glassbox.snapshot.codec import array, decode_attention, hidden_array, hidden_tensor
+from glassbox.snapshot.schema import Cell, Format, attention_entries
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples and the teacher's signals at their answer positions, packed sample by sample in ascending order.
+
+    input_ids are padded on the right with 0. `attention` is 0 outside a row's columns, and every row sums to 1.
+    """
+
+    sample_ids: tuple[str, ...]
+    tasks: tuple[str, ...]
+    input_ids: Int[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
+    first: Int[Tensor, " batch"]
+    count: Int[Tensor, " batch"]
+    labels: Int[Tensor, " positions"]
+    sample_index: Int[Tensor, " positions"]
+    topk_ids: Int[Tensor, "positions k"] | None = None
+    topk_logits: Float[Tensor, "positions k"] | None = None
+    log_tail: Float[Tensor, "positions temperatures"] | None = None
+    hidden: Float[Tensor, "positions width"] | None = None
+    attention: Float[Tensor, "positions heads length"] | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        tensors = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One sample's ids and the cells that were asked for, by column name; the cells are not copies."""
+
+    sample_id: str
+    task: str
+    input_ids: np.ndarray
+    loss_start: int
+    n_positions: int
+    cells: dict[str, Cell]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def n_answer(self) -> int:
+        return self.n_tokens - 1 - self.loss_start
+
+
+def assemble(samples: list[StoredSample], layout: Format, device: torch.device) -> Batch:
+    """Pack stored cells into a batch: undecoded bytes travel to `device` (pinned, for CUDA) and are decoded there."""
+    length = max(sample.n_tokens for sample in samples)
+    ids = np.zeros((len(samples), length), dtype=np.int64)
+    for row, sample in enumerate(samples):
+        ids[row, : sample.n_tokens] = sample.input_ids
+    tokens = np.array([sample.n_tokens for sample in samples])
+    first = np.array([sample.loss_start for sample in samples])
+    count = tokens - 1 - first
+    sample_index = np.repeat(np.arange(len(samples)), count)
+    position = np.concatenate([np.arange(start, start + size) for start, size in zip(first, count, strict=True)])
+
+    def carried(values: np.ndarray | Tensor) -> Tensor:
+        tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    columns = samples[0].cells.keys()
+    signals: dict[str, Tensor] = {}
+    if "hidden" in columns:
+        packed = np.concatenate([hidden_array(s.cells["hidden"], layout)[-s.n_answer :] for s in samples])
+        signals["hidden"] = carried(hidden_tensor(packed, layout)).to(torch.float32)
+    if "attention" in columns:
+        ragged = np.concatenate([_answer_entries(s, layout) for s in samples], axis=1)
+        signals["attention"] = decode_attention(
+            carried(ragged).T, carried(position), length, layout.attention_codec
+        )
+    if "topk_ids" in columns:
+        signals |= {name: carried(values) for name, values in _topk(samples, layout).items()}
+    return Batch(
+        sample_ids=tuple(sample.sample_id for sample in samples),
+        tasks=tuple(sample.task for sample in samples),
+        input_ids=carried(ids),
+        attention_mask=carried(np.arange(length) < tokens[:, None]),
+        first=carried(first),
+        count=carried(count),
+        labels=carried(ids[sample_index, position + 1]),
+        sample_index=carried(sample_index),
+        **signals,
+    )
+
+
+def _answer_entries(sample: StoredSample, layout: Format) -> np.ndarray:
+    """[heads, ragged]: the rows of answer positions, which are the last ones of each head."""
+    entries = attention_entries(sample.n_tokens, sample.n_positions)
+    wanted = attention_entries(sample.n_tokens, sample.n_answer)
+    return array(sample.cells["attention"], layout.attention_dtype, layout.heads, entries)[:, entries - wanted :]
+
+
+def _topk(samples: list[StoredSample], layout: Format) -> dict[str, np.ndarray]:
+    dtypes = {
+        "topk_ids": (layout.topk_id_dtype, layout.top_k, np.int64),
+        "topk_logits": ("<f2", layout.top_k, np.float32),
+        "log_tail": ("<f4", len(layout.temperatures), np.float32),
+    }
+    return {
+        name: np.concatenate([array(s.cells[name], stored, -1, width)[-s.n_answer :] for s in samples]).astype(decoded)
+        for name, (stored, width, decoded) in dtypes.items()
+    }

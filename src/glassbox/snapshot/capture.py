@@ -1,0 +1,203 @@
+"""Capture: the teacher over every training and validation sample, once, into a folder that appears whole or not at all.
+
+Finished parts of an interrupted capture lie in a staging folder named after what they were made from; the same command
+goes on with them and ends in the same logical digest.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from glassbox.config import Settings
+from glassbox.models import load_tokenizer
+from glassbox.snapshot.codec import hidden_array, hidden_tensor
+from glassbox.snapshot.composition import Item, batches, compose_items, draw_audit, estimated_bytes, share_out
+from glassbox.snapshot.provenance import provenance_key, provenance_of
+from glassbox.snapshot.schema import (
+    AUDIT_FILE,
+    CHANNELS_FILE,
+    HEAD_FILE,
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    SIGNAL_COLUMNS,
+    Format,
+    logical_digest,
+    part_file,
+)
+from glassbox.snapshot.storage import (
+    merged_rows,
+    part_rows,
+    publish_folder,
+    read_audit,
+    require_free_space,
+    sha256_of,
+    write_audit,
+    write_part,
+    write_synced,
+)
+from glassbox.snapshot.teacher import Teacher, capture_batch, open_teacher
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy", "safetensors")
+
+
+def capture(settings: Settings, tasks_folder: Path | str, out_folder: Path | str, scratch: Path | str) -> None:
+    """Write the snapshot of `tasks_folder` to `out_folder`; work in progress lies under `scratch`."""
+    tasks_folder, out_folder = Path(tasks_folder), Path(out_folder)
+    tokenizer = load_tokenizer(settings.teacher)
+    provenance = provenance_of(settings, tokenizer, tasks_folder)
+    items = compose_items(settings, tokenizer, tasks_folder)
+    teacher = open_teacher(settings, tokenizer)
+    staging = Path(scratch) / f"snapshot-{provenance_key(provenance)}"
+    staging.mkdir(parents=True, exist_ok=True)
+    require_free_space(staging, estimated_bytes(items, teacher.layout), "The snapshot")
+    parts = share_out(items, teacher.layout, settings.snapshot.part_megabytes * 10**6)
+    _capture_parts(settings, teacher, items, parts, staging)
+    _finish(teacher, items, len(parts), provenance, staging)
+    finished = staging / "finished"
+    publish_folder(finished, out_folder)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _capture_parts(
+    settings: Settings, teacher: Teacher, items: Sequence[Item], parts: Sequence[Sequence[Item]], staging: Path
+) -> None:
+    generator = np.random.default_rng(settings.prepare.seed)
+    audit = draw_audit(items, settings.snapshot.audit_positions, generator)
+    with tqdm(total=len(items), desc="snapshot", unit="sample", disable=None) as progress:
+        for index, part in enumerate(parts):
+            if not _is_finished(staging, index):
+                rows, audited = [], []
+                for batch in batches(part, settings.snapshot.batch_size):
+                    more_rows, more_audited = capture_batch(teacher, batch, audit)
+                    rows += more_rows
+                    audited += more_audited
+                    progress.update(len(batch))
+                _store_part(staging, index, rows, audited)
+            else:
+                progress.update(len(part))
+
+
+def _seal(staging: Path, index: int) -> Path:
+    return staging / f"{part_file(index)}.json"
+
+
+def _piece_of_audit(staging: Path, index: int) -> Path:
+    return staging / f"audit-{index:05d}.parquet"
+
+
+def _store_part(staging: Path, index: int, rows: list[Any], audited: list[Any]) -> None:
+    """Write a part, its share of the audit, and last the seal that counts it as finished."""
+    paths = [staging / part_file(index), _piece_of_audit(staging, index)]
+    write_part(paths[0], rows)
+    write_audit(paths[1], audited)
+    seal = {path.name: sha256_of(path) for path in paths}
+    write_synced(_seal(staging, index), json.dumps(seal).encode("utf-8"))
+
+
+def _is_finished(staging: Path, index: int) -> bool:
+    if not _seal(staging, index).exists():
+        return False
+    seal = json.loads(_seal(staging, index).read_text(encoding="utf-8"))
+    return all((staging / name).exists() and sha256_of(staging / name) == digest for name, digest in seal.items())
+
+
+def _finish(teacher: Teacher, items: Sequence[Item], n_parts: int, provenance: dict[str, Any], staging: Path) -> None:
+    """Gather parts, audit, head, channels and manifest in one folder, ready to be published."""
+    finished = staging / "finished"
+    shutil.rmtree(finished, ignore_errors=True)
+    finished.mkdir()
+    names = [part_file(index) for index in range(n_parts)]
+    for name in names:
+        _link_or_copy(staging / name, finished / name)
+    pieces = [row for index in range(n_parts) for row in read_audit(_piece_of_audit(staging, index))]
+    write_audit(finished / AUDIT_FILE, pieces)
+    weight, bias = teacher.head()
+    head = {"weight": weight.contiguous().cpu()} | ({} if bias is None else {"bias": bias.contiguous().cpu()})
+    save_file(head, finished / HEAD_FILE)
+    mean, deviation = channel_statistics([finished / name for name in names], teacher.layout)
+    save_file({"mean": mean, "deviation": deviation}, finished / CHANNELS_FILE)
+    manifest = build_manifest(finished, names, teacher.layout, provenance, counts_of(items))
+    write_manifest(finished, manifest)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a finished part, or a copy where the drive knows no hard links."""
+    try:
+        target.hardlink_to(source)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(source, target)
+
+
+def channel_statistics(parts: Sequence[Path], layout: Format) -> tuple[Tensor, Tensor]:
+    """Mean and population deviation of every hidden channel over the training split's answer positions, float32."""
+    total = torch.zeros(layout.width, dtype=torch.float64)
+    squares = torch.zeros(layout.width, dtype=torch.float64)
+    count = 0
+    for path in parts:
+        for _, row in part_rows(path):
+            if row.split == "train":
+                stored = hidden_tensor(hidden_array(row.hidden, layout).copy(), layout).double()
+                answer = stored[row.n_positions - (len(row.input_ids) - 1 - row.loss_start) :]
+                total += answer.sum(0)
+                squares += answer.square().sum(0)
+                count += len(answer)
+    mean = total / max(count, 1)
+    deviation = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), deviation.float()
+
+
+def counts_of(items: Sequence[Item]) -> dict[str, Any]:
+    """Rows, captured positions, re-tokenized answers and shortened prompts, by split and task."""
+    counts: dict[str, Any] = {}
+    for item in items:
+        entry = counts.setdefault(item.split, {}).setdefault(
+            item.sample.task, {"rows": 0, "positions": 0, "retokenised": 0, "truncated": 0}
+        )
+        entry["rows"] += 1
+        entry["positions"] += item.n_positions
+        entry["retokenised"] += item.encoded.retokenised
+        entry["truncated"] += item.encoded.truncated
+    return counts
+
+
+def build_manifest(
+    folder: Path, parts: Sequence[str], layout: Format, provenance: dict[str, Any], counts: dict[str, Any]
+) -> dict[str, Any]:
+    """Describe the files in `folder`: their sha256 and sizes, what they hold, and the logical digest."""
+    names = [*parts, AUDIT_FILE, CHANNELS_FILE, HEAD_FILE]
+    files = {name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+    digest = logical_digest(
+        layout,
+        files[CHANNELS_FILE]["sha256"],
+        files[HEAD_FILE]["sha256"],
+        merged_rows([folder / name for name in parts]),
+    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "logical_digest": digest,
+        "signals": sorted(SIGNAL_COLUMNS),
+        "format": layout.as_json(),
+        "counts": counts,
+        "rows": sum(entry["rows"] for tasks in counts.values() for entry in tasks.values()),
+        "positions": sum(entry["positions"] for tasks in counts.values() for entry in tasks.values()),
+        "parts": list(parts),
+        "files": files,
+        "provenance": provenance,
+        "libraries": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    write_synced(folder / MANIFEST_FILE, (json.dumps(manifest, indent=2) + "\n").encode("utf-8"))

@@ -1,0 +1,82 @@
+"""Signals to cells and back: rounding, top-k with its tail, and ragged attention rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from glassbox.snapshot.schema import Cell, Format
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Little-endian bytes in C order (every platform that torch supports is little-endian)."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def top_k_with_tails(
+    logits: Float[Tensor, "positions vocabulary"], k: int, temperatures: Sequence[float]
+) -> tuple[Int[Tensor, "positions k"], Float[Tensor, "positions k"], Float[Tensor, "positions temperatures"]]:
+    """Ids and logits of the k largest, minus the row's maximum, and log-sum-exp of the others at each temperature.
+
+    The tail is summed over its own members, before rounding; at k = V it is empty and its logarithm minus infinity.
+    """
+    values, ids = torch.topk(logits, k, dim=-1)
+    offset = values[:, :1]
+    others = (logits - offset).scatter(1, ids, float("-inf"))
+    tails = torch.stack([torch.logsumexp(others / temperature, dim=-1) for temperature in temperatures], dim=1)
+    return ids, values - offset, tails
+
+
+def encode_attention(rows: Float[Tensor, "..."], codec: str) -> Tensor:
+    """`sqrt_uint8`: round(255 sqrt(p)); `float16`: p itself."""
+    return (255 * rows.sqrt()).round().to(torch.uint8) if codec == "sqrt_uint8" else rows.to(torch.float16)
+
+
+def undo_attention_codec(stored: Tensor, codec: str) -> Float[Tensor, "..."]:
+    """Stored entries as probabilities, not yet divided by their row's sum."""
+    values = stored.to(torch.float32)
+    return (values / 255).square() if codec == "sqrt_uint8" else values
+
+
+def visible_columns(
+    position: Int[Tensor, " positions"], length: int
+) -> Bool[Tensor, "positions length"]:
+    """Which columns the row of each position has: its own and all earlier ones."""
+    return torch.arange(length, device=position.device) <= position[:, None]
+
+
+def pack_ragged(
+    rows: Float[Tensor, "positions heads length"], position: Int[Tensor, " positions"]
+) -> Float[Tensor, "ragged heads"]:
+    """The live entries of padded rows, position by position."""
+    return rows.permute(0, 2, 1)[visible_columns(position, rows.shape[-1])]
+
+
+def decode_attention(
+    ragged: Tensor, position: Int[Tensor, " positions"], length: int, codec: str
+) -> Float[Tensor, "positions heads length"]:
+    """Ragged stored entries [ragged, heads] as rows that sum to 1, with zeros outside their columns."""
+    rows = torch.zeros(len(position), length, ragged.shape[1], device=ragged.device)
+    rows[visible_columns(position, length)] = undo_attention_codec(ragged, codec)
+    sums = rows.sum(1, keepdim=True)
+    return (rows / torch.where(sums > 0, sums, 1.0)).permute(0, 2, 1)
+
+
+def array(cell: Cell, dtype: np.dtype | str, *shape: int) -> np.ndarray:
+    """A cell as an array, without a copy."""
+    return np.frombuffer(cell, dtype=dtype).reshape(shape)
+
+
+def hidden_array(cell: Cell, layout: Format) -> np.ndarray:
+    """[n, width]; bfloat16 has no numpy type and comes as its 16 bits."""
+    return array(cell, "<f2" if layout.hidden_dtype == "float16" else "<u2", -1, layout.width)
+
+
+def hidden_tensor(stored: np.ndarray, layout: Format) -> Tensor:
+    """A writable array of stored hidden states as a tensor of its true dtype."""
+    tensor = torch.from_numpy(stored)
+    return tensor if layout.hidden_dtype == "float16" else tensor.view(torch.bfloat16)

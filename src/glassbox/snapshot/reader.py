@@ -1,0 +1,210 @@
+"""The snapshot as every trial reads it: by sample id, only the columns that are needed, checked page by page."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+
+from glassbox.errors import GlassboxError
+from glassbox.snapshot.batch import Batch, StoredSample, assemble
+from glassbox.snapshot.schema import (
+    CHANNELS_FILE,
+    HEAD_FILE,
+    INDEX_COLUMNS,
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    SIGNAL_COLUMNS,
+    Cell,
+    Format,
+)
+from glassbox.snapshot.storage import REMEDY, brief_ids, cells, open_part, read_row_group
+
+__all__ = ["Batch", "SampleInfo", "Snapshot", "read_manifest"]
+
+CACHED_BYTES = 1 << 28
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class SampleInfo:
+    sample_id: str
+    task: str
+    n_tokens: int
+    n_positions_answer: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    sample: StoredSample
+    split: str
+    part: int
+    group: int
+    row: int
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest; GlassboxError where there is none, or one of another schema version."""
+    path = folder / MANIFEST_FILE
+    if not path.exists():
+        raise GlassboxError(f"There is no snapshot in {folder.resolve()}: run `dvc repro snapshot`.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GlassboxError(f"{path} is not readable as JSON ({error}). {REMEDY}") from error
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise GlassboxError(
+            f"{path} has schema version {manifest.get('schema_version')}, this code reads {SCHEMA_VERSION}: capture "
+            "again with `dvc repro --force snapshot`."
+        )
+    return manifest
+
+
+class Snapshot:
+    """Opens in milliseconds: ids and places are kept in memory, signals are read when a batch asks for them."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.logical_digest: str = self.manifest["logical_digest"]
+        self.format = Format.from_json(self.manifest["format"])
+        self.vocabulary: int = self.format.vocabulary
+        self.temperatures: tuple[float, ...] = self.format.temperatures
+        self._paths = [self.folder / name for name in self.manifest["parts"]]
+        self._files: list[pq.ParquetFile] = [open_part(path) for path in self._paths]
+        self._places: dict[str, _Place] = {}
+        for part in range(len(self._paths)):
+            self._index_part(part)
+        self._cache: OrderedDict[tuple[int, int, str], list[Cell]] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    def _index_part(self, part: int) -> None:
+        file = self._files[part]
+        for group in range(file.num_row_groups):
+            table = read_row_group(file, self._paths[part], group, INDEX_COLUMNS)
+            ids = table.column("input_ids").combine_chunks()
+            values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+            columns = zip(
+                *(table.column(name).to_pylist() for name in INDEX_COLUMNS if name != "input_ids"), strict=True
+            )
+            for row, (sample_id, task, split, loss_start, n_positions) in enumerate(columns):
+                tokens = values[offsets[row] : offsets[row + 1]]
+                sample = StoredSample(sample_id, task, tokens, loss_start, n_positions, {})
+                self._places[sample_id] = _Place(sample, split, part, group, row)
+
+    def samples(self, split: str) -> list[SampleInfo]:
+        """The samples of "train" or "validation" in the order of their ids."""
+        chosen = sorted((p.sample for p in self._places.values() if p.split == split), key=lambda s: s.sample_id)
+        return [SampleInfo(s.sample_id, s.task, s.n_tokens, s.n_answer) for s in chosen]
+
+    def read(
+        self, sample_ids: Sequence[str], signals: frozenset[str], device: torch.device | str = "cpu"
+    ) -> Batch:
+        """One batch in the order of `sample_ids`, with the named signals ("hidden", "attention", "topk").
+
+        Raises GlassboxError for a signal or a sample that the snapshot lacks, and for a damaged page.
+        """
+        missing = signals - set(self.manifest["signals"])
+        if missing:
+            raise GlassboxError(
+                f"The snapshot in {self.folder} holds {', '.join(self.manifest['signals'])}, but no "
+                f"{' and no '.join(sorted(missing))}: capture it again with `dvc repro --force snapshot`."
+            )
+        unknown = [sample_id for sample_id in sample_ids if sample_id not in self._places]
+        if unknown or not sample_ids:
+            raise GlassboxError(
+                f"The snapshot in {self.folder} has no sample {brief_ids(unknown)}." if unknown else "The batch is empty."
+            )
+        columns = [column for signal in sorted(signals) for column in SIGNAL_COLUMNS[signal]]
+        places = [self._places[sample_id] for sample_id in sample_ids]
+        with self._lock:
+            stored = [
+                StoredSample(
+                    **{
+                        **place.sample.__dict__,
+                        "cells": {name: self._cells(place.part, place.group, name)[place.row] for name in columns},
+                    }
+                )
+                for place in places
+            ]
+        return assemble(stored, self.format, torch.device(device))
+
+    def _cells(self, part: int, group: int, column: str) -> list[Cell]:
+        """A row group's cells of one column, from the cache of most recently used ones where possible."""
+        key = (part, group, column)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        table = read_row_group(self._files[part], self._paths[part], group, [column])
+        found: list[Cell] = list(cells(table, column))
+        self._cache[key] = found
+        self._cached_bytes += _size(found)
+        while self._cached_bytes > CACHED_BYTES and len(self._cache) > 1:
+            _, evicted = self._cache.popitem(last=False)
+            self._cached_bytes -= _size(evicted)
+        return found
+
+    def batches(
+        self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]:
+        """The planned batches in order, read ahead by one background thread that ends with the iterator.
+
+        An error of the thread is raised where its batch would have come.
+        """
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=BATCHES_AHEAD)
+        stop = threading.Event()
+
+        def deliver(item: Batch | BaseException | None) -> None:
+            while not stop.is_set():
+                try:
+                    return ready.put(item, timeout=0.05)
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                for sample_ids in plan:
+                    if stop.is_set():
+                        return
+                    deliver(self.read(sample_ids, signals, device))
+                deliver(None)
+            except BaseException as error:  # noqa: BLE001 - carried to the consumer, which raises it
+                deliver(error)
+
+        thread = threading.Thread(target=work, name="snapshot-reader", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+    def head(self) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
+        """The teacher's output layer as float32: weight and, where it has one, bias."""
+        tensors = load_file(self.folder / HEAD_FILE)
+        bias = tensors.get("bias")
+        return tensors["weight"].float(), None if bias is None else bias.float()
+
+    def channels(self) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
+        """Mean and deviation of every hidden channel over the training split's answer positions."""
+        tensors = load_file(self.folder / CHANNELS_FILE)
+        return tensors["mean"], tensors["deviation"]
+
+
+def _size(found: list[Cell]) -> int:
+    return sum(len(memoryview(cell)) for cell in found)

@@ -1,0 +1,197 @@
+"""Parts on disk: written in small row groups with page checksums, read back by rows, published by one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from glassbox.errors import GlassboxError
+from glassbox.snapshot.schema import AUDIT_SCHEMA, BINARY_COLUMNS, COLUMNS, SCHEMA, AuditRow, Row
+
+ROW_GROUP_BYTES = 1 << 20
+PARTIAL_SUFFIX = ".partial"
+REMEDY = (
+    "Restore it with `dvc checkout --force data/snapshot`, or capture it again with `dvc repro --force snapshot`."
+)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise GlassboxError where the drive of `folder` cannot hold `needed_bytes` and a tenth more."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes * 1.1:
+        raise GlassboxError(
+            f"{what} needs about {needed_bytes * 1.1 / 1e9:.2f} GB in {folder.resolve()}, but its drive has "
+            f"{free / 1e9:.2f} GB free. Free some space, or name a folder on another drive (storage.scratch for work in "
+            "progress, storage.cache for DVC's copies)."
+        )
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write beside the target, flush to the drive, then rename: readers see all of it or nothing."""
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_part(path: Path, rows: Sequence[Row], row_group_bytes: int = ROW_GROUP_BYTES) -> None:
+    """Write rows in the order of their ids; a failure leaves only a partial file under another name."""
+    _write_parquet(path, SCHEMA, _row_groups(sorted(rows, key=lambda row: row.sample_id), row_group_bytes))
+
+
+def write_audit(path: Path, rows: Sequence[AuditRow]) -> None:
+    ordered = sorted(rows, key=lambda row: (row.sample_id, row.position))
+    groups = (ordered[start : start + 32] for start in range(0, len(ordered), 32))
+    _write_parquet(path, AUDIT_SCHEMA, groups)
+
+
+def _row_groups(rows: Iterable[Row], limit: int) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += sum(len(memoryview(getattr(row, name))) for name in BINARY_COLUMNS)
+        if size >= limit:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _write_parquet(path: Path, schema: pa.Schema, groups: Iterable[Sequence[Any]]) -> None:
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    with partial.open("wb") as file:
+        with pq.ParquetWriter(
+            file,
+            schema,
+            compression={"attention": "zstd"},
+            compression_level={"attention": 1},
+            use_dictionary=[name for name in ("task", "split") if name in schema.names],
+            write_statistics=["sample_id"],
+            write_batch_size=1,
+            write_page_checksum=True,
+        ) as writer:
+            for group in groups:
+                columns = [pa.array([getattr(row, field.name) for row in group], field.type) for field in schema]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(group))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def open_part(path: Path) -> pq.ParquetFile:
+    """Memory-mapped, and every page checked against its checksum as it is read."""
+    try:
+        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise GlassboxError(f"{path} is missing or its footer is damaged ({_reason(error)}). {REMEDY}") from error
+
+
+def read_row_group(file: pq.ParquetFile, path: Path, group: int, columns: Sequence[str], ids: str = "") -> pa.Table:
+    """One row group; GlassboxError names file, row group and `ids`, the samples it holds, where a page is damaged."""
+    try:
+        return file.read_row_group(group, columns=list(columns), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        held = ids or _readable_ids(file, group)
+        raise GlassboxError(
+            f"{path}, row group {group} of {file.num_row_groups} (samples {held}) is damaged: {_reason(error)}. {REMEDY}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().rstrip(".").splitlines()[0][:200]
+
+
+def _readable_ids(file: pq.ParquetFile, group: int) -> str:
+    try:
+        ids = file.read_row_group(group, columns=["sample_id"], use_threads=False).column(0).to_pylist()
+    except (OSError, pa.ArrowException):
+        return "unreadable"
+    return brief_ids(ids)
+
+
+def brief_ids(ids: Sequence[str]) -> str:
+    shown = ", ".join(ids[:3])
+    return shown if len(ids) <= 3 else f"{shown} and {len(ids) - 3} more"
+
+
+def cells(table: pa.Table, name: str) -> list[memoryview]:
+    """A binary column's cells, without copies."""
+    column = table.column(name).combine_chunks()
+    return [memoryview(value.as_buffer()) for value in column]
+
+
+def rows_of_group(table: pa.Table) -> list[Row]:
+    ids = table.column("input_ids").combine_chunks()
+    values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+    columns: dict[str, Sequence[Any]] = {
+        name: table.column(name).to_pylist() for name in COLUMNS if name not in (*BINARY_COLUMNS, "input_ids")
+    }
+    columns |= {name: cells(table, name) for name in BINARY_COLUMNS}
+    columns["input_ids"] = [values[offsets[i] : offsets[i + 1]] for i in range(table.num_rows)]
+    return [Row(**{name: columns[name][i] for name in COLUMNS}) for i in range(table.num_rows)]
+
+
+def part_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Every row of a part with its row group, in the order of the ids."""
+    file = open_part(path)
+    for group in range(file.num_row_groups):
+        for row in rows_of_group(read_row_group(file, path, group, COLUMNS)):
+            yield group, row
+
+
+def merged_rows(paths: Sequence[Path]) -> Iterator[Row]:
+    """The rows of all parts in the order of the ids, whichever part holds them."""
+    return heapq.merge(*((row for _, row in part_rows(path)) for path in paths), key=lambda row: row.sample_id)
+
+
+def read_audit(path: Path) -> list[AuditRow]:
+    file = open_part(path)
+    rows = []
+    for group in range(file.num_row_groups):
+        table = read_row_group(file, path, group, AUDIT_SCHEMA.names)
+        columns = [table.column("sample_id").to_pylist(), table.column("position").to_pylist()]
+        columns += [cells(table, name) for name in ("logits", "hidden", "attention")]
+        rows += [AuditRow(*values) for values in zip(*columns, strict=True)]
+    return rows
+
+
+def publish_folder(staging: Path, target: Path) -> None:
+    """Put a finished folder in place by one rename; from another drive it is first copied beside the target."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
+    shutil.rmtree(beside, ignore_errors=True)
+    _synchronise(staging)
+    try:
+        os.replace(staging, beside)
+    except OSError:
+        require_free_space(target.parent, sum(path.stat().st_size for path in staging.iterdir()), f"Copying {target}")
+        beside.mkdir()
+        for path in sorted(staging.iterdir()):
+            shutil.copyfile(path, beside / path.name)
+        _synchronise(beside)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(beside, target)
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _synchronise(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,181 @@
+"""The teacher as the snapshot sees it: one batch in, the rows of its samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from glassbox.config import Settings
+from glassbox.encoding import input_digest
+from glassbox.errors import GlassboxError
+from glassbox.models import head_logits, load_model, output_head, position_signals, vocabulary_size
+from glassbox.signals import packed_positions
+from glassbox.snapshot.codec import encode_attention, pack_ragged, tensor_bytes, top_k_with_tails
+from glassbox.snapshot.composition import Item
+from glassbox.snapshot.schema import AuditRow, Format, Row, attention_entries
+from glassbox.snapshot.storage import brief_ids
+
+CHUNK_LOGITS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Teacher:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    layout: Format
+    device: torch.device
+
+    def head(self) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
+        """Weight and bias of the output layer, without padding past the vocabulary, in the teacher's dtype."""
+        head = output_head(self.model)
+        weight: Tensor = head.weight  # type: ignore[assignment]
+        bias: Tensor | None = getattr(head, "bias", None)
+        size = self.layout.vocabulary
+        return weight[:size].detach(), None if bias is None else bias[:size].detach()
+
+
+def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Teacher:
+    """Load the teacher onto the accelerator where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(settings.teacher)
+    config = model.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and settings.snapshot.max_length > context:
+        raise GlassboxError(
+            f"snapshot.max_length is {settings.snapshot.max_length}, but the teacher reads at most {context} tokens. "
+            f"Lower it: `-S snapshot.max_length={context}`."
+        )
+    vocabulary = vocabulary_size(tokenizer, model)
+    layout = Format(
+        vocabulary=vocabulary,
+        width=output_head(model).weight.shape[1],  # type: ignore[union-attr,index]
+        heads=config.num_attention_heads,
+        top_k=min(settings.snapshot.top_k, vocabulary),
+        temperatures=settings.snapshot.temperatures,
+        hidden_dtype=settings.snapshot.hidden_dtype,
+        attention_codec=settings.snapshot.attention_codec,
+        positions=settings.snapshot.positions,
+    )
+    return Teacher(model.to(device), tokenizer, layout, device)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def capture_batch(
+    teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Sequence[int]]
+) -> tuple[list[Row], list[AuditRow]]:
+    """Run the teacher over one batch; `audit` names the offsets of positions that are also kept dense and unrounded.
+
+    Raises GlassboxError for a token id past the vocabulary and for a signal that is not finite as stored.
+    """
+    ids, mask, first, count = _padded(items)
+    _refuse_unknown_ids(teacher, items)
+    signals = position_signals(
+        teacher.model,
+        ids.to(teacher.device),
+        mask.to(teacher.device),
+        first.to(teacher.device),
+        count.to(teacher.device),
+        want_attention=True,
+    )
+    assert signals.attention is not None
+    stored = signals.hidden.to(getattr(torch, teacher.layout.hidden_dtype))
+    _refuse_non_finite(teacher, items, count, stored)
+    sample_index, position = packed_positions(first, count)
+    labels = ids[sample_index, position + 1].to(teacher.device)
+    logits = _logit_cells(teacher, stored, labels)
+    ragged = pack_ragged(signals.attention, position.to(teacher.device))
+    packed = {**logits, "hidden": stored.cpu()}
+    attention = encode_attention(ragged, teacher.layout.attention_codec).cpu()
+    rows, audited = [], []
+    position_end = entry_end = 0
+    for item in items:
+        here = slice(position_end, position_end + item.n_positions)
+        entries = slice(entry_end, entry_end + attention_entries(item.n_tokens, item.n_positions))
+        position_end, entry_end = here.stop, entries.stop
+        rows.append(_row(teacher, item, {name: value[here] for name, value in packed.items()}, attention[entries]))
+        for offset in audit.get(item.sample.sample_id, ()):
+            place = here.start + offset
+            dense = head_logits(teacher.model, signals.hidden[place : place + 1], teacher.layout.vocabulary)
+            visible = signals.attention[place, :, : item.first + offset + 1]
+            audited.append(_audit_row(item, offset, dense, signals.hidden[place], visible))
+    return rows, audited
+
+
+def _padded(items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    length = max(item.n_tokens for item in items)
+    ids = torch.zeros(len(items), length, dtype=torch.int64)
+    for row, item in enumerate(items):
+        ids[row, : item.n_tokens] = torch.tensor(item.encoded.ids)
+    sizes = torch.tensor([item.n_tokens for item in items])
+    count = torch.tensor([item.n_positions for item in items])
+    return ids, torch.arange(length) < sizes[:, None], sizes - 1 - count, count
+
+
+def _refuse_unknown_ids(teacher: Teacher, items: Sequence[Item]) -> None:
+    unknown = [item.sample.sample_id for item in items if max(item.encoded.ids) >= teacher.layout.vocabulary]
+    if unknown:
+        raise GlassboxError(
+            f"Samples {brief_ids(unknown)} hold token ids past the teacher's {teacher.layout.vocabulary} output rows: "
+            "its tokenizer belongs to another model. Mend teacher.tokenizer."
+        )
+
+
+def _refuse_non_finite(teacher: Teacher, items: Sequence[Item], count: Tensor, stored: Tensor) -> None:
+    finite = torch.isfinite(stored).all(1).cpu()
+    if not bool(finite.all()):
+        bad = torch.repeat_interleave(torch.arange(len(items)), count)[~finite].unique().tolist()
+        raise GlassboxError(
+            f"The teacher's hidden states of {brief_ids([items[row].sample.sample_id for row in bad])} are not finite "
+            f"as {teacher.layout.hidden_dtype}. Capture with `-S snapshot.hidden_dtype=bfloat16`, or load the teacher "
+            "with `-S teacher.dtype=float32`."
+        )
+
+
+def _logit_cells(
+    teacher: Teacher, stored: Float[Tensor, "positions width"], labels: Int[Tensor, " positions"]
+) -> dict[str, Tensor]:
+    """Top-k, tails and the label's log-probability, in float32 from hidden states as stored, chunk by chunk."""
+    layout = teacher.layout
+    chunk = max(1, CHUNK_LOGITS // layout.vocabulary)
+    cells: dict[str, list[Tensor]] = {"topk_ids": [], "topk_logits": [], "log_tail": [], "label_logp": []}
+    id_dtype = torch.uint16 if layout.topk_id_dtype.itemsize == 2 else torch.uint32
+    for start in range(0, len(stored), chunk):
+        logits = head_logits(teacher.model, stored[start : start + chunk].float(), layout.vocabulary)
+        ids, values, tails = top_k_with_tails(logits, layout.top_k, layout.temperatures)
+        label = logits.gather(1, labels[start : start + chunk, None])[:, 0]
+        cells["topk_ids"].append(ids.to(torch.int64).cpu().to(id_dtype))
+        cells["topk_logits"].append(values.to(torch.float16).cpu())
+        cells["log_tail"].append(tails.cpu())
+        cells["label_logp"].append((label - torch.logsumexp(logits, -1)).cpu())
+    return {name: torch.cat(values) for name, values in cells.items()}
+
+
+def _row(teacher: Teacher, item: Item, packed: Mapping[str, Tensor], attention: Tensor) -> Row:
+    encoded = item.encoded
+    return Row(
+        sample_id=item.sample.sample_id,
+        task=item.sample.task,
+        split=item.split,
+        input_sha256=input_digest(encoded.ids, encoded.loss_start),
+        input_ids=torch.tensor(encoded.ids, dtype=torch.int32).numpy(),
+        loss_start=encoded.loss_start,
+        n_positions=item.n_positions,
+        attention=tensor_bytes(attention.T),
+        byte_spans=item.byte_spans(teacher.tokenizer).tobytes(),
+        **{name: tensor_bytes(value) for name, value in packed.items()},
+    )
+
+
+def _audit_row(item: Item, offset: int, logits: Tensor, hidden: Tensor, attention: Tensor) -> AuditRow:
+    return AuditRow(
+        sample_id=item.sample.sample_id,
+        position=item.first + offset,
+        logits=tensor_bytes(logits.float()),
+        hidden=tensor_bytes(hidden.float()),
+        attention=tensor_bytes(attention.float()),
+    )

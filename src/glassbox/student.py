@@ -1,0 +1,70 @@
+"""The student of a trial: the model, its projector where hidden states are distilled, and the folder it is saved to."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from glassbox.config import ModelSettings, TrainSettings
+from glassbox.models import head_logits, load_model
+from glassbox.objective.hidden import Projector
+from glassbox.randomness import derived_seed, generator_for
+from glassbox.signals import PositionSignals, position_signals
+from glassbox.snapshot.reader import Batch
+
+
+class Student(nn.Module):
+    """Model and projector as one module, so that one optimizer, one clipping and one checkpoint hold both."""
+
+    def __init__(self, model: PreTrainedModel, projector: Projector | None, vocabulary: int) -> None:
+        super().__init__()
+        self.model = model
+        self.projector = projector
+        self.vocabulary = vocabulary
+
+    def forward(self, batch: Batch, want_attention: bool) -> tuple[PositionSignals, Tensor]:
+        """Signals at the batch's answer positions and their logits [positions, vocabulary] in float32."""
+        signals = position_signals(
+            self.model, batch.input_ids, batch.attention_mask, batch.first, batch.count, want_attention=want_attention
+        )
+        return signals, head_logits(self.model, signals.hidden, self.vocabulary)
+
+
+def build_student(
+    settings: ModelSettings, seed: int, vocabulary: int, teacher_width: int | None
+) -> Student:
+    """The student before its first step; `teacher_width` None means that no hidden states are distilled.
+
+    Weights are float32 whatever the files hold: mixed precision needs full-precision master weights.
+    """
+    full = settings.model_copy(update={"dtype": "float32"})
+    model = load_model(full, seed=derived_seed(seed, "student"))
+    projector = None
+    if teacher_width is not None:
+        width = model.config.get_text_config().hidden_size
+        projector = Projector(width, teacher_width, generator_for(seed, "projector"))
+    return Student(model, projector, vocabulary)
+
+
+def build_optimizer(student: Student, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only, as is usual for norms and biases."""
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=settings.learning_rate, foreach=True
+    )
+
+
+def save_student(student: Student, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str) -> None:
+    """A plain Transformers folder; the projector lies beside the model, which opens without it."""
+    student.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if student.projector is not None:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.projector.state_dict().items()}
+        save_file(state, folder / "projector.safetensors")
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,114 @@
+"""What a source offers for each split, and how the study's samples are drawn from it without overlap."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from glassbox.config import SPLITS, TaskSettings
+from glassbox.errors import GlassboxError
+from glassbox.tasks.sample import Sample, assign
+
+DRAW_ORDER = tuple(reversed(SPLITS))
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The items of one file (or hub split); splits that name the same file hold the same Pool."""
+
+    place: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How many samples one split of one task wants from a pool; None: all that are left."""
+
+    task: str
+    split: str
+    pool: Pool
+    count: int | None
+
+
+def requests(task: str, pools: Mapping[str, Pool], settings: TaskSettings) -> list[Request]:
+    """One request per split; refuses two splits that both want all of the same pool."""
+    wanted = [Request(task, split, pools[split], getattr(settings, split)) for split in DRAW_ORDER]
+    unlimited = [request for request in wanted if request.count is None]
+    for first, second in combinations(unlimited, 2):
+        if first.pool is second.pool:
+            raise GlassboxError(
+                f"Task '{task}': {first.split} and {second.split} both take every sample of {first.pool.place}, and "
+                f"splits share no item. Give prepare.tasks.{task}.{first.split} a number of samples."
+            )
+    return wanted
+
+
+def draw(wanted: list[Request], seed: int, report: Callable[[str], None] = print) -> dict[str, list[Sample]]:
+    """Disjoint splits by prompt: test is drawn first, then validation, then train from what neither has.
+
+    Each draw has a generator of its own, seeded by `seed`, the task and the split, so that one task's settings do not
+    move another's samples. Prompts that occur twice in a pool, or in a split drawn earlier, are dropped, and `report`
+    is told how many. Raises GlassboxError where too few samples are left.
+    """
+    taken: set[str] = set()
+    remaining: dict[Pool, list[Sample]] = {}
+    drawn: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+    for request in _limited_before_unlimited(wanted):
+        pool = request.pool
+        if pool not in remaining:
+            remaining[pool] = _first_of_each_prompt(pool.samples)
+            _report_dropped(report, len(pool.samples) - len(remaining[pool]), pool.place, "repeat another prompt there")
+        available = [sample for sample in remaining[pool] if sample.prompt not in taken]
+        dropped = len(remaining[pool]) - len(available)
+        _report_dropped(report, dropped, pool.place, f"for '{request.task}' {request.split} are in another split")
+        chosen = _choose(request, available, seed)
+        prompts = {sample.prompt for sample in chosen}
+        taken |= prompts
+        remaining[pool] = [sample for sample in available if sample.prompt not in prompts]
+        drawn[request.split] += [assign(sample, request.task, request.split) for sample in chosen]
+    return drawn
+
+
+def _limited_before_unlimited(wanted: list[Request]) -> list[Request]:
+    """A split that takes 'all' of a shared pool takes what the others have left."""
+    users: dict[Pool, int] = {}
+    for request in wanted:
+        users[request.pool] = users.get(request.pool, 0) + 1
+    return sorted(
+        wanted,
+        key=lambda request: (
+            request.count is None and users[request.pool] > 1,
+            DRAW_ORDER.index(request.split),
+        ),
+    )
+
+
+def _first_of_each_prompt(samples: tuple[Sample, ...]) -> list[Sample]:
+    unique: dict[str, Sample] = {}
+    for sample in samples:
+        unique.setdefault(sample.prompt, sample)
+    return list(unique.values())
+
+
+def _choose(request: Request, available: list[Sample], seed: int) -> list[Sample]:
+    count = len(available) if request.count is None else request.count
+    if len(available) < max(count, 1):
+        raise GlassboxError(
+            f"Task '{request.task}' wants {max(count, 1)} {request.split} samples and {request.pool.place} has "
+            f"{len(available)} left that no other split holds. Lower prepare.tasks.{request.task}.{request.split}, or "
+            f"name a larger file."
+        )
+    if count == len(available):
+        return available
+    place = hashlib.sha256(f"{request.task}/{request.split}".encode()).digest()
+    generator = np.random.default_rng([seed, int.from_bytes(place[:8], "little")])
+    return [available[index] for index in generator.permutation(len(available))[:count]]
+
+
+def _report_dropped(report: Callable[[str], None], dropped: int, place: str, why: str) -> None:
+    if dropped:
+        report(f"{place}: {dropped} sample{'s' if dropped > 1 else ''} dropped ({why}).")

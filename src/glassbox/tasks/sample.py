@@ -1,0 +1,88 @@
+"""One item of a task, and how its parts are judged: the vocabulary every task module and source shares."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+ANSWER_MARK = "####"
+FIELD_SEPARATOR = "\x1f"
+
+_CURRENCY = "$€£¥₹"
+_NUMBER_AFTER_MARK = re.compile(
+    rf"""
+    \s*+ [*`(\[]*+                                              # emphasis or brackets
+    (?P<sign>[-+\u2212]?) [{_CURRENCY}]? [^\S\n]*+ (?P<inner_sign>[-+\u2212]?)
+    (?P<digits> [0-9]++ (?:,[0-9]++)*+ (?:\.[0-9]++)?+ | \.[0-9]++ )
+    (?! [^\S\n]* [-+*/^x×\u00f7\u2212] [^\S\n]* [0-9] | [eE][-+]?[0-9] )   # an expression is not a number
+    """,
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`answer` is the training target; `choices` are scored by log-likelihood, and without them a text is generated.
+
+    `answer` and every choice begin with a space. `gold` is the right member of `choices`, or the number or text that
+    the generation must match.
+    """
+
+    sample_id: str
+    task: str
+    prompt: str
+    answer: str
+    choices: tuple[str, ...]
+    gold: str
+
+
+def make_sample(task: str, split: str, prompt: str, answer: str, choices: tuple[str, ...], gold: str) -> Sample:
+    """A sample under its stable id: task, split and a digest of prompt and answer."""
+    digest = hashlib.sha256(f"{prompt}{FIELD_SEPARATOR}{answer}".encode()).hexdigest()[:16]
+    return Sample(f"{task}/{split}/{digest}", task, prompt, answer, choices, gold)
+
+
+def assign(sample: Sample, task: str, split: str) -> Sample:
+    """The same item as a member of `task` and `split`: nothing else changes."""
+    digest = sample.sample_id.rpartition("/")[2]
+    return replace(sample, sample_id=f"{task}/{split}/{digest}", task=task)
+
+
+def normalise_number(digits: str) -> str:
+    """'1,000.50' -> '1000.5', '-0.0' -> '0': one spelling for each value."""
+    value = Decimal(digits.replace(",", "").replace("\u2212", "-"))
+    plain = format(value, "f")
+    if "." in plain:
+        plain = plain.rstrip("0").rstrip(".")
+    return "0" if plain in ("-0", "", "-") else plain
+
+
+def extract_number(text: str) -> str | None:
+    """The number that directly follows the first '####', normalised; None where there is none.
+
+    The first mark counts (as in GSM8K's own scorer): what a model writes after its answer is not its answer. Commas,
+    signs, decimals, currency signs and trailing stops or units are accepted; fractions and expressions are not.
+    """
+    _, mark, rest = text.partition(ANSWER_MARK)
+    match = _NUMBER_AFTER_MARK.match(rest) if mark else None
+    if match is None or (match["sign"] and match["inner_sign"]):
+        return None
+    return normalise_number(f"{match['sign'] or match['inner_sign']}{match['digits']}")
+
+
+def has_number_answer(sample: Sample) -> bool:
+    return ANSWER_MARK in sample.answer
+
+
+def is_correct_generation(sample: Sample, generated_text: str) -> bool:
+    """Exact match: of the number after '####' where the answer has one, of the stripped text otherwise."""
+    if has_number_answer(sample):
+        return extract_number(generated_text) == sample.gold
+    return generated_text.strip() == sample.gold
+
+
+def metric_name(task: str, has_choices: bool) -> str:
+    """'accuracy_<task>' counts right choices, 'exact_match_<task>' generated answers that match."""
+    return f"{'accuracy' if has_choices else 'exact_match'}_{task}"

@@ -1,0 +1,318 @@
+"""One trial: a group's objective, one seed, from the snapshot to a published result. Read it from top to bottom.
+
+The teacher is not loaded; everything it has to say is in the snapshot. What a trial needs to go on after an
+interruption lies in `.glassbox/trials/<key>/`, outside the stage's outputs, which DVC removes before it runs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+
+from glassbox import checkpoint, trial_output
+from glassbox.checkpoint import Progress
+from glassbox.config import Settings
+from glassbox.errors import DivergedError, GlassboxError
+from glassbox.evaluation import Evaluation, evaluate
+from glassbox.interruption import Interruption
+from glassbox.models import load_tokenizer, model_digest, tokenizer_fingerprint
+from glassbox.objective import Objective, position_weights, shares
+from glassbox.precision import PrecisionProbe, resolve
+from glassbox.randomness import derived_seed
+from glassbox.schedule import learning_rate, make_plan
+from glassbox.snapshot.reader import Batch, Snapshot
+from glassbox.student import Student, build_optimizer, build_student
+from glassbox.tasks import Sample, read_split, tasks_digest
+from glassbox.tracking import TrialRun, root
+from glassbox.trial_key import study_key, trial_key
+
+SNAPSHOT_FOLDER = Path("data/snapshot")
+TASKS_FOLDER = Path("data/tasks")
+
+
+class Trial:
+    """What one trial works with; `run` is the way through it."""
+
+    def __init__(self, settings: Settings, group: str, seed: int) -> None:
+        self.settings, self.group, self.seed = settings, group, seed
+        self.snapshot = Snapshot(SNAPSHOT_FOLDER)
+        self.digests = {"snapshot": self.snapshot.logical_digest, "tasks": tasks_digest(TASKS_FOLDER)}
+        self.key = trial_key(settings, group, seed, *self.digests.values())
+        self.study_key = study_key(settings, *self.digests.values())
+        scratch = Path(settings.storage.scratch) if settings.storage.scratch else root() / ".glassbox"
+        self.scratch = scratch / "trials" / self.key
+
+    def prepare(self) -> None:
+        """Load and check everything that training needs. Raises GlassboxError before a run is opened."""
+        settings = self.settings.train
+        torch.set_num_threads(settings.threads)
+        torch.manual_seed(derived_seed(self.seed, "dropout"))
+        cuda = torch.cuda.is_available()
+        precision = resolve(settings.precision, cuda, cuda and torch.cuda.is_bf16_supported())
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=not cuda)
+        if self.accelerator.num_processes > 1:
+            raise GlassboxError(
+                f"This trial was started in {self.accelerator.num_processes} processes; a trial runs in one. Start "
+                "`python src/train.py` itself, and several trials side by side with `dvc exp run --queue`."
+            )
+        self.tokenizer = load_tokenizer(self.settings.student)
+        self._refuse_other_tokenizer()
+        weights = self.settings.distill[self.group]
+        channels = self.snapshot.channels() if weights.hidden else None
+        student = build_student(
+            self.settings.student, self.seed, self.snapshot.vocabulary, len(channels[0]) if channels else None
+        )
+        self.initial_student = model_digest(student.model)
+        self.probe = PrecisionProbe(student.model)
+        self.student: Student = student.to(self.accelerator.device)
+        self.optimizer = self.accelerator.prepare(build_optimizer(self.student, settings))
+        self.objective = Objective(
+            weights,
+            self.settings.objective,
+            head=self.snapshot.head() if weights.logits else None,
+            channels=channels,
+            temperatures=self.snapshot.temperatures,
+            projector=student.projector,
+        ).to(self.accelerator.device)
+        self.plan = make_plan([s.sample_id for s in self.snapshot.samples("train")], settings, self.seed)
+        self.digests["data_order"] = self.plan.digest()
+        self.test, self.validation = (read_split(TASKS_FOLDER, split) for split in ("test", "validation"))
+
+    def _refuse_other_tokenizer(self) -> None:
+        expected, found = self.snapshot.manifest["tokenizer"]["fingerprint"], tokenizer_fingerprint(self.tokenizer)
+        if expected != found:
+            raise GlassboxError(
+                f"Group {self.group}: the student '{self.settings.student.model}' cuts text into other tokens than the "
+                f"teacher did (tokenizer fingerprints {found[:12]} and {expected[:12]}), so comparing them token by "
+                "token means nothing. Choose a student with the teacher's tokenizer, or capture a snapshot of another "
+                "teacher; `python src/verify.py` names the differences."
+            )
+
+    def run(self) -> str:
+        """Train, evaluate and publish; returns the status, "finished" or "diverged"."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.scratch / "lock"), Interruption() as interruption:
+            self.prepare()
+            progress = self._resume()
+            with TrialRun(
+                self.settings.storage,
+                name=f"{self.group}-{self.seed}",
+                params=trial_output.flat_params(self.settings, self.group, self.seed),
+                tags=self.tags(),
+                snapshot={"name": "snapshot", "digest": self.digests["snapshot"], "source": str(SNAPSHOT_FOLDER)},
+                resume=progress.run_id,
+            ) as run:
+                progress.run_id = run.run_id
+                status, evaluation, reason = "finished", None, ""
+                try:
+                    self.train(run, progress, interruption)
+                    interruption.immediate = True
+                    interruption.leave()
+                    evaluation = self.final_evaluation(run, progress)
+                    interruption.immediate = False
+                except DivergedError as error:
+                    status, reason = "diverged", str(error)
+                    print(f"{self.group}/{self.seed} diverged: {reason}")
+                trial_output.publish(self, run, progress, status, evaluation, reason)
+                run.finish("FINISHED" if status == "finished" else "FAILED")
+        trial_output.clean(self.scratch)
+        return status
+
+    def tags(self) -> dict[str, str]:
+        return {
+            "group": self.group,
+            "seed": str(self.seed),
+            "scale": self.settings.scale,
+            "key": self.key,
+            "study_key": self.study_key,
+            "snapshot": self.digests["snapshot"],
+            "tasks": self.digests["tasks"],
+            "data_order": self.digests["data_order"],
+            "initial_student": self.initial_student,
+            "threads": str(self.settings.train.threads),
+            "device": str(self.accelerator.device),
+        }
+
+    def _resume(self) -> Progress:
+        found = checkpoint.load(self.scratch, self.student, self.optimizer.optimizer)
+        if found is None:
+            return Progress(initial_student=self.initial_student)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(found.scaler)
+        print(f"{self.group}/{self.seed} goes on after step {found.step} of {len(self.plan.steps)}")
+        return found
+
+    def train(self, run: TrialRun, progress: Progress, interruption: Interruption) -> None:
+        """The loop: step, log, evaluate at the end of an epoch, stop."""
+        settings = self.settings.train
+        self.student.train()
+        started, earlier = time.monotonic(), progress.seconds
+        remaining = self.plan.steps[progress.step :] if not progress.stopped_early else ()
+        micro_batches = self.snapshot.batches([ids for step in remaining for ids in step], self.objective.signals)
+        window = Window()
+        for step in remaining:
+            batches = [next(micro_batches).to(self.accelerator.device) for _ in step]
+            due = (progress.step + 1) % settings.logging_interval == 0 or progress.step == 0
+            metrics = self.step(batches, progress, due)
+            window.add(batches)
+            progress.step += 1
+            if due:
+                self.record(run, progress, metrics | window.rates())
+                window = Window()
+            at_epoch_end = progress.step in self.plan.epoch_ends
+            if at_epoch_end:
+                self.record(run, progress, self.validate())
+                progress.stopped_early = self.should_stop(progress)
+                window = Window()
+            progress.seconds = earlier + time.monotonic() - started
+            if at_epoch_end or interruption.received is not None:
+                run.flush()
+                self.save_checkpoint(progress)
+                interruption.leave()
+            if progress.stopped_early:
+                break
+        micro_batches.close()
+
+    def step(self, batches: Sequence[Batch], progress: Progress, due: bool) -> dict[str, float]:
+        """One optimizer update over all micro-batches; returns what is logged where that is `due`.
+
+        Raises DivergedError before the update where the loss or the gradient is not finite.
+        """
+        samples = sum(int((batch.count > 0).sum()) for batch in batches)
+        positions = sum(len(batch.labels) for batch in batches)
+        rate = learning_rate(progress.updates, len(self.plan.steps), self.settings.train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sums: dict[str, torch.Tensor] = {}
+        for batch in batches:
+            weights = position_weights(
+                batch.sample_index,
+                batch.count,
+                samples_in_step=samples,
+                positions_in_step=positions,
+                reduction=self.settings.objective.reduction,
+            )
+            with self.accelerator.autocast():
+                signals, logits = self.student(batch, self.objective.needs_attention)
+            components = self.objective.components(signals, logits, batch)
+            loss = self.objective.total(components, weights)
+            if not math.isfinite(loss.item()):
+                raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "loss"))
+            self.accelerator.backward(loss)
+            if due:
+                at_one = self.objective.kl_at_one(logits, batch)
+                values = self.objective.values(components, weights, batch, self.task_names)
+                if at_one is not None:
+                    values["kl_at_temperature_1"] = (at_one * weights).sum()
+                sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+        norm = float(self.accelerator.clip_grad_norm_(self.student.parameters(), self.settings.train.clip_norm))
+        scaled = self.accelerator.scaler is not None
+        if not math.isfinite(norm) and not scaled:
+            raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "gradient"))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        progress.updates += not self.optimizer.step_was_skipped
+        if not due:
+            return {}
+        self.probe.require(self.accelerator.mixed_precision)
+        logged = {name: float(value) for name, value in sums.items()}
+        logged |= shares(logged) | {"learning_rate": rate}
+        logged |= {"skipped_steps": float(progress.step + 1 - progress.updates)} if scaled else {}
+        logged |= {"gradient_norm": norm} if math.isfinite(norm) else {}
+        return {f"train/{name}": value for name, value in logged.items() if not name.startswith("part_")}
+
+    @property
+    def task_names(self) -> list[str]:
+        return sorted(self.settings.prepare.tasks)
+
+    def record(self, run: TrialRun, progress: Progress, metrics: dict[str, float]) -> None:
+        run.log(metrics, progress.step)
+        progress.history += [(progress.step, name, value) for name, value in metrics.items()]
+
+    def validate(self) -> dict[str, float]:
+        """Every component over the validation split, and its accuracy per task."""
+        infos = self.snapshot.samples("validation")
+        size = self.settings.train.micro_batch_size
+        plan = [tuple(s.sample_id for s in infos[at : at + size]) for at in range(0, len(infos), size)]
+        sums: dict[str, torch.Tensor] = {}
+        self.student.eval()
+        with torch.no_grad():
+            for batch in self._on_device(self.snapshot.batches(plan, self.objective.signals)):
+                weights = position_weights(
+                    batch.sample_index,
+                    batch.count,
+                    samples_in_step=len(infos),
+                    positions_in_step=sum(info.n_positions_answer for info in infos),
+                    reduction=self.settings.objective.reduction,
+                )
+                with self.accelerator.autocast():
+                    signals, logits = self.student(batch, self.objective.needs_attention)
+                values = self.objective.values(self.objective.components(signals, logits, batch), weights)
+                sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+        metrics = {f"validation/{name}": float(value) for name, value in sums.items() if name != "positions"}
+        metrics |= self._evaluate(self.validation).metrics("validation")
+        self.student.train()
+        return metrics
+
+    def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return (batch.to(self.accelerator.device) for batch in batches)
+
+    def _evaluate(self, samples: list[Sample]) -> Evaluation:
+        snapshot = self.settings.snapshot
+        return evaluate(
+            self.student.model,
+            self.tokenizer,
+            samples,
+            self.settings.evaluation,
+            snapshot.max_length,
+            snapshot.overflow,
+            self.accelerator.autocast if self.accelerator.mixed_precision != "no" else nullcontext,
+        )
+
+    def final_evaluation(self, run: TrialRun, progress: Progress) -> Evaluation:
+        evaluation = self._evaluate(self.test)
+        self.record(run, progress, evaluation.metrics("test"))
+        return evaluation
+
+    def should_stop(self, progress: Progress) -> bool:
+        """Early stopping on the validation loss of the task, which every group has."""
+        settings = self.settings.train.early_stopping
+        if settings is None:
+            return False
+        newest = next(value for _, name, value in reversed(progress.history) if name == "validation/loss_task")
+        best = progress.best_validation
+        if best is None or newest < best - settings.minimum_improvement:
+            progress.best_validation, progress.epochs_without_improvement = newest, 0
+        else:
+            progress.epochs_without_improvement += 1
+        return progress.epochs_without_improvement >= settings.patience
+
+    def save_checkpoint(self, progress: Progress) -> None:
+        if self.accelerator.scaler is not None:
+            progress.scaler = self.accelerator.scaler.state_dict()
+        checkpoint.save(self.scratch, progress, self.student, self.optimizer.optimizer)
+
+
+class Window:
+    """Samples and tokens since the last log line, over the seconds they took."""
+
+    def __init__(self) -> None:
+        self.started, self.samples, self.tokens = time.perf_counter(), 0, 0
+
+    def add(self, batches: Sequence[Batch]) -> None:
+        self.samples += sum(len(batch.sample_ids) for batch in batches)
+        self.tokens += sum(int(batch.attention_mask.sum()) for batch in batches)
+
+    def rates(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self.started
+        return {
+            "train/samples_per_second": self.samples / seconds,
+            "train/tokens_per_second": self.tokens / seconds,
+        }

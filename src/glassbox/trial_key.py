@@ -1,0 +1,60 @@
+"""The key of a trial: a digest of exactly what its stage depends on, so that equal keys mean the same experiment."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from glassbox.config import Settings
+
+SOURCE = Path(__file__).resolve().parent
+CODE = (
+    "checkpoint.py",
+    "encoding.py",
+    "evaluation.py",
+    "generation.py",
+    "models.py",
+    "objective",
+    "precision.py",
+    "randomness.py",
+    "schedule.py",
+    "signals.py",
+    "snapshot/codec.py",
+    "snapshot/reader.py",
+    "student.py",
+    "tasks/sample.py",
+    "trial.py",
+)
+SECTIONS = ("student", "objective", "train", "evaluation")
+
+
+def code_digest() -> str:
+    """sha256 over the names and texts of the modules in `CODE`; line ends do not count."""
+    digest = hashlib.sha256()
+    for name in CODE:
+        place = SOURCE / name
+        for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
+            text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+            digest.update(f"{path.relative_to(SOURCE).as_posix()}\x1f{len(text)}\x1f{text}".encode())
+    return digest.hexdigest()
+
+
+def trial_key(
+    settings: Settings, group: str | None, seed: int | None, snapshot_digest: str, tasks_digest: str
+) -> str:
+    """sha256 in hex over snapshot, tasks, the sections a trial reads, its resolved weights, its seed and the code."""
+    facts = {
+        "snapshot": snapshot_digest,
+        "tasks": tasks_digest,
+        "code": code_digest(),
+        "settings": {section: getattr(settings, section).model_dump(mode="json") for section in SECTIONS},
+        "encoding": {"max_length": settings.snapshot.max_length, "overflow": settings.snapshot.overflow},
+        "weights": settings.distill[group].model_dump(mode="json") if group is not None else None,
+        "group": group,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def study_key(settings: Settings, snapshot_digest: str, tasks_digest: str) -> str:
+    """The same without group and seed: equal for all trials that may be compared."""
+    return trial_key(settings, None, None, snapshot_digest, tasks_digest)

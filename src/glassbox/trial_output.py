@@ -1,0 +1,179 @@
+"""What a trial leaves behind: history, per-item results, the student where it is kept, and the manifest, written last.
+
+A reader that finds `runs/<group>/<seed>.json` finds everything it names, whole: the folder beside it is moved into place
+by one rename before the manifest is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from torch import Tensor
+
+from glassbox.checkpoint import Progress
+from glassbox.config import Settings
+from glassbox.evaluation import Evaluation, ItemResult
+from glassbox.models import model_digest
+from glassbox.snapshot.reader import Batch
+from glassbox.snapshot.storage import require_free_space, sha256_of, write_synced
+from glassbox.student import save_student
+from glassbox.trial_key import SECTIONS
+
+if TYPE_CHECKING:
+    from glassbox.tracking import TrialRun
+    from glassbox.trial import Trial
+
+SCHEMA_VERSION = 1
+DUMP = "diverged.json"
+PACKAGES = ("torch", "transformers", "accelerate", "mlflow", "dvc", "pyarrow")
+BYTES_PER_WEIGHT = 4
+
+
+def flat_params(settings: Settings, group: str, seed: int) -> dict[str, Any]:
+    """What MLflow shows and groups by: `group`, `seed`, `weight_hidden`, `train.learning_rate`, ..."""
+    params: dict[str, Any] = {"group": group, "seed": seed, "scale": settings.scale}
+    params |= {f"weight_{name}": weight for name, weight in settings.distill[group].model_dump().items()}
+    params |= {"teacher": settings.teacher.model, "student": settings.student.model}
+    for section in SECTIONS:
+        params |= _flatten(section, getattr(settings, section).model_dump(mode="json"))
+    return params
+
+
+def _flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(f"{prefix}.{name}", value)
+        else:
+            flat[f"{prefix}.{name}"] = value
+    return flat
+
+
+def dump(
+    folder: Path, step: int, batches: Sequence[Batch], components: Mapping[str, Tensor], what: str
+) -> str:
+    """Write what is known about a non-finite value to `diverged.json` and return a sentence about it."""
+    found = {
+        "step": step,
+        "what": what,
+        "sample_ids": [sample_id for batch in batches for sample_id in batch.sample_ids],
+        "components_of_the_last_micro_batch": {
+            name: [repr(value) for value in values.detach().float().cpu().tolist()]
+            for name, values in components.items()
+        },
+    }
+    write_synced(folder / DUMP, json.dumps(found, indent=2).encode())
+    bad = [name for name, values in components.items() if not bool(values.isfinite().all())]
+    where = f"in {', '.join(bad)}" if bad else "although every component was finite"
+    return f"the {what} of step {step} is not finite {where}; the update was not made, {DUMP} lists samples and values"
+
+
+def publish(
+    trial: Trial, run: TrialRun, progress: Progress, status: str, evaluation: Evaluation | None, reason: str
+) -> None:
+    """Write the trial's folder and manifest, and log both to MLflow."""
+    target = Path("runs") / trial.group / str(trial.seed)
+    staging = target.with_name(f".{target.name}-staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    weights = sum(tensor.numel() for tensor in trial.student.state_dict().values())
+    require_free_space(staging, weights * BYTES_PER_WEIGHT, f"Trial {trial.group}/{trial.seed}")
+    history = pd.DataFrame(progress.history, columns=["step", "metric", "value"])
+    history.to_parquet(staging / "history.parquet", index=False)
+    if evaluation is not None:
+        pd.DataFrame([vars(item) for item in evaluation.items]).to_parquet(staging / "items.parquet", index=False)
+    if (trial.scratch / DUMP).exists():
+        shutil.copyfile(trial.scratch / DUMP, staging / DUMP)
+    final = {} if evaluation is None else evaluation.metrics("test")
+    if evaluation is not None and _keeps_student(trial.settings, trial.seed):
+        save_student(trial.student, trial.tokenizer, staging / "student", _card(trial, final))
+    digests = trial.digests | {
+        "initial_student": progress.initial_student,
+        "final_student": model_digest(trial.student.model),
+        "items": items_digest(evaluation.items) if evaluation is not None else "",
+    }
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        "group": trial.group,
+        "seed": trial.seed,
+        "status": status,
+        "reason": reason,
+        "key": trial.key,
+        "study_key": trial.study_key,
+        "run_id": run.run_id,
+        "metrics": {name: value for _, name, value in progress.history},
+        "params": flat_params(trial.settings, trial.group, trial.seed),
+        "digests": digests,
+        "precision": trial.probe.observed or "unknown",
+        "steps": progress.step,
+        "skipped_steps": progress.step - progress.updates,
+        "stopped_early": progress.stopped_early,
+        "seconds": progress.seconds,
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "files": {
+            path.relative_to(staging).as_posix(): sha256_of(path)
+            for path in sorted(staging.rglob("*"))
+            if path.is_file()
+        },
+    }
+    for name, value in {**{f"{name}_digest": text for name, text in digests.items()}}.items():
+        run.tag(name, value)
+    run.tag("precision", manifest["precision"])
+    run.tag("outcome", status)
+    manifest["tags"] = trial.tags() | {"precision": manifest["precision"], "outcome": status}
+    for path in (staging / "items.parquet", staging / DUMP):
+        if path.exists():
+            run.artifact(path)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(staging, target)
+    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_synced(target.with_name(f"{target.name}.json"), text.encode())
+    run.artifact(target.with_name(f"{target.name}.json"))
+
+
+def items_digest(items: Sequence[ItemResult]) -> str:
+    """sha256 in hex over every item's result, in id order."""
+    lines = sorted(json.dumps(vars(item), sort_keys=True) for item in items)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def clean(scratch: Path) -> None:
+    """Drop checkpoints of a trial that is published."""
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keeps_student(settings: Settings, seed: int) -> bool:
+    keep = settings.storage.keep_students
+    return keep == "all" or (keep == "one_per_group" and seed == min(settings.seeds))
+
+
+def _card(trial: Trial, metrics: Mapping[str, float]) -> str:
+    """The model card of a kept student."""
+    weights = trial.settings.distill[trial.group].model_dump()
+    scores = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in metrics.items())
+    return f"""---
+library_name: transformers
+tags: [distillation, glassbox]
+---
+# {trial.settings.student.model}, distilled as group `{trial.group}`, seed {trial.seed}
+
+Teacher: `{trial.settings.teacher.model}`, read from snapshot `{trial.digests["snapshot"]}`.
+Weights of the objective: {", ".join(f"{name} {weight:g}" for name, weight in weights.items())}.
+Scale: `{trial.settings.scale}`{" (embedded miniature tasks, not the benchmarks they are named for)" if trial.settings.scale == "embedded" else ""}.
+
+| test metric | value |
+|---|---|
+{scores}
+
+Open it with `AutoModelForCausalLM.from_pretrained("<this folder>")`. `projector.safetensors`, where present, was used in
+training only.
+"""

@@ -1,0 +1,27 @@
+"""Refill a lost or another mlflow.db from runs/: every trial's params, tags, metric history and per-item results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from glassbox.config import load_settings
+from glassbox.errors import GlassboxError
+from glassbox.restoration import restore_runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
+    settings = load_settings(parser.parse_args().params)
+    done = restore_runs(Path("runs"), settings.storage)
+    print(f"Restored {len(done.restored)} runs; {len(done.present)} were still in the store.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GlassboxError as error:
+        print(f"restore: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,23 @@
+"""One trial: `python src/train.py --group combined --seed 3`. `dvc repro` runs it for every group and seed."""
+
+import argparse
+
+from glassbox.command import run
+from glassbox.config import load_settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--group", required=True, help="a group of params.yaml, such as black_box or combined")
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--params", default="params.yaml", help="the settings (default: params.yaml)")
+    arguments = parser.parse_args()
+    settings = load_settings(arguments.params)
+
+    from glassbox.trial import Trial
+
+    Trial(settings, arguments.group, arguments.seed).run()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,31 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from glassbox import tracking
+from glassbox.config import StorageSettings
+
+
+@pytest.fixture(scope="session")
+def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One empty store for all tests: MLflow takes a second or two to make its tables."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.ensure_store(StorageSettings())
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, initialised_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the repository's root, with an empty MLflow store of its own."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(initialised_store.read_bytes())
+    return tmp_path

@@ -1,0 +1,186 @@
+"""Which trials enter a comparison, and which sets of trials are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import studies
+
+from glassbox.comparison import compare_study
+from glassbox.comparison.plan import read_plan
+from glassbox.comparison.selection import Selection, select_trials
+from glassbox.config import Settings
+from glassbox.errors import GlassboxError, IncomparableRunsError, MissingTrialsError
+
+PAIR = ("sft", "black_box")
+
+
+def select(folder: Path, settings: Settings, **options: object) -> Selection:
+    plan = read_plan(folder / "conf", settings)
+    return select_trials(settings, plan, folder / "runs", studies.key_of, **options)  # type: ignore[arg-type]
+
+
+def compare(folder: Path, settings: Settings, **options: object):
+    return compare_study(settings, studies.key_of, folder=folder, **options)  # type: ignore[arg-type]
+
+
+def names(selection: Selection) -> list[str]:
+    return [trial.name for trial in selection.trials]
+
+
+def test_the_grid_is_groups_by_seeds_and_other_manifests_are_named_and_ignored(store: Path) -> None:
+    studies.write_study(store, PAIR, (0, 1), log=False)
+    studies.write_trial(store, "combined", 0, log=False)
+    selection = select(store, studies.settings(PAIR, (0,)))
+    assert names(selection) == ["sft/0", "black_box/0"]
+    assert selection.ignored_files == ("black_box/1.json", "combined/0.json", "sft/1.json")
+
+
+def test_groups_that_were_not_selected_come_from_the_store(store: Path) -> None:
+    studies.write_conf(store)
+    for group in ("sft", "combined"):
+        for seed in (0, 1, 2):
+            studies.log_trial(studies.manifest(group, seed))
+    studies.write_study(store, ("black_box",))
+    selection = select(store, studies.settings(("black_box",)))
+    assert selection.store_groups == ("sft", "combined")
+    assert selection.absent_groups == ("hidden_state", "attention")
+    assert {trial.source for trial in selection.of("sft")} == {"store"} and len(selection.of("sft")) == 3
+    results = compare(store, studies.settings(("black_box",))).results
+    assert any(note.startswith("From the store: sft, combined") for note in results["notes"])
+    assert any("group hidden_state" in banner for banner in results["banners"])
+
+
+def test_a_group_trained_under_other_weights_is_not_taken_from_the_store(store: Path) -> None:
+    studies.write_conf(store)
+    studies.log_trial(studies.manifest("combined", 0))
+    studies.write_study(store, ("black_box",), (0,))
+    settings = studies.settings(("black_box",), (0,))
+    other = settings.model_copy(update={"weights": settings.weights.model_copy(update={"hidden": 0.3})})
+    assert select(store, settings).store_groups == ("combined",)
+    assert select(store, other).store_groups == ()
+
+
+def test_runs_of_one_key_count_once_when_they_agree_and_need_a_choice_when_they_differ(store: Path) -> None:
+    studies.write_conf(store, (0,))
+    studies.write_study(store, ("black_box",), (0,))
+    settings = studies.settings(("black_box",), (0,))
+    first = studies.log_trial(studies.manifest("combined", 0))
+    studies.log_trial(studies.manifest("combined", 0))
+    assert len(select(store, settings).of("combined")) == 1
+    other = studies.manifest("combined", 0)
+    other["tags"]["digest.final_student"] = studies.digest("another")
+    second = studies.log_trial(other)
+    with pytest.raises(IncomparableRunsError, match=second):
+        select(store, settings)
+    (chosen,) = select(store, settings, use={"combined/0": first}).of("combined")
+    assert chosen.run_id == first
+
+
+def test_a_missing_cell_is_refused_unless_incomplete_is_allowed(store: Path) -> None:
+    studies.write_study(store, PAIR)
+    (store / "runs" / "sft" / "1.json").unlink()
+    settings = studies.settings(PAIR)
+    with pytest.raises(MissingTrialsError, match=r"1 of 6 trials are missing: sft/1.*--allow-incomplete") as refusal:
+        compare(store, settings)
+    assert refusal.value.exit_code == 3
+    results = compare(store, settings, allow_incomplete=True).results
+    assert results["banners"][0].startswith("Incomplete: 1 trials are missing (sft/1)")
+
+
+def test_a_narrowed_grid_is_called_partial(store: Path) -> None:
+    studies.write_conf(store, (0, 1, 2))
+    studies.write_study(store, studies.GROUPS, (0, 1))
+    results = compare(store, studies.settings(seeds=(0, 1))).results
+    assert results["banners"] == ["Partial, exploratory: the plan also holds seed 2."]
+    assert compare(store, studies.settings(seeds=(0, 1))).results == results
+
+
+def test_a_diverged_trial_is_shown_and_has_no_score(store: Path) -> None:
+    studies.write_study(store, ("black_box",))
+    for seed in (0, 1):
+        studies.write_trial(store, "sft", seed)
+    digests = {**studies.manifest("sft", 2)["digests"], "final_student": None, "items": None}
+    studies.write_trial(store, "sft", 2, status="diverged", metrics={"train/loss_total": 9.0}, digests=digests)
+    results = compare(store, studies.settings(PAIR)).results
+    (row,) = [row for row in results["means"] if row["group"] == "sft" and row["task"] == "mmlu"]
+    assert (row["n"], row["n_diverged"]) == (2, 1)
+    assert results["integrity"]["diverged"] == ["sft/2"]
+    assert any(note.startswith("Diverged: sft/2") for note in results["notes"])
+
+
+def test_runs_that_mlflow_has_lost_are_noticed(store: Path) -> None:
+    studies.write_study(store, PAIR, (0, 1))
+    studies.write_trial(store, "combined", 0)
+    studies.write_trial(store, "combined", 1, log=False)
+    results = compare(store, studies.settings((*PAIR, "combined"), (0, 1))).results
+    assert results["integrity"]["lost_runs"] == ["combined/1"]
+    assert any("misses the runs of combined/1" in note and "python src/restore.py" in note for note in results["notes"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"study_key": "other"}, "study key"),
+        ({"digests": {"data_order": "x"}}, "data order of seed 0"),
+        ({"digests": {"initial_student": "x"}}, "initial student of seed 0"),
+        ({"digests": {"snapshot": "x"}}, "digest of the snapshot"),
+        ({"digests": {"final_student": studies.digest("final", "sft", 0)}}, "same final student in two groups"),
+        ({"digests": {"items": studies.digest("items", "sft", 0)}}, "same items in two groups"),
+        ({"metrics": {"test/accuracy_sst2": None}}, "test/accuracy_sst2 +| not a number"),
+        ({"metrics": {"test/accuracy_sst2": float("nan")}}, "not a number"),
+    ],
+)
+def test_trials_that_do_not_fit_are_refused_with_a_table(store: Path, changes: dict, field: str) -> None:
+    studies.write_trial(store, "sft", 0)
+    usual = studies.manifest("black_box", 0)
+    merged = {name: {**usual[name], **value} if isinstance(value, dict) else value for name, value in changes.items()}
+    studies.write_trial(store, "black_box", 0, log=False, **merged)
+    with pytest.raises(IncomparableRunsError, match=field) as refusal:
+        compare(store, studies.settings(PAIR, (0,)))
+    assert refusal.value.exit_code == 2
+    assert "field" in str(refusal.value) and "| groups" in str(refusal.value) and "| run ids" in str(refusal.value)
+    assert not (store / "reports").exists()
+
+
+def test_one_group_under_two_objectives_is_refused(store: Path) -> None:
+    studies.write_trial(store, "black_box", 0)
+    params = {**studies.manifest("black_box", 1)["params"], "distill.logits": 0.7}
+    studies.write_trial(store, "black_box", 1, params=params)
+    with pytest.raises(IncomparableRunsError, match="objective of black_box"):
+        compare(store, studies.settings(("black_box",), (0, 1)))
+
+
+def test_a_score_that_mlflow_remembers_differently_is_refused(store: Path) -> None:
+    import json
+
+    content = studies.write_trial(store, "sft", 0)
+    content["metrics"]["test/accuracy_mmlu"] = 0.99
+    (store / "runs" / "sft" / "0.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(IncomparableRunsError, match=r"0.99 in the manifest, 0\.\d+ in MLflow"):
+        compare(store, studies.settings(("sft",), (0,)))
+
+
+def test_a_file_that_is_no_manifest_is_named(store: Path) -> None:
+    studies.write_trial(store, "sft", 0, log=False)
+    (store / "runs" / "sft" / "0.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(GlassboxError, match=r"0\.json cannot be read as a trial's manifest"):
+        select(store, studies.settings(("sft",), (0,)))
+
+
+def test_the_result_does_not_depend_on_other_runs_in_the_store(store: Path) -> None:
+    studies.write_study(store, PAIR, (0, 1))
+    before = compare(store, studies.settings(PAIR, (0, 1))).results
+    studies.log_trial(studies.manifest("attention", 5))
+    assert compare(store, studies.settings(PAIR, (0, 1))).results == before
+
+
+def test_the_plan_is_what_conf_names_under_the_current_weights(store: Path) -> None:
+    studies.write_conf(store, (0, 1, 2, 3))
+    plan = read_plan(store / "conf", studies.settings(("sft",), (0,)))
+    assert tuple(plan.groups) == studies.GROUPS and plan.seeds == (0, 1, 2, 3)
+    assert plan.groups["combined"].hidden == 0.1 and plan.groups["black_box"].hidden == 0.0
+    (store / "conf" / "scale").mkdir()
+    (store / "conf" / "scale" / "small.yaml").write_text("seeds: [0, 1]\n", encoding="utf-8")
+    assert read_plan(store / "conf", studies.settings(("sft",), (0,))).seeds == (0, 1)

@@ -1,0 +1,47 @@
+"""A deleted mlflow.db is refilled from runs/, and the comparison sees its runs again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import studies
+
+from glassbox import tracking
+from glassbox.comparison import compare_study
+from glassbox.config import StorageSettings
+from glassbox.errors import GlassboxError
+from glassbox.restoration import restore_runs
+
+
+def test_a_lost_store_is_refilled_once(store: Path, initialised_store: Path) -> None:
+    studies.write_study(store, ("sft", "combined"), (0, 1))
+    settings = studies.settings(("sft", "combined"), (0, 1))
+    before = compare_study(settings, studies.key_of, folder=store).results
+    (store / "mlflow.db").write_bytes(initialised_store.read_bytes())
+    lost = compare_study(settings, studies.key_of, folder=store).results
+    assert len(lost["integrity"]["lost_runs"]) == 4
+
+    done = restore_runs(store / "runs", StorageSettings())
+    assert done.restored == ("combined/0", "combined/1", "sft/0", "sft/1") and done.present == ()
+    again = restore_runs(store / "runs", StorageSettings())
+    assert again.restored == () and len(again.present) == 4
+    assert compare_study(settings, studies.key_of, folder=store).results == before
+
+
+def test_a_restored_run_serves_as_a_group_from_the_store(store: Path) -> None:
+    studies.write_conf(store, (0,))
+    content = studies.write_trial(store, "combined", 0, log=False)
+    restore_runs(store / "runs", StorageSettings())
+    (record,) = tracking.find_by_key(content["key"])
+    assert tracking.history(record.run_id, "train/loss_total") == [(0, 2.0), (1, 1.25)]
+    studies.write_study(store, ("sft",), (0,))
+    results = compare_study(studies.settings(("sft",), (0,)), studies.key_of, folder=store).results
+    assert results["integrity"]["from_store"] == ["combined/0"]
+
+
+def test_a_trial_without_its_history_is_named(store: Path) -> None:
+    studies.write_trial(store, "sft", 0, log=False)
+    (store / "runs" / "sft" / "0" / "history.parquet").unlink()
+    with pytest.raises(GlassboxError, match=r"history\.parquet is missing"):
+        restore_runs(store / "runs", StorageSettings())
