@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
 from pathlib import Path
 
 from glassbox.archive import SNAPSHOT, archive_snapshot, read_index, restore_snapshot
+from glassbox.command import run
 from glassbox.config import load_settings
-from glassbox.errors import GlassboxError
 
 
 def main() -> None:
@@ -34,8 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GlassboxError as error:
-        print(f"archive: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

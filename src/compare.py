@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 
+from glassbox.command import run
 from glassbox.comparison import compare_study
-from glassbox.config import Settings, load_settings
+from glassbox.config import load_settings
 from glassbox.errors import GlassboxError
-from glassbox.tasks import tasks_digest
 from glassbox.trial_key import trial_key
-
-TASKS = Path("data/tasks")
-SNAPSHOT_MANIFEST = Path("data/snapshot/manifest.json")
 
 
 def main() -> None:
@@ -31,13 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
     use = dict(_cell_and_run(choice) for choice in arguments.use)
-    snapshot = json.loads(SNAPSHOT_MANIFEST.read_text(encoding="utf-8"))["logical_digest"]
-    tasks = tasks_digest(TASKS)
-
-    def key_of(settings: Settings, group: str, seed: int) -> str:
-        return trial_key(settings, group, seed, snapshot, tasks)
-
-    comparison = compare_study(settings, key_of, allow_incomplete=arguments.allow_incomplete, use=use)
+    comparison = compare_study(settings, trial_key, allow_incomplete=arguments.allow_incomplete, use=use)
     for line in (*comparison.results["banners"], *comparison.results["notes"]):
         print(line)
     print(f"\n{_title(comparison.results)}\n\n{comparison.table}\n")
@@ -59,8 +48,4 @@ def _cell_and_run(choice: str) -> tuple[str, str]:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    try:
-        main()
-    except GlassboxError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

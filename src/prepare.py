@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
+from glassbox.command import run
 from glassbox.config import load_settings
-from glassbox.errors import GlassboxError
 from glassbox.tasks import load_samples, tasks_digest, write_splits
 
 FOLDER = Path("data/tasks")
@@ -27,8 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GlassboxError as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from glassbox.command import run
 from glassbox.config import load_settings
-from glassbox.errors import GlassboxError
 from glassbox.restoration import restore_runs
 
 
@@ -20,8 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GlassboxError as error:
-        print(f"restore: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

@@ -1,4 +1,4 @@
-"""Stage `settings`: check all of params.yaml before anything runs -> data/settings.json, the same for all good settings.
+"""Stage `settings`: check all of params.yaml before anything runs -> data/settings.json, equal for all good settings.
 
 Every stage depends on that constant, so that bad settings stop a study before an output is removed, and good ones
 invalidate nothing. MLflow's store is made here, once, before trials could open it side by side.
@@ -7,11 +7,13 @@ invalidate nothing. MLflow's store is made here, once, before trials could open 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from glassbox.command import run
+from glassbox.command import run
 from glassbox.config import load_settings
-from glassbox.errors import GlassboxError
+from glassbox.dvc_cache import require_cache
+from glassbox.tracking import ensure_store, root
 
 OUTPUT = Path("data/settings.json")
 CONTENT = '{"settings": "valid"}\n'
@@ -21,17 +23,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
-
-    from glassbox.tracking import ensure_store  # only now: a refusal must not wait for it
-
+    require_cache(settings.storage, root())
     ensure_store(settings.storage)
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(CONTENT, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GlassboxError as error:
-        print(f"settings: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

@@ -51,25 +51,27 @@ def settings(groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2
     return Settings.model_validate(values)
 
 
-def key_of(settings: Settings, group: str, seed: int) -> str:
-    """Stands where glassbox.trial_key stands in production: a digest of the group's weights and the seed."""
-    return digest("key", sorted(settings.distill[group].model_dump().items()), seed)
+def key_of(settings: Settings, group: str, seed: int, snapshot_digest: str, tasks_digest: str) -> str:
+    """Stands where glassbox.trial_key stands in production, but does not change when the code does."""
+    return digest("key", sorted(settings.distill[group].model_dump().items()), seed, snapshot_digest, tasks_digest)
 
 
 def manifest(group: str, seed: int, **changes: Any) -> dict[str, Any]:
     generator = np.random.default_rng([seed, GROUPS.index(group) if group in GROUPS else 9])
     gain = 0.02 * (GROUPS.index(group) if group in GROUPS else 0)
-    scores = {METRICS[task]: round(LEVELS[task] + gain * 0.5 + 0.012 * generator.standard_normal(), 4) for task in METRICS}
+    scores = {
+        METRICS[task]: round(LEVELS[task] + gain * 0.5 + 0.012 * generator.standard_normal(), 4) for task in METRICS
+    }
     content = {
         "schema": 1,
         "group": group,
         "seed": seed,
         "status": "finished",
-        "key": key_of(settings((group,)), group, seed),
+        "key": key_of(settings((group,)), group, seed, digest("snapshot"), digest("tasks")),
         "study_key": digest("study"),
         "run_id": digest("run", group, seed)[:32],
         "metrics": {"train/loss_total": 1.25, **scores},
-        "params": {"group": group, "seed": seed, **{f"distill.{k}": v for k, v in objective(group).items()}},
+        "params": {"group": group, "seed": seed, **{f"weight_{k}": v for k, v in objective(group).items()}},
         "tags": {},
         "digests": {
             "snapshot": digest("snapshot"),
@@ -86,9 +88,9 @@ def manifest(group: str, seed: int, **changes: Any) -> dict[str, Any]:
         "teacher": TEACHER,
     }
     content.update(changes)
-    named = {f"digest.{name}": value for name, value in content["digests"].items()}
-    known = {name: str(content[name]) for name in ("group", "seed", "key", "study_key", "status", "precision")}
-    content["tags"] = {**named, **known}
+    named = {f"{name}_digest": value for name, value in content["digests"].items() if value}
+    known = {name: str(content[name]) for name in ("group", "seed", "key", "study_key", "precision")}
+    content["tags"] = {**named, **known, "outcome": content["status"]}
     return content
 
 

@@ -15,6 +15,7 @@ import pytest
 from glassbox.archive import archive_snapshot, read_index, recorded_output, restore_snapshot
 from glassbox.errors import GlassboxError
 
+pytestmark = pytest.mark.slow
 NOON = datetime.datetime(2026, 11, 21, 12, 0, tzinfo=datetime.UTC)
 DIGEST = "ab12" * 16
 STAGES = """\

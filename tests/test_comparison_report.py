@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -31,7 +33,7 @@ FILES = [
 class Page(HTMLParser):
     """Collects what the tests ask of a page: its addresses, its words, and elements left open."""
 
-    VOID = {"meta", "link", "br", "img", "use", "path", "rect", "stop"}
+    VOID = frozenset({"meta", "link", "br", "img", "use", "path", "rect", "stop"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -58,10 +60,16 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-@pytest.fixture
-def comparison(store: Path) -> Comparison:
-    studies.write_study(store, seeds=(0, 1))
-    return compare_study(studies.settings(seeds=(0, 1)), studies.key_of, folder=store)
+@pytest.fixture(scope="module")
+def comparison(initialised_store: Path) -> Iterator[Comparison]:
+    store = initialised_store.parent / "compared"
+    store.mkdir()
+    shutil.copy(initialised_store, store / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(store))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        studies.write_study(store, seeds=(0, 1))
+        yield compare_study(studies.settings(seeds=(0, 1)), studies.key_of, folder=store)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -73,9 +81,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_folder_holds_every_report(comparison: Comparison, store: Path) -> None:
-    assert sorted(contents(store / "reports")) == FILES
-    assert json.loads((store / "reports" / "results.json").read_text(encoding="utf-8")) == comparison.results
+def test_the_folder_holds_every_report(comparison: Comparison) -> None:
+    folder = comparison.page.parent
+    assert sorted(contents(folder)) == FILES
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == comparison.results
 
 
 def test_the_page_is_whole_small_self_contained_and_says_miniature(comparison: Comparison) -> None:
@@ -91,10 +100,9 @@ def test_the_page_is_whole_small_self_contained_and_says_miniature(comparison: C
     assert 'role="img" aria-labelledby="figure-scores-text"' in text and "prefers-color-scheme: dark" in text
 
 
-def test_tasks_from_files_are_not_called_miniature(comparison: Comparison) -> None:
+def test_tasks_from_files_are_not_called_miniature(comparison: Comparison, tmp_path: Path) -> None:
     results = {**comparison.results, "tasks": [{**task, "embedded": False} for task in comparison.results["tasks"]]}
-    write_reports(results, comparison.page.parent)
-    assert "miniature" not in comparison.page.read_text(encoding="utf-8")
+    assert "miniature" not in write_reports(results, tmp_path).read_text(encoding="utf-8")
 
 
 def test_the_tables_hold_the_same_means_and_every_planned_trial(comparison: Comparison) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_runs_of_one_key_count_once_when_they_agree_and_need_a_choice_when_they_
     studies.log_trial(studies.manifest("combined", 0))
     assert len(select(store, settings).of("combined")) == 1
     other = studies.manifest("combined", 0)
-    other["tags"]["digest.final_student"] = studies.digest("another")
+    other["tags"]["final_student_digest"] = studies.digest("another")
     second = studies.log_trial(other)
     with pytest.raises(IncomparableRunsError, match=second):
         select(store, settings)
@@ -146,15 +147,13 @@ def test_trials_that_do_not_fit_are_refused_with_a_table(store: Path, changes: d
 
 def test_one_group_under_two_objectives_is_refused(store: Path) -> None:
     studies.write_trial(store, "black_box", 0)
-    params = {**studies.manifest("black_box", 1)["params"], "distill.logits": 0.7}
+    params = {**studies.manifest("black_box", 1)["params"], "weight_logits": 0.7}
     studies.write_trial(store, "black_box", 1, params=params)
     with pytest.raises(IncomparableRunsError, match="objective of black_box"):
         compare(store, studies.settings(("black_box",), (0, 1)))
 
 
 def test_a_score_that_mlflow_remembers_differently_is_refused(store: Path) -> None:
-    import json
-
     content = studies.write_trial(store, "sft", 0)
     content["metrics"]["test/accuracy_mmlu"] = 0.99
     (store / "runs" / "sft" / "0.json").write_text(json.dumps(content), encoding="utf-8")

@@ -71,7 +71,7 @@ def test_over_the_limit_the_prompt_loses_its_start_after_bos_and_the_answer_noth
 
 
 def test_a_setting_refuses_long_samples_and_says_the_length_that_would_do():
-    with pytest.raises(GlassboxError, match="snapshot.overflow is 'refuse'"):
+    with pytest.raises(GlassboxError, match=r"snapshot\.overflow is 'refuse'"):
         encode(tiny_tokenizer(), max_length=8, overflow="refuse")
 
 

@@ -124,7 +124,7 @@ def test_no_positions_give_empty_signals():
 def test_generation_with_cache_and_left_padding_equals_plain_attention():
     model = tiny_llama()
     ids, mask, _, _ = padded_batch("left")
-    options = dict(attention_mask=mask, do_sample=False, max_new_tokens=6, eos_token_id=None, pad_token_id=0)
+    options = {"attention_mask": mask, "do_sample": False, "max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": None}
     ours = model.generate(ids, **options)
     model.set_attn_implementation("sdpa")
     assert torch.equal(ours, model.generate(ids, **options))

@@ -28,7 +28,7 @@ LOSSES = [pytest.param(map_mse, id="mse"), pytest.param(map_kl, id="kl")]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_student_equal_to_its_teacher_has_no_loss_and_another_has(loss) -> None:  # noqa: ANN001
+def test_a_student_equal_to_its_teacher_has_no_loss_and_another_has(loss) -> None:
     teacher = maps(6, 4, 9).float()
     assert loss(teacher, teacher).abs().max() < 1e-6
     assert loss(maps(6, 4, 9, seed=1).float(), teacher).min() > 1e-2
@@ -57,7 +57,7 @@ def test_opposite_one_hot_rows_give_the_greatest_squared_difference_two() -> Non
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("student_heads", [2, 3, 4])
-def test_gradient_agrees_with_a_numeric_directional_derivative(loss, student_heads: int) -> None:  # noqa: ANN001
+def test_gradient_agrees_with_a_numeric_directional_derivative(loss, student_heads: int) -> None:
     teacher, raw, direction = maps(5, 4, 8), scores(5, student_heads, 8, seed=1), scores(5, student_heads, 8, seed=2)
 
     def value(point: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def test_strict_refuses_different_head_counts_with_a_way_out() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_formats_are_computed_in_float32(loss, dtype: torch.dtype) -> None:  # noqa: ANN001
+def test_half_formats_are_computed_in_float32(loss, dtype: torch.dtype) -> None:
     student, teacher = maps(5, 4, 8, seed=1).to(dtype), maps(5, 2, 8).to(dtype)
     value = loss(*match_heads(student, teacher, False)[:2])
     assert value.dtype == torch.float32
@@ -117,7 +117,7 @@ def test_half_formats_are_computed_in_float32(loss, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_strides_do_not_matter(loss) -> None:  # noqa: ANN001
+def test_strides_do_not_matter(loss) -> None:
     student, teacher = maps(5, 4, 8, seed=1), maps(5, 2, 8)
     turned = [tensor.transpose(0, 2).contiguous().transpose(0, 2) for tensor in (student, teacher)]
     assert not turned[0].is_contiguous()
@@ -156,7 +156,7 @@ def spread(positions: int, heads: int, length: int, live: int, scale: float, see
     ],
 )
 def test_twice_the_length_heads_or_positions_change_the_mean_by_less_than_five_per_cent(
-    loss,  # noqa: ANN001
+    loss,
     live_share: float | None,
     scale: float,
 ) -> None:

@@ -57,9 +57,12 @@ def test_both_losses_agree_with_naive_second_implementations() -> None:
 
 
 @pytest.mark.parametrize("loss", [mse, cosine])
-def test_gradients_on_student_and_projector_agree_with_numeric_directional_derivatives(loss) -> None:  # noqa: ANN001
+def test_gradients_on_student_and_projector_agree_with_numeric_directional_derivatives(loss) -> None:
     layer = projector(4, 6).double()
-    hidden, target = draw(5, 4).requires_grad_(), standardise(draw(5, 6, seed=1), draw(6, seed=2), draw(6, seed=3).abs())
+    hidden, target = (
+        draw(5, 4).requires_grad_(),
+        standardise(draw(5, 6, seed=1), draw(6, seed=2), draw(6, seed=3).abs()),
+    )
     points = [hidden, layer.weight, layer.bias]
     gradients = torch.autograd.grad(loss(layer(hidden), target).sum(), points)
     step = 1e-6
@@ -77,7 +80,7 @@ def test_gradients_on_student_and_projector_agree_with_numeric_directional_deriv
 
 @pytest.mark.parametrize("loss", [mse, cosine])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_formats_and_a_difference_of_300_stay_exact(loss, dtype: torch.dtype) -> None:  # noqa: ANN001
+def test_half_formats_and_a_difference_of_300_stay_exact(loss, dtype: torch.dtype) -> None:
     """300 squared is 90,000, which float16 cannot hold."""
     first = torch.full((2, 8), 300.0, dtype=dtype)
     second = torch.zeros(2, 8, dtype=dtype)
@@ -115,7 +118,7 @@ def test_the_projector_draws_from_its_own_generator_and_leaves_the_global_one_al
 
 
 @pytest.mark.parametrize("loss", [mse, cosine])
-def test_twice_the_width_or_the_positions_change_the_mean_by_less_than_five_per_cent(loss) -> None:  # noqa: ANN001
+def test_twice_the_width_or_the_positions_change_the_mean_by_less_than_five_per_cent(loss) -> None:
     def mean(positions: int, width: int) -> float:
         hidden, outliers = draw(positions, width, seed=1), torch.ones(width, dtype=torch.float64)
         outliers[:: width // 4] = 100.0

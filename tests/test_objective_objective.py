@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +14,8 @@ from glassbox.objective import Objective, Projector, position_weights, shares
 from glassbox.objective.attention import map_kl
 from glassbox.objective.hidden import cosine, standardise
 from glassbox.objective.logits import dense_kl
+from glassbox.signals import PositionSignals
+from glassbox.snapshot.reader import Batch
 
 COUNTS = (3, 1, 5, 2)
 TASKS = ("gsm8k", "sst2", "gsm8k", "mmlu")
@@ -30,25 +32,6 @@ GROUPS = {
 }
 
 
-@dataclass
-class Signals:
-    hidden: Tensor
-    attention: Tensor | None
-
-
-@dataclass
-class Batch:
-    tasks: tuple[str, ...]
-    count: Tensor
-    labels: Tensor
-    sample_index: Tensor
-    topk_ids: Tensor | None
-    topk_logits: Tensor | None
-    log_tail: Tensor | None
-    hidden: Tensor | None
-    attention: Tensor | None
-
-
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -58,8 +41,13 @@ def make_batch() -> Batch:
     teacher = teacher - teacher.amax(-1, keepdim=True)
     values, ids = teacher.topk(5)
     rest = teacher.scatter(-1, ids, -torch.inf)
+    nowhere = torch.zeros(len(COUNTS), LENGTH, dtype=torch.long)
     return Batch(
+        sample_ids=tuple(f"{task}/train/{row}" for row, task in enumerate(TASKS)),
         tasks=TASKS,
+        input_ids=nowhere,
+        attention_mask=nowhere.bool(),
+        first=torch.zeros(len(COUNTS), dtype=torch.long),
         count=torch.tensor(COUNTS),
         labels=torch.arange(POSITIONS),
         sample_index=torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS)),
@@ -71,14 +59,14 @@ def make_batch() -> Batch:
     )
 
 
-def make_student() -> tuple[Signals, Tensor]:
+def make_student() -> tuple[PositionSignals, Tensor]:
     maps = torch.softmax(draw(POSITIONS, STUDENT_HEADS, LENGTH, seed=4).requires_grad_(), -1)
-    return Signals(draw(POSITIONS, STUDENT_WIDTH, seed=5).requires_grad_(), maps), draw(
+    return PositionSignals(draw(POSITIONS, STUDENT_WIDTH, seed=5).requires_grad_(), maps), draw(
         POSITIONS, VOCABULARY, seed=6
     ).requires_grad_()
 
 
-def make_objective(weights: Weights, **settings) -> Objective:  # noqa: ANN003
+def make_objective(weights: Weights, **settings) -> Objective:
     return Objective(
         weights,
         ObjectiveSettings(**settings),
@@ -132,7 +120,7 @@ def test_the_weights_of_all_micro_batches_of_a_step_sum_to_one(reduction: str) -
 @pytest.mark.parametrize("reduction", ["sample", "position"])
 def test_a_step_without_a_valid_position_is_an_error(reduction: str) -> None:
     nothing = torch.zeros(0, dtype=torch.long)
-    with pytest.raises(GlassboxError, match="no answer position.*the update was not made"):
+    with pytest.raises(GlassboxError, match=r"no answer position.*the update was not made"):
         position_weights(nothing, nothing, samples_in_step=0, positions_in_step=0, reduction=reduction)
 
 
@@ -148,7 +136,7 @@ def test_an_empty_micro_batch_contributes_zero_and_a_zero_gradient() -> None:
         attention=full.attention[:0],
     )
     objective = make_objective(ALL)
-    components = objective.components(Signals(signals.hidden[:0], signals.attention[:0]), logits[:0], batch)
+    components = objective.components(PositionSignals(signals.hidden[:0], signals.attention[:0]), logits[:0], batch)
     weights = weights_of(batch)
     total = objective.total(components, weights)
     total.backward()
@@ -184,7 +172,7 @@ def test_a_group_computes_exactly_its_components_and_asks_for_exactly_their_sign
         hidden=full.hidden if "hidden" in signals else None,
         attention=full.attention if maps else None,
     )
-    student = student if maps else Signals(student.hidden, None)
+    student = student if maps else PositionSignals(student.hidden, None)
     assert list(objective.components(student, logits, batch)) == active
     assert objective.signals == signals
     assert objective.needs_attention is maps
@@ -335,8 +323,8 @@ def test_channels_of_which_half_never_vary_are_refused() -> None:
 def test_a_missing_map_is_an_error_on_either_side_and_never_a_zero() -> None:
     objective, batch, (student, logits) = make_objective(GROUPS["attention"]), make_batch(), make_student()
     with pytest.raises(GlassboxError, match="no attention map"):
-        objective.components(Signals(student.hidden, None), logits, batch)
-    with pytest.raises(GlassboxError, match="'attention'.*carries none"):
+        objective.components(PositionSignals(student.hidden, None), logits, batch)
+    with pytest.raises(GlassboxError, match=r"'attention'.*carries none"):
         objective.components(student, logits, replace(batch, attention=None))
 
 

@@ -230,9 +230,7 @@ def test_the_digest_names_content_not_order(tmp_path: Path, splits: dict[str, li
     assert tasks_digest(folder) != digest
 
 
-def test_writing_that_fails_leaves_the_published_splits_alone(
-    tmp_path: Path, splits: dict[str, list[Sample]]
-) -> None:
+def test_writing_that_fails_leaves_the_published_splits_alone(tmp_path: Path, splits: dict[str, list[Sample]]) -> None:
     folder = tmp_path / "tasks"
     write_splits(folder, splits)
     digest = tasks_digest(folder)

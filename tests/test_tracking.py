@@ -99,9 +99,7 @@ def test_a_value_that_is_not_finite_is_a_divergence(store: Path) -> None:
         run.log({"train/loss_total": float("inf")}, 4)
 
 
-def test_the_run_of_an_outer_mlflow_project_is_kept_as_a_tag_only(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_run_of_an_outer_mlflow_project_is_kept_as_a_tag_only(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
     with start() as run:
         assert "MLFLOW_RUN_ID" not in os.environ

@@ -23,7 +23,7 @@ from glassbox.errors import GlassboxError
 
 INDEX = "archive.json"
 SNAPSHOT = "data/snapshot"
-REMOTE_OF_SETTINGS = "storage"
+REMOTE_OF_SETTINGS = "storage-setting"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def read_index(root: Path) -> list[ArchivedSnapshot]:
     try:
         return [ArchivedSnapshot(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (TypeError, ValueError) as error:
-        raise GlassboxError(f"{path} cannot be read ({error}): `git restore {INDEX}` brings its last version back.") from error
+        raise GlassboxError(
+            f"{path} cannot be read ({error}): `git restore {INDEX}` brings its last version back."
+        ) from error
 
 
 def recorded_output(root: Path, output: str = SNAPSHOT) -> dict[str, Any] | None:
@@ -66,7 +68,9 @@ def archive_snapshot(root: Path, remote: str | None, now: datetime.datetime) -> 
     recorded = recorded_output(root)
     manifest = root / SNAPSHOT / "manifest.json"
     if recorded is None or not manifest.is_file():
-        raise GlassboxError(f"There is no {SNAPSHOT} to archive: run `dvc repro verify`, which captures and checks one.")
+        raise GlassboxError(
+            f"There is no {SNAPSHOT} to archive: run `dvc repro verify`, which captures and checks one."
+        )
     _refuse_changed(root)
     _dvc(root, ["push", *_remote_option(root, remote), SNAPSHOT])
     digest = json.loads(manifest.read_text(encoding="utf-8"))["logical_digest"]
@@ -130,26 +134,26 @@ def _refuse_changed(root: Path) -> None:
 
 
 def _remote_option(root: Path, remote: str | None) -> list[str]:
-    """`--remote NAME`: a folder or URL from the settings becomes the remote `storage` in .dvc/config.local."""
-    names = [line.split()[0] for line in _dvc(root, ["remote", "list"]).splitlines() if line.strip()]
+    """`--remote NAME`: a folder or URL from the settings becomes a remote of .dvc/config.local."""
+    configured = [line.partition("=")[0] for line in _dvc(root, ["config", "--list"]).splitlines()]
     if remote is None:
-        if not _dvc(root, ["config", "core.remote"], allowed=(0, 251)).strip():
+        if "core.remote" not in configured:
             raise GlassboxError(
                 "No DVC remote is configured: set storage.remote to a folder or URL, "
                 "or run `dvc remote add --default storage <folder or URL>`."
             )
         return []
-    if remote in names:
+    if f"remote.{remote}.url" in configured:
         return ["--remote", remote]
-    _dvc(root, ["remote", "add", "--local", "--force", f"{REMOTE_OF_SETTINGS}-setting", remote])
-    return ["--remote", f"{REMOTE_OF_SETTINGS}-setting"]
+    _dvc(root, ["remote", "add", "--local", "--force", REMOTE_OF_SETTINGS, remote])
+    return ["--remote", REMOTE_OF_SETTINGS]
 
 
-def _dvc(root: Path, arguments: Sequence[str], allowed: tuple[int, ...] = (0,)) -> str:
+def _dvc(root: Path, arguments: Sequence[str]) -> str:
     """The output of a DVC command; its complaint becomes a GlassboxError."""
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, encoding="utf-8", check=False)
-    if done.returncode not in allowed:
+    if done.returncode != 0:
         complaint = done.stderr.strip() or done.stdout.strip()
         raise GlassboxError(f"`dvc {' '.join(arguments)}` failed in {root}: {complaint}")
     return done.stdout

@@ -136,6 +136,13 @@ class StorageSettings(Section):
     keep_students: Literal["all", "one_per_group", "none"] = "one_per_group"
 
 
+class PretrainPhase(Section):
+    """Steps of pretraining under one mixture: the share of every kind of sample in a batch."""
+
+    steps: PositiveInt
+    mixture: dict[Literal["sst2", "mmlu", "gsm8k", "statement", "look_up"], PositiveFloat]
+
+
 class PretrainedModelSettings(Section):
     """One of the two embedded models: its Llama architecture and how long it is pretrained."""
 
@@ -144,9 +151,9 @@ class PretrainedModelSettings(Section):
     heads: PositiveInt
     key_value_heads: PositiveInt
     feed_forward: PositiveInt
-    steps: PositiveInt
     learning_rate: PositiveFloat
     samples_seed: int
+    phases: tuple[PretrainPhase, ...]
 
 
 class PretrainSettings(Section):
@@ -199,7 +206,9 @@ def load_settings(path: str | Path = "params.yaml") -> Settings:
 
 def _problems(errors: list[ErrorDetails], values: dict[str, Any]) -> list[Problem]:
     """Faults of single settings, then the rules that the faultless rest breaks."""
-    broken = [problem for error in errors if error["type"] == "broken_rules" for problem in error["ctx"]["problems"]]
+    broken = [
+        problem for error in errors if error["type"] == "broken_rules" for problem in error.get("ctx", {})["problems"]
+    ]
     single = [error for error in errors if error["type"] != "broken_rules"]
     if not single:
         return broken

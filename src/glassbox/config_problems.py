@@ -1,4 +1,4 @@
-"""What is wrong with a settings file, each problem as one sentence: dotted path, value, why, nearest known key, next."""
+"""What is wrong with a settings file, a sentence each: dotted path, value, why, nearest known key, next."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def problem_of(error: ErrorDetails, model: type[BaseModel]) -> Problem:
     if error["type"] == "extra_forbidden":
         return _unknown_key(location, value, model)
     if error["type"] == "missing":
-        return Problem(path, "is missing", f"put it into conf/ and run `make params`, or add -S +{path}=...", None, False)
+        return Problem(
+            path, "is missing", f"put it into conf/ and run `make params`, or add -S +{path}=...", None, False
+        )
     if location[-1] == _KEY:
         why = "a name begins with a letter and holds letters, digits and underscores only"
         return Problem(dotted(location[:-1]), why, "choose another name in conf/", None, False)
@@ -84,14 +86,20 @@ def _unknown_key(location: Sequence[str | int], value: Any, model: type[BaseMode
     known = known_keys(model, section)
     here = f"`{dotted(section)}`" if section else "the settings"
     near = nearest(str(name), known)
-    elsewhere = [path for path in every_key(model) if path.rpartition(".")[2] == name]
-    suggestion = dotted([*section, near]) if near else (elsewhere[0] if elsewhere else None)
+    suggestion = dotted([*section, near]) if near else _nearest_elsewhere(str(name), model)
     if suggestion:
         why = f"{here} has no such key; the nearest known key is `{suggestion}`"
         shown = "..." if isinstance(value, Mapping) else short(value)
         return Problem(dotted(location), why, f"-S {suggestion}={shown}, or take the key out of conf/", value)
     why = f"{here} has no such key, only {', '.join(known)}"
     return Problem(dotted(location), why, "leave it away, or take it out of conf/", value)
+
+
+def _nearest_elsewhere(name: str, model: type[BaseModel]) -> str | None:
+    """The path in any section whose last part is most like a name; of several, the first."""
+    paths = {path.rpartition(".")[2]: path for path in reversed(list(every_key(model)))}
+    near = nearest(name, list(paths))
+    return paths[near] if near else None
 
 
 def _step(annotation: Any, part: str) -> Any:

@@ -93,7 +93,9 @@ def _topk_temperature_is_captured(tree: Tree) -> Iterator[Problem]:
     if float(temperature) not in map(float, captured):
         listed = ", ".join(f"{each:g}" for each in captured)
         why = f"logits_target `topk` knows only the temperatures that were captured ({listed})"
-        yield Problem("objective.temperature", why, "-S objective.logits_target=dense serves any temperature", temperature)
+        yield Problem(
+            "objective.temperature", why, "-S objective.logits_target=dense serves any temperature", temperature
+        )
 
 
 def _micro_batches_are_whole(tree: Tree) -> Iterator[Problem]:

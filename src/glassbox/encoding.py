@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -34,13 +34,14 @@ def _tokenize(tokenizer: PreTrainedTokenizerFast, text: str) -> _Pieces:
 
 
 def _beginning(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    bos: Any = tokenizer.bos_token_id
+    return [] if bos is None else [bos]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, max_tokens: int | None = None) -> list[int]:
     """[bos where there is one] + the prompt's ids; over `max_tokens` the prompt loses its start, after bos."""
     beginning = _beginning(tokenizer)
-    ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = _tokenize(tokenizer, prompt).ids
     surplus = 0 if max_tokens is None else max(0, len(beginning) + len(ids) - max_tokens)
     if surplus and len(ids) - surplus + len(beginning) < 1:
         raise GlassboxError(f"A prompt cannot be shortened to {max_tokens} tokens: raise snapshot.max_length.")
@@ -85,7 +86,7 @@ def encode_sample(
     max_length: int,
     overflow: Literal["truncate", "refuse"],
 ) -> Encoded:
-    """Tokenize one sample: the prompt alone, as at evaluation, then the ids that follow it in prompt + answer, then eos.
+    """Tokenize one sample: the prompt alone, as at evaluation, the ids that follow it in prompt + answer, and eos.
 
     Over `max_length` the prompt loses its start (after bos), the answer nothing; `overflow="refuse"` raises instead.
     Raises GlassboxError for an answer without tokens or longer than the limit.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -200,11 +200,11 @@ def _score_generations(
             [prompts[index] for index in batch],
             [samples[index].sample_id for index in batch],
             vocabulary=vocabulary,
-            end=tokenizer.eos_token_id,
+            end=cast(int, tokenizer.eos_token_id),
             max_new_tokens=settings.max_new_tokens,
         )
         for index, ids in zip(batch, generated, strict=True):
-            sample, text = samples[index], tokenizer.decode(ids, skip_special_tokens=True)
+            sample, text = samples[index], str(tokenizer.decode(ids, skip_special_tokens=True))
             correct = is_correct_generation(sample, text)
             results[index] = ItemResult(sample.sample_id, sample.task, correct, False, text, sample.gold, ())
     return results

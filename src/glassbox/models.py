@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from glassbox.config import ModelSettings
 from glassbox.errors import GlassboxError
@@ -51,8 +52,8 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
         raise GlassboxError(_unopened("tokenizer", source, error)) from error
     if not tokenizer.is_fast:
         raise GlassboxError(
-            f"The tokenizer '{source}' has no fast version, so the text that each token covers is unknown. Save it with "
-            "a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained(folder)) and name that folder."
+            f"The tokenizer '{source}' has no fast version, so the text that each token covers is unknown. Save it "
+            "with a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained(folder)) and name that folder."
         )
     if tokenizer.eos_token_id is None:
         raise GlassboxError(
@@ -69,11 +70,12 @@ def load_model(settings: ModelSettings, *, seed: int | None = None) -> PreTraine
     touching the global generator. Raises GlassboxError where the model cannot be opened, or where its files lack a
     weight, which Transformers would otherwise fill with random numbers.
     """
+    disable_progress_bar()
     options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     try:
         if settings.initialisation == "random":
             return _random_model(settings, options, 0 if seed is None else seed).eval()
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             settings.model,
             dtype=settings.dtype,
             attn_implementation=ATTENTION_NAME,
@@ -83,6 +85,7 @@ def load_model(settings: ModelSettings, *, seed: int | None = None) -> PreTraine
         )
     except (OSError, ValueError) as error:
         raise GlassboxError(_unopened("model", settings.model, error)) from error
+    model, report = loaded
     unloaded = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if unloaded:
         raise GlassboxError(
@@ -189,9 +192,9 @@ def _padding_only(*tokenizers: PreTrainedTokenizerFast) -> frozenset[str]:
     padding = {
         str(tokenizer.pad_token)
         for tokenizer in tokenizers
-        if tokenizer.pad_token_id is not None and tokenizer.pad_token_id in tokenizer.added_tokens_decoder
+        if tokenizer.pad_token in {token.content for token in tokenizer.added_tokens_decoder.values()}
     }
-    used = {token for each in tokenizers for token in (each.bos_token, each.eos_token, each.unk_token)}
+    used = {str(token) for each in tokenizers for token in (each.bos_token, each.eos_token, each.unk_token)}
     return frozenset(padding - used)
 
 

@@ -9,8 +9,10 @@ import json
 import os
 import random
 import shutil
+import string
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +21,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from glassbox.config import PretrainedModelSettings, PretrainSettings
+from glassbox.config import PretrainedModelSettings, PretrainPhase, PretrainSettings
 from glassbox.tasks import Sample, embedded, world
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TOKENIZER_SAMPLES = 6000
-MIXTURE = {"sst2": 0.12, "mmlu": 0.33, "gsm8k": 0.35, "statement": 0.20}
+TOKENIZER_MIXTURE = {"sst2": 0.12, "mmlu": 0.33, "gsm8k": 0.30, "statement": 0.20, "look_up": 0.05}
 CHUNKS = 3
 CHECKPOINT_INTERVAL = 500
 MAX_POSITIONS = 1024
@@ -44,14 +46,46 @@ def statements(seed: str) -> Iterator[Sample]:
             yield Sample(f"statement/{prompt}", "statement", prompt, f" {answer}", (), "")
 
 
-def mixture(seed: str) -> Iterator[Sample]:
-    """Pretraining samples of all kinds in the shares of `MIXTURE`; none belongs to a study's split."""
-    kinds = {task: embedded.stream(task, "pretraining", seed) for task in embedded.GENERATORS}
-    kinds["statement"] = statements(seed)
-    generator = random.Random(f"mixture/{seed}")
-    names, shares = list(MIXTURE), list(MIXTURE.values())
+def look_ups(seed: str) -> Iterator[Sample]:
+    """What a multiple-choice answer needs besides the fact itself: which letter an option has.
+
+    Letters are drawn from the whole alphabet and all four are asked for: with A to D alone a model that has not yet
+    found the right line gains nothing from reading letters off the prompt, and the skill appears very late.
+    """
+    generator = random.Random(f"look_up/{seed}")
     while True:
-        yield next(kinds[generator.choices(names, shares)[0]])
+        options = generator.sample(generator.choice(world.PATHS).options, 4)
+        letters = "ABCD" if generator.random() < 0.3 else generator.sample(string.ascii_uppercase, 4)
+        lettered = list(zip(letters, options, strict=True))
+        prompt = "Question: Which letters?" + "".join(f"\n{a}. {option}" for a, option in lettered) + "\nAnswer:"
+        generator.shuffle(lettered)
+        answer = " ;".join(f" {option} {a}" for a, option in lettered)
+        yield Sample(f"look_up/{prompt}", "look_up", prompt, answer, (), "")
+
+
+KINDS = {
+    **{task: partial(embedded.stream, task, "pretraining") for task in embedded.GENERATORS},
+    "statement": statements,
+    "look_up": look_ups,
+}
+
+
+def mixture(shares: Mapping[str, float], seed: str) -> Iterator[Sample]:
+    """Pretraining samples of all kinds in these shares; none belongs to a study's split."""
+    streams = {kind: KINDS[kind](seed) for kind in shares}
+    generator = random.Random(f"mixture/{seed}")
+    while True:
+        yield next(streams[generator.choices(list(shares), list(shares.values()))[0]])
+
+
+def samples_from(step: int, phases: Sequence[PretrainPhase], batch_size: int, seed: str) -> Iterator[list[Sample]]:
+    """The batches from `step` on, phase after phase."""
+    begin = 0
+    for number, phase in enumerate(phases):
+        samples = mixture(phase.mixture, f"{seed}/{number}/{step}")
+        for _ in range(max(step, begin), begin + phase.steps):
+            yield list(itertools.islice(samples, batch_size))
+        begin += phase.steps
 
 
 def train_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
@@ -67,7 +101,7 @@ def train_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    samples = itertools.islice(mixture("tokenizer"), TOKENIZER_SAMPLES)
+    samples = itertools.islice(mixture(TOKENIZER_MIXTURE, "tokenizer"), TOKENIZER_SAMPLES)
     core.train_from_iterator((sample.prompt + sample.answer for sample in samples), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD, padding_side="left", model_max_length=1024
@@ -158,13 +192,14 @@ def pretrain(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, foreach=True
     )
     start = load_checkpoint(scratch / role, model, optimizer)
-    samples = mixture(f"{role}/{settings.samples_seed}/{start}")
-    progress = tqdm(range(start, settings.steps), initial=start, total=settings.steps, desc=role, disable=None)
+    steps = sum(phase.steps for phase in settings.phases)
+    batches = samples_from(start, settings.phases, shared.batch_size, f"{role}/{settings.samples_seed}")
+    progress = tqdm(batches, initial=start, total=steps, desc=role, disable=None)
     clock = time.monotonic()
-    for step in progress:
+    for step, samples in enumerate(progress, start):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(step, settings.steps, shared.decay)
-        batch = sorted(itertools.islice(samples, shared.batch_size), key=lambda sample: len(sample.prompt))
+            group["lr"] = settings.learning_rate * learning_rate_factor(step, steps, shared.decay)
+        batch = sorted(samples, key=lambda sample: len(sample.prompt))
         size = -(-len(batch) // CHUNKS)
         chunks = [
             encode_batch(tokenizer, batch[at : at + size]) for at in range(0, len(batch), size)
@@ -181,7 +216,7 @@ def pretrain(
         if (step + 1) % CHECKPOINT_INTERVAL == 0:
             save_checkpoint(scratch / role, step + 1, model, optimizer)
             rate = (time.monotonic() - clock) / (step + 1 - start)
-            print(f"{role}: step {step + 1} of {settings.steps}, loss {sum(losses):.4f}, {rate:.3f} s a step", flush=True)
+            print(f"{role}: step {step + 1} of {steps}, loss {sum(losses):.4f}, {rate:.3f} s a step", flush=True)
     return model
 
 

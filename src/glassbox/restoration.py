@@ -40,6 +40,8 @@ def restore_runs(runs: Path, storage: StorageSettings) -> Restoration:
 
 def _history(path: Path) -> list[tuple[int, str, float]]:
     if not path.is_file():
-        raise GlassboxError(f"{path} is missing, so that this trial's run cannot be restored: `dvc checkout runs` or `dvc repro`.")
+        raise GlassboxError(
+            f"{path} is missing, so that this trial's run cannot be restored: `dvc checkout runs` or `dvc repro`."
+        )
     columns = parquet.read_table(path, columns=["step", "metric", "value"]).to_pydict()
     return list(zip(columns["step"], columns["metric"], columns["value"], strict=True))

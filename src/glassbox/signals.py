@@ -1,8 +1,8 @@
 """What is read off a model at chosen positions: its final hidden states and the last layer's attention rows.
 
-One attention function, named "glassbox", runs scaled-dot-product attention in every layer. While a recorder is active it
-additionally forms the wanted rows of the last layer's maps, in float32, from the queries and keys after rotary
-embedding. Teacher capture and student training use the same call, without and with gradients.
+One attention function, named "glassbox", runs scaled-dot-product attention in every layer. While a recorder is active
+it also forms the wanted rows of the last layer's maps, in float32, from the queries and keys after rotary embedding.
+Teacher capture and student training use the same call, without and with gradients.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from filelock import FileLock
 
@@ -111,7 +111,9 @@ def _client() -> MlflowClient:
 def _experiment_id(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        raise GlassboxError(f"The MLflow store {store_uri()} has no experiment '{EXPERIMENT}': run `dvc repro settings`.")
+        raise GlassboxError(
+            f"The MLflow store {store_uri()} has no experiment '{EXPERIMENT}': run `dvc repro settings`."
+        )
     return experiment.experiment_id
 
 
@@ -303,7 +305,7 @@ def find_runs(run_ids: Iterable[str]) -> list[RunRecord]:
 
 
 def find_by_key(key: str) -> list[RunRecord]:
-    """Every run whose tag `key` is the key of a trial, ordered by id so that the answer does not depend on the store."""
+    """Every run whose tag `key` is the key of a trial, ordered by id so that nothing depends on the store."""
     client = _readable_client()
     return [] if client is None else sorted(_search(client, f"tags.key = '{key}'"), key=lambda record: record.run_id)
 
@@ -353,14 +355,15 @@ def restore_run(
 ) -> str:
     """Write one trial's run again from what lies beside its manifest, under a new id tagged with the old one.
 
-    history_rows: (step, metric, value). Returns the run id in the store; a run that the store still knows is left alone.
+    history_rows: (step, metric, value). Returns the run id in the store; a run that the store still has is left alone.
     """
     known = find_runs([manifest["run_id"]])
     if known:
         return known[0].run_id
     ensure_store(storage)
     client = _client()
-    tags = {**manifest["tags"], "kind": "trial", RESTORED_FROM: manifest["run_id"]}
+    digests = {f"{name}_digest": value for name, value in manifest["digests"].items() if value}
+    tags = {**manifest["tags"], **digests, "kind": "trial", RESTORED_FROM: manifest["run_id"]}
     run_id = _start(client, f"{manifest['group']}/{manifest['seed']}", manifest["params"], tags)
     digest = manifest["digests"]["snapshot"]
     _log_snapshot_input(client, run_id, {"name": "snapshot", "digest": digest, "source": "data/snapshot"})
@@ -378,7 +381,7 @@ def restore_run(
     return run_id
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

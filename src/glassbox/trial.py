@@ -23,7 +23,7 @@ from glassbox.errors import DivergedError, GlassboxError
 from glassbox.evaluation import Evaluation, evaluate
 from glassbox.interruption import Interruption
 from glassbox.models import load_tokenizer, model_digest, tokenizer_fingerprint
-from glassbox.objective import Objective, position_weights, shares
+from glassbox.objective import Objective, pair_heads, position_weights, shares
 from glassbox.precision import PrecisionProbe, resolve
 from glassbox.randomness import derived_seed
 from glassbox.schedule import learning_rate, make_plan
@@ -81,12 +81,19 @@ class Trial:
             temperatures=self.snapshot.temperatures,
             projector=student.projector,
         ).to(self.accelerator.device)
+        self.heads = self._pair_heads() if weights.attention else None
         self.plan = make_plan([s.sample_id for s in self.snapshot.samples("train")], settings, self.seed)
         self.digests["data_order"] = self.plan.digest()
         self.test, self.validation = (read_split(TASKS_FOLDER, split) for split in ("test", "validation"))
 
+    def _pair_heads(self) -> str:
+        """How attention maps of different head counts are compared; refused early where the settings are strict."""
+        student = self.student.model.config.get_text_config().num_attention_heads
+        strict = self.settings.objective.heads == "strict"
+        return pair_heads(student, self.snapshot.format.heads, strict).description
+
     def _refuse_other_tokenizer(self) -> None:
-        expected, found = self.snapshot.manifest["tokenizer"]["fingerprint"], tokenizer_fingerprint(self.tokenizer)
+        expected, found = self.snapshot.manifest["provenance"]["tokenizer"], tokenizer_fingerprint(self.tokenizer)
         if expected != found:
             raise GlassboxError(
                 f"Group {self.group}: the student '{self.settings.student.model}' cuts text into other tokens than the "

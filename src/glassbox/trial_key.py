@@ -18,10 +18,14 @@ CODE = (
     "randomness.py",
     "schedule.py",
     "signals.py",
+    "snapshot/batch.py",
     "snapshot/codec.py",
     "snapshot/reader.py",
+    "snapshot/schema.py",
+    "snapshot/storage.py",
     "student.py",
     "tasks/sample.py",
+    "tasks/storage.py",
     "trial.py",
 )
 SECTIONS = ("student", "objective", "train", "evaluation")

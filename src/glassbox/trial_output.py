@@ -114,6 +114,7 @@ def publish(
         "params": flat_params(trial.settings, trial.group, trial.seed),
         "digests": digests,
         "precision": trial.probe.observed or "unknown",
+        "heads": trial.heads,
         "steps": progress.step,
         "skipped_steps": progress.step - progress.updates,
         "stopped_early": progress.stopped_early,

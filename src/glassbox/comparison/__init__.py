@@ -39,7 +39,8 @@ def compare_study(
 ) -> Comparison:
     """Compare the trials that the settings select and write folder/reports.
 
-    key_of(settings, group, seed) gives a trial's key. folder: where runs/, conf/ and reports/ lie. Raises
+    key_of(settings, group, seed, snapshot digest, tasks digest) gives a trial's key.
+    folder: where runs/, conf/ and reports/ lie. Raises
     IncomparableRunsError and MissingTrialsError, and then writes nothing.
     """
     plan = read_plan(folder / "conf", settings)
@@ -49,7 +50,7 @@ def compare_study(
     if not any(trial.finished for trial in selection.trials):
         raise MissingTrialsError("No trial of this study has finished: there is nothing to compare. Run `dvc repro`.")
     metrics = task_metrics(settings, selection.trials)
-    refuse_incomparable(selection, metrics.values())
+    refuse_incomparable(selection, tuple(metrics.values()))
     reports = folder / "reports"
     results = rounded(build_results(settings, plan, selection, metrics, reports / "snapshot.json"))
     page = write_reports(results, reports)

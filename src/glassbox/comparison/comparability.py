@@ -1,10 +1,10 @@
-"""Whether the selected trials may be compared at all: one study, one objective per group, shared data order and weights."""
+"""Whether the selected trials may be compared: one study, one objective per group, shared data order and weights."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -24,9 +24,9 @@ class Breach:
     trials: tuple[Trial, ...]
 
 
-def refuse_incomparable(selection: Selection, metrics: Iterable[str]) -> None:
+def refuse_incomparable(selection: Selection, metrics: Sequence[str]) -> None:
     """Raise IncomparableRunsError with the table `field | value | groups | run ids` if anything does not fit."""
-    breaches = [*_differing(selection), *_unsound(selection, tuple(metrics)), *_identical_students(selection)]
+    breaches = [*_differing(selection), *_unsound(selection, metrics), *_identical_students(selection, metrics)]
     if breaches:
         raise IncomparableRunsError(
             "The trials cannot be compared, and no report is written. What does not fit:\n\n"
@@ -39,8 +39,9 @@ def refuse_missing(selection: Selection) -> None:
     """Raise MissingTrialsError if a cell of the grid has neither a finished nor a diverged trial."""
     missing = [name for name in selection.missing if PurePath(name).parts[0] not in selection.store_groups]
     if missing:
+        planned = (len(selection.groups) - len(selection.store_groups)) * len(selection.seeds)
         raise MissingTrialsError(
-            f"{len(missing)} of {(len(selection.groups) - len(selection.store_groups)) * len(selection.seeds)} trials are missing: {', '.join(missing)}. "
+            f"{len(missing)} of {planned} trials are missing: {', '.join(missing)}. "
             "Run `dvc repro` to train them, or `python src/compare.py --allow-incomplete` to compare what there is."
         )
 
@@ -84,7 +85,7 @@ def _one_value(field: str, trials: Sequence[Trial], value_of: Callable[[Trial], 
     return [Breach(field, value, tuple(of)) for value, of in by_value.items()] if len(by_value) > 1 else []
 
 
-def _unsound(selection: Selection, metrics: tuple[str, ...]) -> list[Breach]:
+def _unsound(selection: Selection, metrics: Sequence[str]) -> list[Breach]:
     breaches = []
     for trial in (trial for trial in selection.trials if trial.finished):
         for metric in metrics:
@@ -97,10 +98,14 @@ def _unsound(selection: Selection, metrics: tuple[str, ...]) -> list[Breach]:
     return breaches
 
 
-def _identical_students(selection: Selection) -> list[Breach]:
-    """Two groups that end in the same weights, or in the same answers to every item, are one group under two names."""
+def _identical_students(selection: Selection, metrics: Sequence[str]) -> list[Breach]:
+    """Two groups that end in the same weights, or in the same log-likelihoods of every item, are one under two names.
+
+    Items say so only where a task has choices: generated answers alone may agree by chance.
+    """
     breaches = []
-    for digest in ("final_student", "items"):
+    has_choices = any(metric.startswith("test/accuracy_") for metric in metrics)
+    for digest in ("final_student", "items") if has_choices else ("final_student",):
         by_value: dict[str, list[Trial]] = defaultdict(list)
         for trial in selection.trials:
             if trial.finished and trial.digests[digest]:

@@ -1,4 +1,4 @@
-"""Drawings of a results dictionary. Every seed is a dot; a mean is a bar's middle; references are lines that are named."""
+"""Drawings of a results dictionary. Every seed is a dot; a mean is a bar's middle; references are named lines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 INK, MUTED, GRID, SEED, TEACHER = "#1b1f24", "#5c6670", "#d9dee3", "#2f6db3", "#a8480f"
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SEED: "--seed", TEACHER: "--teacher"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "glassbox",
     "font.family": "sans-serif",
@@ -87,13 +87,25 @@ def _draw_task(axes: Axes, task: Mapping[str, Any], groups: Sequence[str], resul
 def _draw_seeds(axes: Axes, position: int, scores: Sequence[float | None]) -> None:
     """Dots above the interval, spread a little by their seed's place so that equal scores stay visible."""
     spread = [0.0] if len(scores) < 2 else [0.16 * (2 * place / (len(scores) - 1) - 1) for place in range(len(scores))]
-    shown = [(100 * score, position - 0.2 + offset * 0.6) for score, offset in zip(scores, spread, strict=True) if score is not None]
+    shown = [
+        (100 * score, position - 0.2 + offset * 0.6)
+        for score, offset in zip(scores, spread, strict=True)
+        if score is not None
+    ]
     axes.scatter([x for x, _ in shown], [y for _, y in shown], s=16, color=SEED, alpha=0.75, linewidths=0, zorder=2)
 
 
 def _draw_mean(axes: Axes, position: int, row: Mapping[str, Any]) -> None:
     if row["mean"] is None:
-        axes.text(0.5, position, "no finished trial", transform=axes.get_yaxis_transform(), ha="center", va="center", color=MUTED)
+        axes.text(
+            0.5,
+            position,
+            "no finished trial",
+            transform=axes.get_yaxis_transform(),
+            ha="center",
+            va="center",
+            color=MUTED,
+        )
         return
     mean = 100 * row["mean"]
     if row["lower"] is not None:

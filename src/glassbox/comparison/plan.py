@@ -26,7 +26,10 @@ class Plan:
 
 
 def read_plan(conf: Path, settings: Settings) -> Plan:
-    """The plan that conf/distill/all.yaml, conf/config.yaml and the scale give; without a conf folder, what the settings hold."""
+    """The plan that conf/distill/all.yaml, conf/config.yaml and the scale give.
+
+    Without a conf folder: what the settings hold.
+    """
     groups = {group: settings.distill[group] for group in settings.groups}
     everything = conf / "distill" / "all.yaml"
     if not everything.is_file():
@@ -57,4 +60,3 @@ def _read_group(conf: Path, group: str, settings: Settings) -> Weights:
         raise GlassboxError(
             f"{path} does not give the weights of the group '{group}' that conf/distill/all.yaml names: {error}"
         ) from error
-

@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from glassbox.comparison.figures import draw_scores, figure_text, inline_svg, write_figure
 from glassbox.comparison.results import REFERENCES, rounded
@@ -49,6 +50,7 @@ def render_page(results: Mapping[str, Any], scores_figure: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = _percent
+    environment.filters["with_code"] = _with_code
     return environment.get_template("report.html.jinja").render(
         results=results,
         table=table_cells(results),
@@ -59,6 +61,14 @@ def render_page(results: Mapping[str, Any], scores_figure: str) -> str:
 
 def _percent(score: float | None) -> str:
     return "–" if score is None else f"{100 * score:.1f}"
+
+
+def _with_code(sentence: str) -> Markup:
+    """A sentence, escaped, whose `commands` are set as code."""
+    parts = sentence.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+    )
 
 
 def table_cells(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ REFERENCES = {"teacher": "teacher_scores", "initial_student": "student_scores"}
 def build_results(
     settings: Settings, plan: Plan, selection: Selection, metrics: Mapping[str, str], snapshot_report: Path
 ) -> dict[str, Any]:
-    """Everything that the reports show, as plain JSON values. metrics: task -> its test metric. Scores are shares of 1."""
+    """All that the reports show, as plain JSON values. metrics: task -> its test metric. Scores are shares of 1."""
     means = _means(selection, metrics)
     return {
         "schema": SCHEMA,
@@ -118,7 +118,9 @@ def _banners(settings: Settings, plan: Plan, selection: Selection) -> list[str]:
     banners = []
     if selection.missing:
         missing = ", ".join(selection.missing)
-        banners.append(f"Incomplete: {len(selection.missing)} trials are missing ({missing}). Means are over what there is.")
+        banners.append(
+            f"Incomplete: {len(selection.missing)} trials are missing ({missing}). Means are over what there is."
+        )
     left_out = [f"seed {seed}" for seed in plan.seeds if seed not in settings.seeds]
     left_out += [f"group {group}" for group in selection.absent_groups]
     if left_out:
@@ -130,7 +132,9 @@ def _notes(selection: Selection, means: list[dict[str, Any]], metrics: Mapping[s
     notes = []
     if selection.store_groups:
         names = ", ".join(selection.store_groups)
-        notes.append(f"From the store: {names} were not selected; their trials of this same study were found in MLflow.")
+        notes.append(
+            f"From the store: {names}. Not selected now; their trials of this same study were found in MLflow."
+        )
     if selection.lost_runs:
         names = ", ".join(selection.lost_runs)
         notes.append(

@@ -1,27 +1,27 @@
-"""Which trials a comparison is made of: the grid's manifests, and planned groups that only the MLflow store still has."""
+"""Which trials a comparison is made of: the grid's manifests, and planned groups that only MLflow still has."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from glassbox import tracking
 from glassbox.comparison.plan import Plan
-from glassbox.config import Settings, Weights
+from glassbox.config import Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError
 
 SCHEMA = 1
 DIGESTS = ("snapshot", "tasks", "data_order", "initial_student", "final_student", "items")
 Source = Literal["manifest", "store"]
-KeyOf = Callable[[Settings, str, int], str]
+KeyOf = Callable[[Settings, str, int, str, str], str]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One group with one seed. `metrics` are the final values; `digests` and `precision` are what the trial recorded."""
+    """One group with one seed. `metrics` are the final values; `digests` and `precision` are what it recorded."""
 
     group: str
     seed: int
@@ -47,7 +47,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Selection:
-    """groups: those of the grid, then those found in the store, in the plan's order; trials by group and seed."""
+    """groups: those of the grid and those found in the store, in the plan's order, unplanned ones last."""
 
     groups: tuple[str, ...]
     store_groups: tuple[str, ...]
@@ -66,9 +66,10 @@ class Selection:
 def select_trials(
     settings: Settings, plan: Plan, runs: Path, key_of: KeyOf, use: Mapping[str, str] | None = None
 ) -> Selection:
-    """Read the manifests of `groups` x `seeds`, ask MLflow for exactly their runs, and look up the other planned groups.
+    """Read the manifests of `groups` x `seeds`, ask MLflow for exactly their runs, look up other planned groups.
 
-    key_of(settings, group, seed) gives a trial's key. use: "group/seed" -> run id, for cells of which the store holds
+    key_of(settings, group, seed, snapshot digest, tasks digest) gives a trial's key.
+    use: "group/seed" -> run id, for cells of which the store holds
     differing runs. Raises IncomparableRunsError for those that `use` leaves open.
     """
     cells = [(group, seed) for group in settings.groups for seed in settings.seeds]
@@ -79,22 +80,34 @@ def select_trials(
     store_groups, absent = [], []
     for group, weights in plan.groups.items():
         if group not in settings.groups:
-            found = _find_group(settings, group, weights, key_of, use or {})
+            extended = settings.model_copy(update={"distill": {**settings.distill, group: weights}})
+            found = _find_group(extended, group, trials[:1], key_of, use or {})
             (store_groups if found else absent).append(group)
             trials.extend(found)
             held = {trial.seed for trial in found}
             missing.extend(f"{group}/{seed}" for seed in settings.seeds if found and seed not in held)
     return Selection(
-        groups=(*settings.groups, *store_groups),
+        groups=_in_order(plan, (*settings.groups, *store_groups)),
         store_groups=tuple(store_groups),
         seeds=settings.seeds,
         trials=tuple(trials),
         missing=tuple(missing),
         absent_groups=tuple(absent),
-        ignored_files=tuple(sorted(path.relative_to(runs).as_posix() for path in {*runs.glob("*/*.json")} - {*paths.values()})),
+        ignored_files=_other_files(runs, set(paths.values())),
         lost_runs=tuple(trial.name for trial in trials if trial.source == "manifest" and trial.run_id not in records),
         logged_metrics={run_id: record.metrics for run_id, record in records.items()},
     )
+
+
+def _in_order(plan: Plan, groups: tuple[str, ...]) -> tuple[str, ...]:
+    return (
+        *(group for group in plan.groups if group in groups),
+        *(group for group in groups if group not in plan.groups),
+    )
+
+
+def _other_files(runs: Path, selected: set[Path]) -> tuple[str, ...]:
+    return tuple(sorted(path.relative_to(runs).as_posix() for path in {*runs.glob("*/*.json")} - selected))
 
 
 def read_manifest(path: Path) -> Trial:
@@ -130,14 +143,18 @@ def _number(value: Any) -> float:
 
 def _objective(params: Mapping[str, Any]) -> dict[str, str]:
     """The group's own weights among a trial's flat params."""
-    return {key: str(value) for key, value in params.items() if key.startswith(("distill.", "weights."))}
+    return {key: str(value) for key, value in params.items() if key.startswith("weight_")}
 
 
 def _find_group(
-    settings: Settings, group: str, weights: Weights, key_of: KeyOf, use: Mapping[str, str]
+    settings: Settings, group: str, known: Sequence[Trial], key_of: KeyOf, use: Mapping[str, str]
 ) -> list[Trial]:
-    extended = settings.model_copy(update={"distill": {**settings.distill, group: weights}})
-    found = (_find_trial(key_of(extended, group, seed), group, seed, use) for seed in settings.seeds)
+    """The group's trials in the store that read the same snapshot and tasks as a known trial of this study."""
+    found = []
+    for trial in known:
+        digests = str(trial.digests["snapshot"]), str(trial.digests["tasks"])
+        keys = {seed: key_of(settings, group, seed, *digests) for seed in settings.seeds}
+        found += [_find_trial(key, group, seed, use) for seed, key in keys.items()]
     return [trial for trial in found if trial is not None]
 
 
@@ -158,7 +175,7 @@ def _find_trial(key: str, group: str, seed: int, use: Mapping[str, str]) -> Tria
 
 
 def _status(record: tracking.RunRecord) -> str | None:
-    if record.tags.get("status") == "diverged":
+    if record.tags.get("outcome") == "diverged":
         return "diverged"
     return "finished" if record.status == "FINISHED" else None
 
@@ -174,7 +191,7 @@ def _from_record(record: tracking.RunRecord, group: str, seed: int) -> Trial:
         run_id=record.run_id,
         metrics=record.metrics,
         objective=_objective(record.params),
-        digests={name: record.tags.get(f"digest.{name}") for name in DIGESTS},
+        digests={name: record.tags.get(f"{name}_digest") for name in DIGESTS},
         precision=record.tags.get("precision", "unknown"),
         seconds=record.metrics.get("seconds"),
     )

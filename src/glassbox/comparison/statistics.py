@@ -31,7 +31,7 @@ class MeanInterval:
 def mean_interval(
     scores: ArrayLike, *, confidence: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> MeanInterval:
-    """Mean of scores [n], one per seed, with its Student t interval: mean +- t((1 + confidence) / 2, n - 1) s / sqrt(n).
+    """Mean of scores [n], one per seed, and its Student t interval: mean +- t((1 + confidence) / 2, n - 1) s/sqrt(n).
 
     The interval answers: where would the mean lie over other seeds, on these same items? s has n - 1 in its
     denominator. Raises ValueError for scores that are not finite or not one-dimensional.

@@ -107,8 +107,8 @@ def topk_kl(
 
     `topk_logits` and `log_tail` share one offset per row; `log_tail` is the log-sum-exp at this temperature of the
     teacher's other logits, so its probabilities sum to 1 by construction. The student's tail is a log-sum-exp over its
-    own complement of the k ids. With k = vocabulary there is no tail and the result is the dense KL. The k + 1 outcomes are
-    compared in float64, so that rounding stays under 1e-6 where student and teacher agree.
+    own complement of the k ids. With k = vocabulary there is no tail and the result is the dense KL. The k + 1
+    outcomes are compared in float64, so that rounding stays under 1e-6 where student and teacher agree.
     """
     dtype = loss_dtype(student_logits, topk_logits, log_tail)
     student = student_logits.to(dtype) / temperature

@@ -86,9 +86,7 @@ def assemble(samples: list[StoredSample], layout: Format, device: torch.device) 
         signals["hidden"] = carried(hidden_tensor(packed, layout)).to(torch.float32)
     if "attention" in columns:
         ragged = np.concatenate([_answer_entries(s, layout) for s in samples], axis=1)
-        signals["attention"] = decode_attention(
-            carried(ragged).T, carried(position), length, layout.attention_codec
-        )
+        signals["attention"] = decode_attention(carried(ragged), carried(position), length, layout.attention_codec)
     if "topk_ids" in columns:
         signals |= {name: carried(values) for name, values in _topk(samples, layout).items()}
     return Batch(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from glassbox.snapshot.schema import Cell, Format
 
@@ -31,20 +31,18 @@ def top_k_with_tails(
     return ids, values - offset, tails
 
 
-def encode_attention(rows: Float[Tensor, "..."], codec: str) -> Tensor:
+def encode_attention(rows: Float[Tensor, ...], codec: str) -> Tensor:
     """`sqrt_uint8`: round(255 sqrt(p)); `float16`: p itself."""
     return (255 * rows.sqrt()).round().to(torch.uint8) if codec == "sqrt_uint8" else rows.to(torch.float16)
 
 
-def undo_attention_codec(stored: Tensor, codec: str) -> Float[Tensor, "..."]:
+def undo_attention_codec(stored: Tensor, codec: str) -> Float[Tensor, ...]:
     """Stored entries as probabilities, not yet divided by their row's sum."""
     values = stored.to(torch.float32)
     return (values / 255).square() if codec == "sqrt_uint8" else values
 
 
-def visible_columns(
-    position: Int[Tensor, " positions"], length: int
-) -> Bool[Tensor, "positions length"]:
+def visible_columns(position: Int[Tensor, " positions"], length: int) -> Bool[Tensor, "positions length"]:
     """Which columns the row of each position has: its own and all earlier ones."""
     return torch.arange(length, device=position.device) <= position[:, None]
 
@@ -59,11 +57,18 @@ def pack_ragged(
 def decode_attention(
     ragged: Tensor, position: Int[Tensor, " positions"], length: int, codec: str
 ) -> Float[Tensor, "positions heads length"]:
-    """Ragged stored entries [ragged, heads] as rows that sum to 1, with zeros outside their columns."""
-    rows = torch.zeros(len(position), length, ragged.shape[1], device=ragged.device)
-    rows[visible_columns(position, length)] = undo_attention_codec(ragged, codec)
-    sums = rows.sum(1, keepdim=True)
-    return (rows / torch.where(sums > 0, sums, 1.0)).permute(0, 2, 1)
+    """Ragged stored entries [heads, ragged] as rows that sum to 1, with zeros outside their columns."""
+    heads, entries = ragged.shape
+    sizes = position + 1
+    start = torch.cumsum(sizes, 0) - sizes
+    column = torch.arange(length, device=position.device)
+    source = torch.where(column < sizes[:, None], start[:, None] + column, entries).reshape(-1)
+    values = nn.functional.pad(undo_attention_codec(ragged, codec), (0, 1))
+    rows = torch.empty(len(position), heads, length, device=ragged.device)
+    for head in range(heads):
+        rows[:, head] = values[head].index_select(0, source).reshape(len(position), length)
+    sums = rows.sum(-1, keepdim=True)
+    return rows.div_(torch.where(sums > 0, sums, 1.0))
 
 
 def array(cell: Cell, dtype: np.dtype | str, *shape: int) -> np.ndarray:

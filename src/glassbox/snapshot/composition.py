@@ -44,7 +44,7 @@ class Item:
 
 
 def compose_items(settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_folder: Path) -> list[Item]:
-    """Every training and validation sample, tokenized, in the order of the ids; GlassboxError for an id that comes twice."""
+    """Every training and validation sample, tokenized, by ascending id; GlassboxError for an id that comes twice."""
     items = {}
     for split in CAPTURED_SPLITS:
         for sample in read_split(tasks_folder, split):

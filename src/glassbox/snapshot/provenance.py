@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from glassbox.config import ModelSettings, Settings
 from glassbox.errors import GlassboxError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -109,9 +110,7 @@ class Snapshot:
         chosen = sorted((p.sample for p in self._places.values() if p.split == split), key=lambda s: s.sample_id)
         return [SampleInfo(s.sample_id, s.task, s.n_tokens, s.n_answer) for s in chosen]
 
-    def read(
-        self, sample_ids: Sequence[str], signals: frozenset[str], device: torch.device | str = "cpu"
-    ) -> Batch:
+    def read(self, sample_ids: Sequence[str], signals: frozenset[str], device: torch.device | str = "cpu") -> Batch:
         """One batch in the order of `sample_ids`, with the named signals ("hidden", "attention", "topk").
 
         Raises GlassboxError for a signal or a sample that the snapshot lacks, and for a damaged page.
@@ -125,7 +124,9 @@ class Snapshot:
         unknown = [sample_id for sample_id in sample_ids if sample_id not in self._places]
         if unknown or not sample_ids:
             raise GlassboxError(
-                f"The snapshot in {self.folder} has no sample {brief_ids(unknown)}." if unknown else "The batch is empty."
+                f"The snapshot in {self.folder} has no sample {brief_ids(unknown)}."
+                if unknown
+                else "The batch is empty."
             )
         columns = [column for signal in sorted(signals) for column in SIGNAL_COLUMNS[signal]]
         places = [self._places[sample_id] for sample_id in sample_ids]
@@ -168,10 +169,9 @@ class Snapshot:
 
         def deliver(item: Batch | BaseException | None) -> None:
             while not stop.is_set():
-                try:
-                    return ready.put(item, timeout=0.05)
-                except queue.Full:
-                    continue
+                with contextlib.suppress(queue.Full):
+                    ready.put(item, timeout=0.05)
+                    return
 
         def work() -> None:
             try:
@@ -180,7 +180,7 @@ class Snapshot:
                         return
                     deliver(self.read(sample_ids, signals, device))
                 deliver(None)
-            except BaseException as error:  # noqa: BLE001 - carried to the consumer, which raises it
+            except BaseException as error:
                 deliver(error)
 
         thread = threading.Thread(target=work, name="snapshot-reader", daemon=True)

@@ -18,9 +18,15 @@ from glassbox.snapshot.schema import AUDIT_SCHEMA, BINARY_COLUMNS, COLUMNS, SCHE
 
 ROW_GROUP_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
-REMEDY = (
-    "Restore it with `dvc checkout --force data/snapshot`, or capture it again with `dvc repro --force snapshot`."
-)
+WRITER_OPTIONS: dict[str, Any] = {
+    "compression": {"attention": "zstd"},
+    "compression_level": {"attention": 1},
+    "use_dictionary": False,
+    "write_statistics": ["sample_id"],
+    "write_batch_size": 1,
+    "write_page_checksum": True,
+}
+REMEDY = "Restore it with `dvc checkout --force data/snapshot`, or capture it again with `dvc repro --force snapshot`."
 
 
 def sha256_of(path: Path) -> str:
@@ -34,8 +40,8 @@ def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
     if free < needed_bytes * 1.1:
         raise GlassboxError(
             f"{what} needs about {needed_bytes * 1.1 / 1e9:.2f} GB in {folder.resolve()}, but its drive has "
-            f"{free / 1e9:.2f} GB free. Free some space, or name a folder on another drive (storage.scratch for work in "
-            "progress, storage.cache for DVC's copies)."
+            f"{free / 1e9:.2f} GB free. Free some space, or name a folder on another drive (storage.scratch for work "
+            "in progress, storage.cache for DVC's copies)."
         )
 
 
@@ -76,16 +82,7 @@ def _row_groups(rows: Iterable[Row], limit: int) -> Iterator[list[Row]]:
 def _write_parquet(path: Path, schema: pa.Schema, groups: Iterable[Sequence[Any]]) -> None:
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     with partial.open("wb") as file:
-        with pq.ParquetWriter(
-            file,
-            schema,
-            compression={"attention": "zstd"},
-            compression_level={"attention": 1},
-            use_dictionary=[name for name in ("task", "split") if name in schema.names],
-            write_statistics=["sample_id"],
-            write_batch_size=1,
-            write_page_checksum=True,
-        ) as writer:
+        with pq.ParquetWriter(file, schema, **WRITER_OPTIONS) as writer:
             for group in groups:
                 columns = [pa.array([getattr(row, field.name) for row in group], field.type) for field in schema]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(group))
@@ -102,14 +99,15 @@ def open_part(path: Path) -> pq.ParquetFile:
         raise GlassboxError(f"{path} is missing or its footer is damaged ({_reason(error)}). {REMEDY}") from error
 
 
-def read_row_group(file: pq.ParquetFile, path: Path, group: int, columns: Sequence[str], ids: str = "") -> pa.Table:
-    """One row group; GlassboxError names file, row group and `ids`, the samples it holds, where a page is damaged."""
+def read_row_group(file: pq.ParquetFile, path: Path, group: int, columns: Sequence[str]) -> pa.Table:
+    """One row group; GlassboxError names file, row group and the samples it holds, where a page is damaged."""
     try:
         return file.read_row_group(group, columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        held = ids or _readable_ids(file, group)
+        held = _readable_ids(file, group)
         raise GlassboxError(
-            f"{path}, row group {group} of {file.num_row_groups} (samples {held}) is damaged: {_reason(error)}. {REMEDY}"
+            f"{path}, row group {group} (of {file.num_row_groups}; samples {held}), is damaged: "
+            f"{_reason(error)}. {REMEDY}"
         ) from error
 
 

@@ -74,4 +74,4 @@ def _read(task: str, known: HubTask, name: str) -> Pool:
             f"{type(error).__name__}: {error}. Check the connection (and HF_HUB_OFFLINE), or read local files: "
             f"set prepare.tasks.{task}.source and .files."
         ) from error
-    return Pool(f"{known.path}/{known.configuration}/{name}", tuple(known.sample(row) for row in rows))
+    return Pool(f"{known.path}/{known.configuration}/{name}", tuple(known.sample(dict(row)) for row in rows))

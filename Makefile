@@ -1,0 +1,51 @@
+# `make` or `make help` lists the targets. Another interpreter: make setup PYTHON=/path/to/python3.11
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup study test test-slow lint types params ui archive clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: .venv/ready ## Make .venv with the pinned dependencies
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile -r requirements.txt
+	touch $@
+
+study: setup ## Run what changed of the study and compare its groups
+	dvc repro
+
+test: setup ## Run the tests that take a few seconds each
+	pytest -m "not slow" -n 2
+
+test-slow: setup ## Run the slow tests
+	pytest -m slow
+
+lint: setup ## Check format and lint
+	ruff format --check .
+	ruff check .
+
+types: setup ## Check types
+	pyright --pythonpath $(BIN)/python
+
+params: setup ## Compose conf/ into params.yaml
+	python src/params.py
+
+ui: setup ## Open MLflow's pages on every run
+	mlflow ui
+
+archive: setup ## Name the verified snapshot and push it to the DVC remote
+	python src/archive.py
+
+clean: ## Remove caches and unfinished work; results, .venv and mlflow.db stay
+	rm -rf .glassbox .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +

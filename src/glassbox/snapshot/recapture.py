@@ -1,0 +1,77 @@
+"""Some samples captured again, to see whether the teacher still says what the snapshot holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from glassbox.config import Settings
+from glassbox.errors import GlassboxError
+from glassbox.snapshot.audit import HIDDEN_COSINE
+from glassbox.snapshot.checks import LOG_PROBABILITY_TOLERANCE, row_attention, stored_hidden
+from glassbox.snapshot.codec import array, undo_attention_codec
+from glassbox.snapshot.composition import batches, compose_items, share_out
+from glassbox.snapshot.schema import Format, Row
+from glassbox.snapshot.storage import part_rows
+from glassbox.snapshot.teacher import capture_batch, open_teacher
+
+ATTENTION_TOLERANCE = 0.02
+
+
+def recapture(
+    settings: Settings, folder: Path, manifest: dict[str, Any], tasks_folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    """Run the batches of some random samples again, composed as at capture, and compare their rows."""
+    items = compose_items(settings, tokenizer, tasks_folder)
+    generator = np.random.default_rng(settings.prepare.seed)
+    size = min(settings.verify.recaptured_samples, len(items))
+    if not size:
+        return {"samples": 0, "same_bits": 0}
+    wanted = {items[i].sample.sample_id for i in generator.choice(len(items), size=size, replace=False)}
+    teacher = open_teacher(settings, tokenizer)
+    parts = share_out(items, teacher.layout, settings.snapshot.part_megabytes * 10**6)
+    again: dict[str, Row] = {}
+    for part in parts:
+        for batch in batches(part, settings.snapshot.batch_size):
+            if wanted & {item.sample.sample_id for item in batch}:
+                rows, _ = capture_batch(teacher, batch, {})
+                again |= {row.sample_id: row for row in rows if row.sample_id in wanted}
+    same_bits = 0
+    for name in manifest["parts"]:
+        for group, row in part_rows(folder / name):
+            if row.sample_id in wanted:
+                fault = recapture_fault(row, again[row.sample_id], teacher.layout)
+                if fault:
+                    raise GlassboxError(
+                        f"{folder / name}, row group {group}: sample {row.sample_id} captured again differs, {fault}. "
+                        "The teacher behaves differently here than at capture: run `dvc repro --force snapshot` on "
+                        "this machine."
+                    )
+                same_bits += _same_bits(row, again[row.sample_id])
+    return {"samples": len(wanted), "same_bits": same_bits}
+
+
+def _same_bits(stored: Row, again: Row) -> bool:
+    return all(
+        bytes(memoryview(getattr(stored, name))) == bytes(memoryview(getattr(again, name)))
+        for name in ("topk_ids", "topk_logits", "log_tail", "label_logp", "hidden", "attention")
+    )
+
+
+def recapture_fault(stored: Row, again: Row, layout: Format) -> str | None:
+    """In what a row captured again is further from the stored one than another machine explains; None if in nothing."""
+    if bytes(memoryview(stored.input_sha256)) != bytes(memoryview(again.input_sha256)):
+        return "its input is another one"
+    cosine = torch.nn.functional.cosine_similarity(stored_hidden(stored, layout), stored_hidden(again, layout)).min()
+    if not float(cosine) >= HIDDEN_COSINE:
+        return f"its hidden states have a cosine of {float(cosine):.6f}"
+    label = np.abs(array(stored.label_logp, "<f4", -1) - array(again.label_logp, "<f4", -1)).max()
+    if not label <= LOG_PROBABILITY_TOLERANCE:
+        return f"its labels' log-probabilities by {label:.3g}"
+    maps = [undo_attention_codec(row_attention(row, layout)[0], layout.attention_codec) for row in (stored, again)]
+    distance = float((maps[0] - maps[1]).abs().max())
+    return None if distance <= ATTENTION_TOLERANCE else f"its attention by {distance:.3g}"

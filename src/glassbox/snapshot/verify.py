@@ -1,0 +1,164 @@
+"""The gate between capture and training: nothing trains on a snapshot that fails here.
+
+In order: files, pages and digests; what the snapshot was made from; every row by itself; every row against the stored
+output layer; the audit; some samples captured again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glassbox.config import Settings
+from glassbox.errors import GlassboxError
+from glassbox.models import load_tokenizer
+from glassbox.snapshot.audit import audit_figures, banner
+from glassbox.snapshot.checks import (
+    TOP_K_AGREEMENT,
+    HeadFigures,
+    check_against_head,
+    shape_fault,
+    value_fault,
+)
+from glassbox.snapshot.provenance import provenance_differences, provenance_of
+from glassbox.snapshot.reader import Snapshot, read_manifest
+from glassbox.snapshot.recapture import recapture
+from glassbox.snapshot.schema import (
+    AUDIT_FILE,
+    AUDIT_SCHEMA,
+    CHANNELS_FILE,
+    COLUMNS,
+    HEAD_FILE,
+    MANIFEST_FILE,
+    SCHEMA,
+    Format,
+    Row,
+    logical_digest,
+)
+from glassbox.snapshot.storage import (
+    REMEDY,
+    brief_ids,
+    merged_rows,
+    open_part,
+    part_rows,
+    read_audit,
+    read_row_group,
+    sha256_of,
+)
+
+
+def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path | str) -> dict[str, Any]:
+    """Check everything that can be checked and return the figures; GlassboxError names file, row group and samples."""
+    folder, tasks_folder = Path(snapshot_folder), Path(tasks_folder)
+    manifest = read_manifest(folder)
+    _check_files(folder, manifest)
+    tokenizer = load_tokenizer(settings.teacher)
+    changed = provenance_differences(manifest["provenance"], provenance_of(settings, tokenizer, tasks_folder))
+    if changed:
+        raise GlassboxError(
+            f"The snapshot in {folder} was made from something else: {', '.join(changed)} changed since. Capture it "
+            "again with `dvc repro snapshot`, or restore what it was made from."
+        )
+    layout = Format.from_json(manifest["format"])
+    audit = read_audit(folder / AUDIT_FILE)
+    head_figures, audited_rows = _check_rows(folder, manifest, layout, {row.sample_id for row in audit})
+    in_use = settings.objective.temperature
+    temperatures = sorted({*layout.temperatures, in_use})
+    weight, bias = Snapshot(folder).head()
+    figures = audit_figures(folder, audit, audited_rows, layout, (weight, bias), temperatures)
+    recaptured = recapture(settings, folder, manifest, tasks_folder, tokenizer)
+    return {
+        "logical_digest": manifest["logical_digest"],
+        "rows": manifest["rows"],
+        "positions": manifest["positions"],
+        "counts": manifest["counts"],
+        "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
+        "parts": len(manifest["parts"]),
+        "format": layout.as_json(),
+        "head": {
+            "top_k_agreement": head_figures.top_k_agreement,
+            "log_probability_error_max": head_figures.log_probability_error,
+            "log_tail_error_max": head_figures.log_tail_error,
+            "attention_sum_error_max": head_figures.attention_sum_error,
+        },
+        "audit": figures,
+        "banner": banner(figures, settings.objective.logits_target, in_use),
+        "recapture": recaptured,
+    }
+
+
+def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Part list, schemas, page checksums, both digests, counts, and every id once."""
+    listed = {*manifest["files"], MANIFEST_FILE}
+    present = {path.name for path in folder.iterdir()}
+    if listed != present or {AUDIT_FILE, CHANNELS_FILE, HEAD_FILE, *manifest["parts"]} != set(manifest["files"]):
+        raise GlassboxError(
+            f"{folder} and its manifest disagree about {', '.join(sorted(listed ^ present)) or 'the parts'}. {REMEDY}"
+        )
+    for name, entry in manifest["files"].items():
+        if name.endswith(".parquet"):
+            _check_pages(folder / name, audit=name == AUDIT_FILE)
+        if sha256_of(folder / name) != entry["sha256"]:
+            raise GlassboxError(
+                f"{folder / name} is not the file that was captured: its sha256 differs from the manifest's although "
+                f"every page is intact (its footer changed, or it was written anew). {REMEDY}"
+            )
+    layout = Format.from_json(manifest["format"])
+    rows = merged_rows([folder / name for name in manifest["parts"]])
+    try:
+        digest = logical_digest(
+            layout, manifest["files"][CHANNELS_FILE]["sha256"], manifest["files"][HEAD_FILE]["sha256"], rows
+        )
+    except ValueError as error:
+        raise GlassboxError(f"The parts in {folder} repeat a sample or are out of order: {error}. {REMEDY}") from error
+    if digest != manifest["logical_digest"]:
+        raise GlassboxError(
+            f"The logical digest of {folder} is {digest[:16]}..., its manifest says "
+            f"{manifest['logical_digest'][:16]}.... {REMEDY}"
+        )
+
+
+def _check_pages(path: Path, audit: bool) -> None:
+    file = open_part(path)
+    expected = AUDIT_SCHEMA if audit else SCHEMA
+    if not file.schema_arrow.equals(expected):
+        raise GlassboxError(f"{path} has the schema {file.schema_arrow.names} instead of {expected.names}. {REMEDY}")
+    for group in range(file.num_row_groups):
+        read_row_group(file, path, group, AUDIT_SCHEMA.names if audit else COLUMNS)
+
+
+def _check_rows(
+    folder: Path, manifest: dict[str, Any], layout: Format, audited: set[str]
+) -> tuple[HeadFigures, dict[str, Row]]:
+    """Every row by itself and against the output layer; also returns the rows of the audited samples."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weight, bias = (None if tensor is None else tensor.to(device) for tensor in Snapshot(folder).head())
+    assert weight is not None
+    figures = HeadFigures()
+    kept: dict[str, Row] = {}
+    counted: dict[tuple[str, str], list[int]] = {}
+    for name in manifest["parts"]:
+        for group, row in part_rows(folder / name):
+            fault = (
+                shape_fault(row, layout)
+                or value_fault(row, layout, figures)
+                or check_against_head(row, layout, weight, bias, figures)
+            )
+            if fault:
+                raise GlassboxError(f"{folder / name}, row group {group}, sample {row.sample_id}: {fault}. {REMEDY}")
+            count = counted.setdefault((row.split, row.task), [0, 0])
+            count[0] += 1
+            count[1] += row.n_positions
+            if row.sample_id in audited:
+                kept[row.sample_id] = row
+    if figures.top_k_agreement < TOP_K_AGREEMENT:
+        raise GlassboxError(
+            f"Only {figures.top_k_agreement:.2%} of the positions in {folder} have the top-k ids that head x hidden "
+            f"gives (samples {brief_ids(figures.disagreeing_ids)}). {REMEDY}"
+        )
+    told = {(s, t): [e["rows"], e["positions"]] for s, tasks in manifest["counts"].items() for t, e in tasks.items()}
+    if counted != told or audited - kept.keys():
+        raise GlassboxError(f"The rows in {folder} are not as many as its manifest counts. {REMEDY}")
+    return figures, kept

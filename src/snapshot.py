@@ -1,0 +1,49 @@
+"""Stage `snapshot`: the teacher's signals for every training and validation sample -> data/snapshot."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from glassbox.config import Settings, load_settings
+from glassbox.errors import GlassboxError
+
+TASKS = Path("data/tasks")
+FOLDER = Path("data/snapshot")
+
+
+def scratch_folder(settings: Settings) -> Path:
+    """Where unfinished work survives DVC's clearing of outputs: storage.scratch, or .glassbox at the root."""
+    named = settings.storage.scratch
+    return Path(named) if named else Path(os.environ.get("DVC_ROOT", ".")) / ".glassbox"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
+    settings = load_settings(parser.parse_args().params)
+
+    from glassbox.snapshot.capture import capture
+    from glassbox.snapshot.reader import read_manifest
+
+    capture(settings, TASKS, FOLDER, scratch_folder(settings))
+    manifest = read_manifest(FOLDER)
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    print(f"{FOLDER}: {manifest['rows']} samples, {manifest['positions']} positions, {size / 1e6:.1f} MB")
+    for split, tasks in manifest["counts"].items():
+        for task, count in tasks.items():
+            print(
+                f"  {split} {task}: {count['rows']} samples, {count['positions']} positions, {count['truncated']} "
+                f"prompts shortened, {count['retokenised']} answers tokenized by themselves"
+            )
+    print(f"logical digest {manifest['logical_digest']}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GlassboxError as error:
+        print(f"snapshot: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,97 @@
+"""conf/ composes into the committed params.yaml, and overrides change what they promise and no more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from glassbox.config import Settings, load_settings
+from params import composition
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+GROUPS = ("sft", "black_box", "hidden_state", "attention", "combined")
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    return yaml.safe_load(composition(CONF, list(overrides)))
+
+
+def test_params_is_the_composition_of_conf():
+    committed = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert committed == composition(CONF, []), "Run `make params` after a change in conf/"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "distill").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_group_file_defines_the_group_of_its_name_and_says_how_to_select_it(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f"# Select with: dvc exp run -S distill={path.stem}")
+    if path.stem != "all":
+        assert list(yaml.safe_load(text)) == [path.stem]
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "scale").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_scale_file_says_how_to_select_it_and_composes_to_good_settings(path: Path):
+    assert f"-S scale={path.stem}" in path.read_text(encoding="utf-8").splitlines()[1]
+    settings = Settings.model_validate(composed(f"scale={path.stem}"))
+    assert settings.scale == path.stem
+
+
+def test_all_holds_every_group_of_the_factorial_plan():
+    weights = composed()["distill"]
+    assert tuple(weights) == GROUPS
+    assert {**weights["hidden_state"], **weights["attention"]} == weights["combined"]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_selecting_a_group_selects_it_alone(group: str):
+    selected = composed(f"distill={group}")
+    assert selected["groups"] == [group]
+    assert selected["distill"] == {group: composed()["distill"][group]}
+
+
+def test_two_groups_are_selected_by_a_list():
+    assert composed("distill=[black_box,combined]")["groups"] == ["black_box", "combined"]
+
+
+def test_a_weight_changes_only_the_groups_that_use_it():
+    before, after = composed()["distill"], composed("weights.hidden=0.3")["distill"]
+    assert {group for group in GROUPS if before[group] != after[group]} == {"hidden_state", "combined"}
+    assert after["combined"]["hidden"] == 0.3
+
+
+def test_seeds_change_nothing_but_the_seeds():
+    assert composed("seeds=[0,1]") == {**composed(), "seeds": [0, 1]}
+
+
+def test_a_new_file_is_a_new_group(tmp_path: Path):
+
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "distill/maps_only.yaml").write_text("maps_only:\n  attention: ${weights.attention}\n", encoding="utf-8")
+    values = yaml.safe_load(composition(conf, ["distill=maps_only"]))
+    assert Settings.model_validate(values).distill["maps_only"].attention == 0.1
+
+
+def test_a_new_task_is_a_jsonl_file_named_in_an_override():
+    files = "{train: a.jsonl, validation: b.jsonl, test: c.jsonl}"
+    values = composed(f"+prepare.tasks.riddles={{source: jsonl, files: {files}}}")
+    assert Settings.model_validate(values).prepare.tasks["riddles"].source == "jsonl"
+
+
+def test_real_files_are_read_from_one_folder_and_any_subset_of_tasks():
+    settings = Settings.model_validate(composed("scale=files", "prepare.folder=elsewhere", "~prepare.tasks.sst2"))
+    assert set(settings.prepare.tasks) == {"mmlu", "gsm8k"}
+    gsm8k = settings.prepare.tasks["gsm8k"]
+    assert gsm8k.files and gsm8k.files.train == "elsewhere/gsm8k/train.jsonl"
+    assert settings.student.initialisation == "random"
+
+
+def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(composition(CONF, ["train.precision=no"]), encoding="utf-8")
+    assert load_settings(path).train.precision == "no"

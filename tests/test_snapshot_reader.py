@@ -1,0 +1,106 @@
+"""Reading: by sample id, in any order, with only the signals asked for."""
+
+import threading
+
+import pytest
+import torch
+from snapshots import make_study
+
+import glassbox.snapshot.reader as reader_module
+from glassbox.errors import GlassboxError
+from glassbox.snapshot.reader import Snapshot
+
+SIGNALS = frozenset({"hidden", "attention", "topk"})
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    return Snapshot(make_study(tmp_path_factory.mktemp("reader")).capture())
+
+
+def train_ids(snapshot):
+    return [info.sample_id for info in snapshot.samples("train")]
+
+
+def test_a_batch_is_its_samples_packed_in_the_order_asked_for(snapshot):
+    ids = train_ids(snapshot)[6:1:-1]
+    batch = snapshot.read(ids, SIGNALS)
+    assert batch.sample_ids == tuple(ids)
+    assert batch.attention_mask.sum(1).tolist() == [
+        next(info.n_tokens for info in snapshot.samples("train") if info.sample_id == sample_id) for sample_id in ids
+    ]
+    start = 0
+    for row, sample_id in enumerate(ids):
+        alone = snapshot.read([sample_id], SIGNALS)
+        size = int(alone.count[0])
+        here = slice(start, start + size)
+        start += size
+        assert (batch.sample_index[here] == row).all()
+        length = alone.input_ids.shape[1]
+        assert torch.equal(batch.input_ids[row, :length], alone.input_ids[0])
+        assert (batch.input_ids[row, length:] == 0).all()
+        for name in ("labels", "hidden", "topk_ids", "topk_logits", "log_tail"):
+            assert torch.equal(getattr(batch, name)[here], getattr(alone, name)), name
+        torch.testing.assert_close(batch.attention[here, :, :length], alone.attention)
+        assert (batch.attention[here, :, length:] == 0).all()
+    assert start == len(batch.labels)
+
+
+def test_types_and_shapes_are_those_of_the_objective(snapshot):
+    batch = snapshot.read(train_ids(snapshot)[:3], SIGNALS)
+    positions, length = len(batch.labels), batch.input_ids.shape[1]
+    assert batch.hidden.shape == (positions, 32) and batch.hidden.dtype == torch.float32
+    assert batch.attention.shape == (positions, 4, length) and batch.attention.dtype == torch.float32
+    assert batch.topk_ids.shape == (positions, 64) and batch.topk_ids.dtype == torch.int64
+    assert batch.log_tail.shape == (positions, len(snapshot.temperatures))
+    torch.testing.assert_close(batch.attention.sum(-1), torch.ones(positions, 4))
+    weight, bias = snapshot.head()
+    assert weight.shape == (snapshot.vocabulary, 32) and bias is None
+
+
+def test_signals_that_are_not_asked_for_are_not_read(snapshot):
+    batch = snapshot.read(train_ids(snapshot)[:2], frozenset({"hidden"}))
+    assert batch.attention is None and batch.topk_ids is None and batch.log_tail is None
+    assert snapshot.read(train_ids(snapshot)[:2], frozenset()).hidden is None
+
+
+def test_a_moved_batch_is_the_same_batch(snapshot):
+    batch = snapshot.read(train_ids(snapshot)[:2], SIGNALS)
+    assert torch.equal(batch.to("cpu").hidden, batch.hidden)
+
+
+def test_planned_batches_come_in_order_and_the_thread_ends(snapshot):
+    ids = train_ids(snapshot)
+    plan = [ids[start : start + 4] for start in range(0, len(ids), 4)]
+    assert [batch.sample_ids for batch in snapshot.batches(plan, SIGNALS)] == [tuple(chosen) for chosen in plan]
+    unfinished = snapshot.batches(plan * 5, SIGNALS)
+    next(unfinished)
+    unfinished.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "snapshot-reader"]
+
+
+def test_an_error_while_reading_ahead_reaches_the_trial(snapshot):
+    batches = snapshot.batches([train_ids(snapshot)[:2], ["sst2/train/unknown"]], SIGNALS)
+    next(batches)
+    with pytest.raises(GlassboxError, match="has no sample sst2/train/unknown"):
+        next(batches)
+
+
+def test_a_small_cache_changes_nothing_but_the_time(snapshot, monkeypatch):
+    monkeypatch.setattr(reader_module, "CACHED_BYTES", 1)
+    uncached = Snapshot(snapshot.folder)
+    ids = train_ids(snapshot)
+    for chosen in (ids[:4], ids[4:8], ids[:4]):
+        assert torch.equal(uncached.read(chosen, SIGNALS).attention, snapshot.read(chosen, SIGNALS).attention)
+
+
+def test_a_missing_signal_is_named(snapshot):
+    without = Snapshot(snapshot.folder)
+    without.manifest["signals"] = ["topk"]
+    with pytest.raises(GlassboxError, match="no attention and no hidden"):
+        without.read(train_ids(snapshot)[:1], frozenset({"hidden", "attention"}))
+
+
+def test_a_missing_snapshot_is_a_sentence(tmp_path):
+    with pytest.raises(GlassboxError, match="run `dvc repro snapshot`"):
+        Snapshot(tmp_path)

@@ -1,0 +1,209 @@
+"""One trial on a real small snapshot with a real MLflow store: what it computes, publishes, and survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from projects import ROOT, make_project, shrunk_settings
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from glassbox import tracking
+from glassbox.config import Settings
+from glassbox.errors import GlassboxError
+from glassbox.trial import Trial
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captured")
+    make_project(folder)
+    return folder
+
+
+@pytest.fixture
+def project(captured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the captured project that is the working directory and has an MLflow store."""
+    for name in ("models", "data"):
+        shutil.copytree(captured / name, store / name)
+    monkeypatch.chdir(store)
+    return store
+
+
+def run_trial(project: Path, group: str = "combined", seed: int = 0, **changes: Any) -> dict[str, Any]:
+    Trial(shrunk_settings(project, **changes), group, seed).run()
+    return json.loads((project / f"runs/{group}/{seed}.json").read_text(encoding="utf-8"))
+
+
+def test_a_trial_publishes_everything_its_manifest_names(project: Path) -> None:
+    manifest = run_trial(project)
+    folder = project / "runs/combined/0"
+    assert manifest["status"] == "finished"
+    assert {"history.parquet", "items.parquet", "student/model.safetensors", "student/projector.safetensors"} <= set(
+        manifest["files"]
+    )
+    assert all((folder / name).is_file() for name in manifest["files"])
+    assert len(pd.read_parquet(folder / "items.parquet")) == 12
+    assert set(manifest["metrics"]) >= {"test/accuracy_sst2", "test/accuracy_mmlu", "test/exact_match_gsm8k"}
+    assert manifest["heads"] is not None
+    assert not (project / ".glassbox/trials" / manifest["key"]).exists()
+
+
+def test_the_run_in_mlflow_shows_every_curve_and_names_its_snapshot(project: Path) -> None:
+    manifest = run_trial(project)
+    (record,) = tracking.find_runs([manifest["run_id"]])
+    assert record.status == "FINISHED"
+    assert record.params["group"] == "combined"
+    assert record.tags["snapshot"] == manifest["digests"]["snapshot"]
+    assert record.tags["precision"] == "no"
+    for component in ("total", "task", "logits", "hidden", "attention"):
+        assert len(tracking.history(record.run_id, f"train/loss_{component}")) == 6
+        assert len(tracking.history(record.run_id, f"validation/loss_{component}")) == 2
+    for name in ("train/weighted_task", "train/learning_rate", "train/gradient_norm", "train/tokens_per_second"):
+        assert tracking.history(record.run_id, name)
+
+
+def test_the_logged_total_is_the_weighted_sum_of_the_logged_components(project: Path) -> None:
+    manifest = run_trial(project)
+    history = pd.read_parquet(project / "runs/combined/0/history.parquet").pivot(
+        index="step", columns="metric", values="value"
+    )
+    weights = {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.1}
+    total = sum(weight * history[f"train/loss_{name}"] for name, weight in weights.items())
+    np.testing.assert_allclose(history["train/loss_total"], total, rtol=1e-5)
+    assert manifest["params"]["weight_hidden"] == 0.1
+
+
+def test_the_same_trial_twice_gives_the_same_bits(project: Path) -> None:
+    first, second = run_trial(project), run_trial(project)
+    assert first["digests"] == second["digests"]
+
+
+def test_groups_of_one_seed_share_order_and_initial_student_but_not_the_final_one(project: Path) -> None:
+    manifests = [run_trial(project, group) for group in ("sft", "black_box", "combined")]
+    for name in ("data_order", "initial_student", "snapshot"):
+        assert len({manifest["digests"][name] for manifest in manifests}) == 1
+    assert len({manifest["digests"]["final_student"] for manifest in manifests}) == 3
+    assert len({manifest["study_key"] for manifest in manifests}) == 1
+    assert len({manifest["key"] for manifest in manifests}) == 3
+
+
+def test_seeds_differ_in_their_order(project: Path) -> None:
+    orders = {run_trial(project, "sft", seed)["digests"]["data_order"] for seed in (0, 1)}
+    assert len(orders) == 2
+
+
+def test_micro_batches_change_the_student_by_rounding_only(project: Path) -> None:
+    run_trial(project, train={"micro_batch_size": 8})
+    whole = load_file(project / "runs/combined/0/student/model.safetensors")
+    run_trial(project, train={"micro_batch_size": 2})
+    split = load_file(project / "runs/combined/0/student/model.safetensors")
+    for name, value in whole.items():
+        torch.testing.assert_close(split[name], value, rtol=2e-3, atol=2e-4)
+
+
+def test_the_kept_student_opens_with_transformers_and_has_a_card(project: Path) -> None:
+    run_trial(project)
+    folder = project / "runs/combined/0/student"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.num_parameters() > 0
+    assert "combined" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_only_the_first_seed_is_kept_where_one_per_group_is_asked_for(project: Path) -> None:
+    storage = {"keep_students": "one_per_group"}
+    files = [set(run_trial(project, "sft", seed, storage=storage)["files"]) for seed in (0, 1)]
+    assert "student/model.safetensors" in files[0]
+    assert "student/model.safetensors" not in files[1]
+
+
+def test_a_non_finite_weight_makes_the_trial_diverged_with_a_dump_and_the_study_goes_on(project: Path) -> None:
+    weights = project / "models/student/model.safetensors"
+    tensors = load_file(weights)
+    tensors["lm_head.weight"][7] = float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    manifest = run_trial(project)
+    assert manifest["status"] == "diverged"
+    assert "step 0" in manifest["reason"]
+    dump = json.loads((project / "runs/combined/0/diverged.json").read_text(encoding="utf-8"))
+    assert len(dump["sample_ids"]) == 8
+    assert set(dump["components_of_the_last_micro_batch"]) == {"task", "logits", "hidden", "attention"}
+    (record,) = tracking.find_runs([manifest["run_id"]])
+    assert record.status == "FAILED"
+
+
+def test_a_student_with_another_tokenizer_is_refused_before_a_run_is_opened(project: Path) -> None:
+    path = project / "models/student/tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(GlassboxError, match="cuts text into other tokens"):
+        run_trial(project)
+    assert not (project / "runs").exists()
+
+
+def test_early_stopping_ends_training_after_its_patience(project: Path) -> None:
+    stopping = {"patience": 1, "minimum_improvement": 1000.0}
+    manifest = run_trial(project, "sft", train={"epochs": 6, "early_stopping": stopping})
+    assert manifest["stopped_early"]
+    assert manifest["steps"] == 6
+
+
+def test_bf16_is_in_force_where_it_is_asked_for(project: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert run_trial(project, train={"precision": "bf16"})["precision"] == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def start(project: Path, settings: Settings) -> subprocess.Popen[str]:
+    """The real script in a process of its own."""
+    (project / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "src/train.py"), "--group", "combined", "--seed", "0"]
+    environment = {**os.environ, "DVC_ROOT": str(project), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_trial_resumes_in_the_same_run_to_the_same_bits(
+    project: Path, number: signal.Signals, code: int
+) -> None:
+    undisturbed = run_trial(project, train={"epochs": 60})
+    shutil.rmtree(project / "runs")
+    settings = shrunk_settings(project, train={"epochs": 60})
+    process = start(project, settings)
+    scratch = project / ".glassbox/trials" / undisturbed["key"]
+    deadline = time.monotonic() + 120
+    while not list(scratch.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    (saved,) = scratch.glob("step-*")
+    interrupted = json.loads((saved / "progress.json").read_text(encoding="utf-8"))
+    assert 0 < interrupted["step"] < 180
+    resumed = start(project, settings)
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    manifest = json.loads((project / "runs/combined/0.json").read_text(encoding="utf-8"))
+    assert manifest["run_id"] == interrupted["run_id"]
+    assert manifest["digests"] == undisturbed["digests"]
+    steps = [step for step, _ in tracking.history(manifest["run_id"], "train/loss_total")]
+    assert steps == list(range(1, 181))
