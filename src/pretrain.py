@@ -35,8 +35,7 @@ def main() -> None:
             "batch_size": settings.batch_size,
             "decay": settings.decay,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "samples": f"pretraining bucket of the miniature tasks and facts of their world, in the shares of "
-            f"{pretraining.MIXTURE}; no item of any study's splits",
+            "samples": "pretraining bucket of the miniature tasks and facts of their world; no item of any study",
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")}
             | {"python": platform.python_version()},
         }

@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.command import run
 from glassbox.config import load_settings
 from glassbox.dvc_cache import require_cache
 from glassbox.tracking import ensure_store, root

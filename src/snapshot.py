@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+from glassbox.command import run
 from glassbox.config import Settings, load_settings
-from glassbox.errors import GlassboxError
 
 TASKS = Path("data/tasks")
 FOLDER = Path("data/snapshot")
@@ -42,8 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GlassboxError as error:
-        print(f"snapshot: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

@@ -1,23 +1,25 @@
-"""Stage `verify`: the gate. Checks data/snapshot, measures teacher and untrained student -> reports/snapshot.json."""
+"""Stage `verify`: the gate. Checks data/snapshot, measures teacher and untrained student -> reports/snapshot.json.
+
+Trials depend on data/verified.json, which names the snapshot that passed and nothing that varies from run to run.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from glassbox.command import run
 from glassbox.config import ModelSettings, Settings, load_settings
-from glassbox.errors import GlassboxError
 
 TASKS = Path("data/tasks")
 FOLDER = Path("data/snapshot")
 REPORT = Path("reports/snapshot.json")
+PASSED = Path("data/verified.json")
 
 
 def dvc_md5(lock: Path, stage: str = "snapshot") -> str | None:
@@ -64,23 +66,19 @@ def report_on(settings: Settings) -> dict[str, Any]:
     return report
 
 
-def publish(report: dict[str, Any]) -> None:
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    partial = REPORT.with_name(f".{REPORT.name}.partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8", newline="\n")
-    os.replace(partial, REPORT)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
 
+    from glassbox.snapshot.storage import write_synced
     from glassbox.tracking import log_snapshot
 
     report = report_on(settings)
     log_snapshot(report, settings.storage)
-    publish(report)
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    write_synced(REPORT, (json.dumps(report, indent=2) + "\n").encode())
+    write_synced(PASSED, (json.dumps({"snapshot": report["logical_digest"]}) + "\n").encode())
     print(f"{FOLDER} holds: {report['rows']} samples checked, logical digest {report['logical_digest']}")
     for metric in sorted(report["teacher_scores"]):
         print(
@@ -92,8 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GlassboxError as error:
-        print(f"verify: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

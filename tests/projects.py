@@ -31,7 +31,7 @@ def shrunk_settings(folder: Path, **changes: Any) -> Settings:
         "seeds": [0, 1],
         "teacher": {"model": str(folder / "models/teacher")},
         "student": {"model": str(folder / "models/student")},
-        "prepare": {"tasks": {task: counts for task in ("sst2", "mmlu", "gsm8k")}},
+        "prepare": {"tasks": dict.fromkeys(("sst2", "mmlu", "gsm8k"), counts)},
         "train": {"epochs": 2, "threads": 1, "logging_interval": 1, "micro_batch_size": 4},
         "snapshot": {"audit_positions": 20},
         "evaluation": {"max_new_tokens": 8},

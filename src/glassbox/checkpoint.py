@@ -44,7 +44,9 @@ def save(folder: Path, progress: Progress, student: Student, optimizer: torch.op
     staging = folder / "staging"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, staging / "state.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, staging / "state.safetensors"
+    )
     (staging / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     target = folder / f"step-{progress.step:08d}"
     shutil.rmtree(target, ignore_errors=True)

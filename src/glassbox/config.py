@@ -136,13 +136,6 @@ class StorageSettings(Section):
     keep_students: Literal["all", "one_per_group", "none"] = "one_per_group"
 
 
-class PretrainPhase(Section):
-    """Steps of pretraining under one mixture: the share of every kind of sample in a batch."""
-
-    steps: PositiveInt
-    mixture: dict[Literal["sst2", "mmlu", "gsm8k", "statement", "look_up"], PositiveFloat]
-
-
 class PretrainedModelSettings(Section):
     """One of the two embedded models: its Llama architecture and how long it is pretrained."""
 
@@ -151,9 +144,9 @@ class PretrainedModelSettings(Section):
     heads: PositiveInt
     key_value_heads: PositiveInt
     feed_forward: PositiveInt
+    steps: PositiveInt
     learning_rate: PositiveFloat
     samples_seed: int
-    phases: tuple[PretrainPhase, ...]
 
 
 class PretrainSettings(Section):

@@ -9,7 +9,7 @@ FORMATS = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def resolve(asked: str, has_cuda: bool, cuda_has_bf16: bool) -> str:
-    """The precision to ask Accelerate for. Raises GlassboxError for fp16 without CUDA: nothing is downgraded silently."""
+    """The precision to ask Accelerate for. Raises GlassboxError for fp16 without CUDA."""
     if asked == "fp16" and not has_cuda:
         raise GlassboxError(
             "train.precision is fp16, which needs a CUDA device, and this machine has none. Use "

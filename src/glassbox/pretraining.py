@@ -9,10 +9,8 @@ import json
 import os
 import random
 import shutil
-import string
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -21,19 +19,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from glassbox.config import PretrainedModelSettings, PretrainPhase, PretrainSettings
+from glassbox.config import PretrainedModelSettings, PretrainSettings
 from glassbox.tasks import Sample, embedded, world
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TOKENIZER_SAMPLES = 6000
-TOKENIZER_MIXTURE = {"sst2": 0.12, "mmlu": 0.33, "gsm8k": 0.30, "statement": 0.20, "look_up": 0.05}
+MIXTURE = {"sst2": 0.10, "mmlu": 0.40, "gsm8k": 0.35, "statement": 0.15}
 CHUNKS = 3
 CHECKPOINT_INTERVAL = 500
 MAX_POSITIONS = 1024
 
 
 def statements(seed: str) -> Iterator[Sample]:
-    """Facts of the closed world in an endless random order, half as plain sentences, half as questions without options."""
+    """Facts of the closed world in a random order without end, half of them as questions without options."""
     generator = random.Random(f"statement/{seed}")
     while True:
         path, who = generator.choice(world.PATHS), generator.choice(world.PEOPLE)
@@ -46,46 +44,13 @@ def statements(seed: str) -> Iterator[Sample]:
             yield Sample(f"statement/{prompt}", "statement", prompt, f" {answer}", (), "")
 
 
-def look_ups(seed: str) -> Iterator[Sample]:
-    """What a multiple-choice answer needs besides the fact itself: which letter an option has.
-
-    Letters are drawn from the whole alphabet and all four are asked for: with A to D alone a model that has not yet
-    found the right line gains nothing from reading letters off the prompt, and the skill appears very late.
-    """
-    generator = random.Random(f"look_up/{seed}")
-    while True:
-        options = generator.sample(generator.choice(world.PATHS).options, 4)
-        letters = "ABCD" if generator.random() < 0.3 else generator.sample(string.ascii_uppercase, 4)
-        lettered = list(zip(letters, options, strict=True))
-        prompt = "Question: Which letters?" + "".join(f"\n{a}. {option}" for a, option in lettered) + "\nAnswer:"
-        generator.shuffle(lettered)
-        answer = " ;".join(f" {option} {a}" for a, option in lettered)
-        yield Sample(f"look_up/{prompt}", "look_up", prompt, answer, (), "")
-
-
-KINDS = {
-    **{task: partial(embedded.stream, task, "pretraining") for task in embedded.GENERATORS},
-    "statement": statements,
-    "look_up": look_ups,
-}
-
-
-def mixture(shares: Mapping[str, float], seed: str) -> Iterator[Sample]:
-    """Pretraining samples of all kinds in these shares; none belongs to a study's split."""
-    streams = {kind: KINDS[kind](seed) for kind in shares}
+def mixture(seed: str) -> Iterator[Sample]:
+    """Pretraining samples of all kinds in the shares of `MIXTURE`; none belongs to a study's split."""
+    streams = {task: embedded.stream(task, "pretraining", seed) for task in embedded.GENERATORS}
+    streams["statement"] = statements(seed)
     generator = random.Random(f"mixture/{seed}")
     while True:
-        yield next(streams[generator.choices(list(shares), list(shares.values()))[0]])
-
-
-def samples_from(step: int, phases: Sequence[PretrainPhase], batch_size: int, seed: str) -> Iterator[list[Sample]]:
-    """The batches from `step` on, phase after phase."""
-    begin = 0
-    for number, phase in enumerate(phases):
-        samples = mixture(phase.mixture, f"{seed}/{number}/{step}")
-        for _ in range(max(step, begin), begin + phase.steps):
-            yield list(itertools.islice(samples, batch_size))
-        begin += phase.steps
+        yield next(streams[generator.choices(list(MIXTURE), list(MIXTURE.values()))[0]])
 
 
 def train_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
@@ -101,7 +66,7 @@ def train_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    samples = itertools.islice(mixture(TOKENIZER_MIXTURE, "tokenizer"), TOKENIZER_SAMPLES)
+    samples = itertools.islice(mixture("tokenizer"), TOKENIZER_SAMPLES)
     core.train_from_iterator((sample.prompt + sample.answer for sample in samples), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD, padding_side="left", model_max_length=1024
@@ -143,9 +108,7 @@ def build(settings: PretrainedModelSettings, tokenizer: PreTrainedTokenizerFast)
             num_attention_heads=settings.heads,
             num_key_value_heads=settings.key_value_heads,
             max_position_embeddings=MAX_POSITIONS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
             tie_word_embeddings=False,
         )
     )
@@ -192,18 +155,15 @@ def pretrain(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, foreach=True
     )
     start = load_checkpoint(scratch / role, model, optimizer)
-    steps = sum(phase.steps for phase in settings.phases)
-    batches = samples_from(start, settings.phases, shared.batch_size, f"{role}/{settings.samples_seed}")
-    progress = tqdm(batches, initial=start, total=steps, desc=role, disable=None)
+    samples = mixture(f"{role}/{settings.samples_seed}/{start}")
+    progress = tqdm(range(start, settings.steps), initial=start, total=settings.steps, desc=role, disable=None)
     clock = time.monotonic()
-    for step, samples in enumerate(progress, start):
+    for step in progress:
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(step, steps, shared.decay)
-        batch = sorted(samples, key=lambda sample: len(sample.prompt))
+            group["lr"] = settings.learning_rate * learning_rate_factor(step, settings.steps, shared.decay)
+        batch = sorted(itertools.islice(samples, shared.batch_size), key=lambda sample: len(sample.prompt))
         size = -(-len(batch) // CHUNKS)
-        chunks = [
-            encode_batch(tokenizer, batch[at : at + size]) for at in range(0, len(batch), size)
-        ]
+        chunks = [encode_batch(tokenizer, batch[at : at + size]) for at in range(0, len(batch), size)]
         normaliser = sum(targets.sum() for _, targets in chunks)
         losses = []
         for ids, targets in chunks:
@@ -216,7 +176,9 @@ def pretrain(
         if (step + 1) % CHECKPOINT_INTERVAL == 0:
             save_checkpoint(scratch / role, step + 1, model, optimizer)
             rate = (time.monotonic() - clock) / (step + 1 - start)
-            print(f"{role}: step {step + 1} of {steps}, loss {sum(losses):.4f}, {rate:.3f} s a step", flush=True)
+            print(
+                f"{role}: step {step + 1} of {settings.steps}, loss {sum(losses):.4f}, {rate:.3f} s a step", flush=True
+            )
     return model
 
 
@@ -224,7 +186,7 @@ def publish(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenize
     """A plain Transformers folder with float16 weights and its provenance, moved into place by one rename."""
     staging = folder.with_name(f".{folder.name}-staging")
     shutil.rmtree(staging, ignore_errors=True)
-    model.to(torch.float16).save_pretrained(staging, safe_serialization=True)
+    model.half().save_pretrained(staging, safe_serialization=True)
     tokenizer.save_pretrained(staging)
     text = json.dumps(provenance, indent=2, sort_keys=True) + "\n"
     (staging / "provenance.json").write_text(text, encoding="utf-8")

@@ -32,9 +32,7 @@ class Student(nn.Module):
         return signals, head_logits(self.model, signals.hidden, self.vocabulary)
 
 
-def build_student(
-    settings: ModelSettings, seed: int, vocabulary: int, teacher_width: int | None
-) -> Student:
+def build_student(settings: ModelSettings, seed: int, vocabulary: int, teacher_width: int | None) -> Student:
     """The student before its first step; `teacher_width` None means that no hidden states are distilled.
 
     Weights are float32 whatever the files hold: mixed precision needs full-precision master weights.
@@ -55,9 +53,7 @@ def build_optimizer(student: Student, settings: TrainSettings) -> torch.optim.Ad
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.learning_rate, foreach=True
-    )
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, foreach=True)
 
 
 def save_student(student: Student, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str) -> None:

@@ -185,7 +185,6 @@ class Trial:
                 interruption.leave()
             if progress.stopped_early:
                 break
-        micro_batches.close()
 
     def step(self, batches: Sequence[Batch], progress: Progress, due: bool) -> dict[str, float]:
         """One optimizer update over all micro-batches; returns what is logged where that is `due`.
@@ -219,7 +218,8 @@ class Trial:
                 if at_one is not None:
                     values["kl_at_temperature_1"] = (at_one * weights).sum()
                 sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-        norm = float(self.accelerator.clip_grad_norm_(self.student.parameters(), self.settings.train.clip_norm))
+        clipped = self.accelerator.clip_grad_norm_(self.student.parameters(), self.settings.train.clip_norm)
+        norm = math.nan if clipped is None else float(clipped)
         scaled = self.accelerator.scaler is not None
         if not math.isfinite(norm) and not scaled:
             raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "gradient"))
@@ -280,7 +280,7 @@ class Trial:
             self.settings.evaluation,
             snapshot.max_length,
             snapshot.overflow,
-            self.accelerator.autocast if self.accelerator.mixed_precision != "no" else nullcontext,
+            lambda: self.accelerator.autocast() if self.accelerator.mixed_precision != "no" else nullcontext(),
         )
 
     def final_evaluation(self, run: TrialRun, progress: Progress) -> Evaluation:

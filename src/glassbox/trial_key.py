@@ -42,9 +42,7 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def trial_key(
-    settings: Settings, group: str | None, seed: int | None, snapshot_digest: str, tasks_digest: str
-) -> str:
+def trial_key(settings: Settings, group: str | None, seed: int | None, snapshot_digest: str, tasks_digest: str) -> str:
     """sha256 in hex over snapshot, tasks, the sections a trial reads, its resolved weights, its seed and the code."""
     facts = {
         "snapshot": snapshot_digest,

@@ -1,7 +1,7 @@
 """What a trial leaves behind: history, per-item results, the student where it is kept, and the manifest, written last.
 
-A reader that finds `runs/<group>/<seed>.json` finds everything it names, whole: the folder beside it is moved into place
-by one rename before the manifest is.
+A reader that finds `runs/<group>/<seed>.json` finds everything it names, whole: the folder beside it is moved into
+place by one rename before the manifest is.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def _flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def dump(
-    folder: Path, step: int, batches: Sequence[Batch], components: Mapping[str, Tensor], what: str
-) -> str:
+def dump(folder: Path, step: int, batches: Sequence[Batch], components: Mapping[str, Tensor], what: str) -> str:
     """Write what is known about a non-finite value to `diverged.json` and return a sentence about it."""
     found = {
         "step": step,
@@ -160,6 +158,8 @@ def _keeps_student(settings: Settings, seed: int) -> bool:
 def _card(trial: Trial, metrics: Mapping[str, float]) -> str:
     """The model card of a kept student."""
     weights = trial.settings.distill[trial.group].model_dump()
+    embedded = any(task.source == "embedded" for task in trial.settings.prepare.tasks.values())
+    note = " (embedded miniature tasks, not the benchmarks they are named for)" if embedded else ""
     scores = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in metrics.items())
     return f"""---
 library_name: transformers
@@ -169,12 +169,12 @@ tags: [distillation, glassbox]
 
 Teacher: `{trial.settings.teacher.model}`, read from snapshot `{trial.digests["snapshot"]}`.
 Weights of the objective: {", ".join(f"{name} {weight:g}" for name, weight in weights.items())}.
-Scale: `{trial.settings.scale}`{" (embedded miniature tasks, not the benchmarks they are named for)" if trial.settings.scale == "embedded" else ""}.
+Scale: `{trial.settings.scale}`{note}.
 
 | test metric | value |
 |---|---|
 {scores}
 
-Open it with `AutoModelForCausalLM.from_pretrained("<this folder>")`. `projector.safetensors`, where present, was used in
-training only.
+Open it with `AutoModelForCausalLM.from_pretrained("<this folder>")`. `projector.safetensors`, where present, was
+used in training only.
 """

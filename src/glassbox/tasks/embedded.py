@@ -19,7 +19,8 @@ ATTEMPTS_PER_ITEM = 400
 
 NOUNS = "film plot cast script music ending acting story scene dialogue pacing camera".split()
 PRAISE = (
-    "wonderful funny moving clever bright warm fresh superb charming gripping honest elegant lively thrilling tender rich"
+    "wonderful funny moving clever bright warm fresh superb charming gripping honest elegant lively thrilling tender "
+    "rich"
 ).split()
 BLAME = (
     "dull clumsy bleak boring stale shallow tedious awful bland messy hollow lazy dreary grating forced weak"
@@ -67,12 +68,14 @@ def sentiment(generator: random.Random, split: str) -> Sample:
 
 
 def question(generator: random.Random, split: str) -> Sample:
-    """A four-choice question about the closed world: one to three facts from a person to the answer."""
+    """A four-choice question about the closed world: one to three facts from a person to the answer.
+
+    Options stand in alphabetical order, as exams print them, so that the place of an answer is a rank among the four.
+    """
     path = generator.choice(world.PATHS)
     who = generator.choice(world.PEOPLE)
     answer = world.answer(who, path)
-    options = [answer, *generator.sample([option for option in path.options if option != answer], 3)]
-    generator.shuffle(options)
+    options = sorted([answer, *generator.sample([option for option in path.options if option != answer], 3)])
     return mmlu.sample(split, path.question.format(who=who), options, options.index(answer))
 
 

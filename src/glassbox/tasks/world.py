@@ -1,10 +1,11 @@
-"""The closed world behind the embedded miniature of MMLU: who lives where, does what, keeps which animal, and what follows.
+"""The closed world behind the embedded miniature of MMLU: homes, trades, animals and what follows from them.
 
 The world is a constant of the project, drawn once from a fixed seed, because the embedded teacher and student are
 pretrained on it. A relation path such as ("home", "region") is walked one fact at a time; questions need one to three.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 PEOPLE = (
@@ -49,8 +50,8 @@ PATHS = (
 def _draw_facts() -> dict[str, dict[str, str]]:
     generator = random.Random("glassbox world 1")
 
-    def evenly(keys: list[str], values: list[str]) -> dict[str, str]:
-        repeated = (values * (len(keys) // len(values) + 1))[: len(keys)]
+    def evenly(keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+        repeated = (list(values) * (len(keys) // len(values) + 1))[: len(keys)]
         generator.shuffle(repeated)
         return dict(zip(keys, repeated, strict=True))
 
