@@ -24,9 +24,12 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
 
+    import torch
+
     from glassbox.snapshot.capture import capture
     from glassbox.snapshot.reader import read_manifest
 
+    torch.set_num_threads(settings.train.threads)
     capture(settings, TASKS, FOLDER, scratch_folder(settings))
     manifest = read_manifest(FOLDER)
     size = sum(entry["bytes"] for entry in manifest["files"].values())

@@ -71,9 +71,12 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
 
+    import torch
+
     from glassbox.snapshot.storage import write_synced
     from glassbox.tracking import log_snapshot
 
+    torch.set_num_threads(settings.train.threads)
     report = report_on(settings)
     log_snapshot(report, settings.storage)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,7 @@ def main() -> None:
     print(f"{FOLDER} holds: {report['rows']} samples checked, logical digest {report['logical_digest']}")
     for metric in sorted(report["teacher_scores"]):
         print(
-            f"  {metric}: teacher {report['teacher_scores'][metric]:.3f}, untrained student "
+            f"  {metric}: teacher {report['teacher_scores'][metric]:.3f}, student before training "
             f"{report['student_scores'][metric]:.3f}"
         )
     if report["banner"]:
