@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--only", choices=ROLES, help="make one of the two (default: both, one after the other)")
     arguments = parser.parse_args()
     settings = load_settings(arguments.params).pretrain
-    tokenizer = pretraining.train_tokenizer(settings.vocabulary)
+    tokenizer = pretraining.train_tokenizer(settings.vocabulary, settings.teacher.mixture)
     for role in [arguments.only] if arguments.only else ROLES:
         model_settings = getattr(settings, role)
         model = pretraining.pretrain(role, model_settings, settings, tokenizer, root() / ".glassbox" / "pretrain")

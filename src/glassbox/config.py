@@ -136,6 +136,15 @@ class StorageSettings(Section):
     keep_students: Literal["all", "one_per_group", "none"] = "one_per_group"
 
 
+class PretrainMixture(Section):
+    """The share of every kind of sample in pretraining."""
+
+    sst2: PositiveFloat
+    mmlu: PositiveFloat
+    gsm8k: PositiveFloat
+    statement: PositiveFloat
+
+
 class PretrainedModelSettings(Section):
     """One of the two embedded models: its Llama architecture and how long it is pretrained."""
 
@@ -147,6 +156,7 @@ class PretrainedModelSettings(Section):
     steps: PositiveInt
     learning_rate: PositiveFloat
     samples_seed: int
+    mixture: PretrainMixture
 
 
 class PretrainSettings(Section):

@@ -19,12 +19,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from glassbox.config import PretrainedModelSettings, PretrainSettings
+from glassbox.config import PretrainedModelSettings, PretrainMixture, PretrainSettings
 from glassbox.tasks import Sample, embedded, world
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TOKENIZER_SAMPLES = 6000
-MIXTURE = {"sst2": 0.10, "mmlu": 0.40, "gsm8k": 0.35, "statement": 0.15}
 CHUNKS = 3
 CHECKPOINT_INTERVAL = 500
 MAX_POSITIONS = 1024
@@ -44,17 +43,18 @@ def statements(seed: str) -> Iterator[Sample]:
             yield Sample(f"statement/{prompt}", "statement", prompt, f" {answer}", (), "")
 
 
-def mixture(seed: str) -> Iterator[Sample]:
-    """Pretraining samples of all kinds in the shares of `MIXTURE`; none belongs to a study's split."""
+def mixture(shares: PretrainMixture, seed: str) -> Iterator[Sample]:
+    """Pretraining samples of all kinds in these shares; none belongs to a study's split."""
     streams = {task: embedded.stream(task, "pretraining", seed) for task in embedded.GENERATORS}
     streams["statement"] = statements(seed)
+    weights = shares.model_dump()
     generator = random.Random(f"mixture/{seed}")
     while True:
-        yield next(streams[generator.choices(list(MIXTURE), list(MIXTURE.values()))[0]])
+        yield next(streams[generator.choices(list(weights), list(weights.values()))[0]])
 
 
-def train_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that encodes any UTF-8 text and never merges two digits."""
+def train_tokenizer(vocabulary: int, shares: PretrainMixture) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that encodes any UTF-8 text and never merges two digits; `shares` are what it is trained on."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -66,7 +66,7 @@ def train_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    samples = itertools.islice(mixture("tokenizer"), TOKENIZER_SAMPLES)
+    samples = itertools.islice(mixture(shares, "tokenizer"), TOKENIZER_SAMPLES)
     core.train_from_iterator((sample.prompt + sample.answer for sample in samples), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD, padding_side="left", model_max_length=1024
@@ -155,7 +155,7 @@ def pretrain(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, foreach=True
     )
     start = load_checkpoint(scratch / role, model, optimizer)
-    samples = mixture(f"{role}/{settings.samples_seed}/{start}")
+    samples = mixture(settings.mixture, f"{role}/{settings.samples_seed}/{start}")
     progress = tqdm(range(start, settings.steps), initial=start, total=settings.steps, desc=role, disable=None)
     clock = time.monotonic()
     for step in progress:

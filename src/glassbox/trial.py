@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from filelock import FileLock
+from tqdm import tqdm
 
 from glassbox import checkpoint, trial_output
 from glassbox.checkpoint import Progress
@@ -164,7 +165,7 @@ class Trial:
         remaining = self.plan.steps[progress.step :] if not progress.stopped_early else ()
         micro_batches = self.snapshot.batches([ids for step in remaining for ids in step], self.objective.signals)
         window = Window()
-        for step in remaining:
+        for step in tqdm(remaining, desc=f"{self.group}/{self.seed}", unit="step", disable=None):
             batches = [next(micro_batches).to(self.accelerator.device) for _ in step]
             due = (progress.step + 1) % settings.logging_interval == 0 or progress.step == 0
             metrics = self.step(batches, progress, due)
@@ -285,7 +286,10 @@ class Trial:
 
     def final_evaluation(self, run: TrialRun, progress: Progress) -> Evaluation:
         evaluation = self._evaluate(self.test)
-        self.record(run, progress, evaluation.metrics("test"))
+        scores = evaluation.metrics("test")
+        self.record(run, progress, scores)
+        shown = ", ".join(f"{name.removeprefix('test/')} {value:.3f}" for name, value in sorted(scores.items()))
+        print(f"{self.group}/{self.seed}: {progress.step} steps in {progress.seconds:.0f} s, test {shown}")
         return evaluation
 
     def should_stop(self, progress: Progress) -> bool:
