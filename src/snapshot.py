@@ -26,9 +26,11 @@ def main() -> None:
 
     import torch
 
+    from glassbox.models import load_tokenizer, refuse_different_tokenizers
     from glassbox.snapshot.capture import capture
     from glassbox.snapshot.reader import read_manifest
 
+    refuse_different_tokenizers(load_tokenizer(settings.teacher), load_tokenizer(settings.student), settings.groups[0])
     torch.set_num_threads(settings.train.threads)
     capture(settings, TASKS, FOLDER, scratch_folder(settings))
     manifest = read_manifest(FOLDER)

@@ -73,9 +73,11 @@ def main() -> None:
 
     import torch
 
+    from glassbox.models import load_tokenizer, refuse_different_tokenizers
     from glassbox.snapshot.storage import write_synced
     from glassbox.tracking import log_snapshot
 
+    refuse_different_tokenizers(load_tokenizer(settings.teacher), load_tokenizer(settings.student), settings.groups[0])
     torch.set_num_threads(settings.train.threads)
     report = report_on(settings)
     log_snapshot(report, settings.storage)

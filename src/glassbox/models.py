@@ -234,12 +234,14 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def refuse_different_tokenizers(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast, group: str) -> None:
-    """Raise GlassboxError where `group` would compare positions of two different tokenizations."""
+    """Raise GlassboxError where `group` would compare positions of two different tokenizations.
+
+    Every group reads the teacher's tokens from the snapshot, also one that uses no signal but the labels.
+    """
     differences = tokenizer_differences(teacher, student)
     if differences:
         raise GlassboxError(
             f"Group '{group}' compares teacher and student token by token, but their tokenizers differ: "
             f"{'; '.join(differences)}. The same position would mean another text in each. Choose a student with the "
-            "teacher's tokenizer (student.model, student.tokenizer), or run only groups without logits, hidden and "
-            "attention (`dvc exp run -S distill=sft`)."
+            "teacher's tokenizer (`dvc exp run -S student.model=...`), or a teacher with the student's."
         )
