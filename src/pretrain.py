@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     parser.add_argument("--only", choices=ROLES, help="make one of the two (default: both, one after the other)")
     arguments = parser.parse_args()
-    settings = load_settings(arguments.params).pretrain
+    every = load_settings(arguments.params)
+    settings = every.pretrain
+    torch.set_num_threads(every.train.threads)
     tokenizer = pretraining.train_tokenizer(settings.vocabulary, settings.teacher.mixture)
     for role in [arguments.only] if arguments.only else ROLES:
         model_settings = getattr(settings, role)
