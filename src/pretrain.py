@@ -35,7 +35,6 @@ def main() -> None:
             "made_on": datetime.now(UTC).date().isoformat(),
             "settings": model_settings.model_dump(),
             "batch_size": settings.batch_size,
-            "decay": settings.decay,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "samples": "pretraining bucket of the miniature tasks and facts of their world; no item of any study",
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")}

@@ -155,6 +155,7 @@ class PretrainedModelSettings(Section):
     feed_forward: PositiveInt
     steps: PositiveInt
     learning_rate: PositiveFloat
+    decay: Share
     samples_seed: int
     mixture: PretrainMixture
 
@@ -164,7 +165,6 @@ class PretrainSettings(Section):
 
     vocabulary: PositiveInt
     batch_size: PositiveInt
-    decay: Share
     teacher: PretrainedModelSettings
     student: PretrainedModelSettings
 

@@ -25,7 +25,7 @@ from glassbox.tasks import Sample, embedded, world
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TOKENIZER_SAMPLES = 6000
 CHUNKS = 3
-CHECKPOINT_INTERVAL = 500
+CHECKPOINT_INTERVAL = 250
 MAX_POSITIONS = 1024
 
 
@@ -94,7 +94,7 @@ def loss_sum(model: LlamaForCausalLM, ids: torch.Tensor, targets: torch.Tensor) 
 
 def learning_rate_factor(step: int, steps: int, decay: float, warmup: int = 200) -> float:
     """Warm-up, a plateau, then a linear descent over the last `decay` share of the steps."""
-    return min(1.0, (step + 1) / warmup, (steps - step) / (decay * steps))
+    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, decay * steps))
 
 
 def build(settings: PretrainedModelSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -160,7 +160,7 @@ def pretrain(
     clock = time.monotonic()
     for step in progress:
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(step, settings.steps, shared.decay)
+            group["lr"] = settings.learning_rate * learning_rate_factor(step, settings.steps, settings.decay)
         batch = sorted(itertools.islice(samples, shared.batch_size), key=lambda sample: len(sample.prompt))
         size = -(-len(batch) // CHUNKS)
         chunks = [encode_batch(tokenizer, batch[at : at + size]) for at in range(0, len(batch), size)]
