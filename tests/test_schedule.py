@@ -7,6 +7,7 @@ from glassbox.randomness import data_order, derived_seed
 from glassbox.schedule import learning_rate, make_plan
 
 IDS = [f"sst2/train/{number:03d}" for number in range(21)]
+LENGTHS = {sample_id: 10 + 7 * number % 11 for number, sample_id in enumerate(IDS)}
 
 
 def settings(**changes: object) -> TrainSettings:
@@ -15,7 +16,7 @@ def settings(**changes: object) -> TrainSettings:
 
 
 def test_every_epoch_holds_every_sample_once_in_another_order() -> None:
-    plan = make_plan(IDS, settings(), seed=0)
+    plan = make_plan(LENGTHS, settings(), seed=0)
     epochs = [plan.steps[at : at + plan.steps_per_epoch] for at in range(0, len(plan.steps), plan.steps_per_epoch)]
     orders = [[i for step in epoch for batch in step for i in batch] for epoch in epochs]
     assert all(sorted(order) == IDS for order in orders)
@@ -23,13 +24,13 @@ def test_every_epoch_holds_every_sample_once_in_another_order() -> None:
 
 
 def test_micro_batches_change_neither_the_order_nor_its_digest() -> None:
-    whole, split = (make_plan(IDS, settings(micro_batch_size=size), seed=4) for size in (8, 2))
+    whole, split = (make_plan(LENGTHS, settings(micro_batch_size=size), seed=4) for size in (8, 2))
     assert whole.digest() == split.digest()
     assert [len(step) for step in split.steps[:3]] == [4, 4, 3]
 
 
 def test_seeds_give_different_orders_and_the_order_of_the_ids_does_not_matter() -> None:
-    assert make_plan(IDS, settings(), 0).digest() != make_plan(IDS, settings(), 1).digest()
+    assert make_plan(LENGTHS, settings(), 0).digest() != make_plan(LENGTHS, settings(), 1).digest()
     assert data_order(IDS, 0, 0) == data_order(IDS[::-1], 0, 0)
 
 
@@ -39,8 +40,8 @@ def test_every_purpose_has_a_seed_of_its_own() -> None:
 
 
 def test_epochs_end_where_their_last_batch_does_also_when_steps_are_limited() -> None:
-    assert make_plan(IDS, settings(), 0).epoch_ends == {3, 6, 9}
-    assert make_plan(IDS, settings(max_steps=5), 0).epoch_ends == {3, 5}
+    assert make_plan(LENGTHS, settings(), 0).epoch_ends == {3, 6, 9}
+    assert make_plan(LENGTHS, settings(max_steps=5), 0).epoch_ends == {3, 5}
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -54,3 +55,9 @@ def test_the_learning_rate_warms_up_and_comes_down(schedule: str) -> None:
 
 def test_a_constant_learning_rate_stays() -> None:
     assert learning_rate(99, 100, settings(schedule="constant", warmup=0.0)) == 1.0
+
+
+def test_a_step_is_cut_into_micro_batches_of_like_length() -> None:
+    for step in make_plan(LENGTHS, settings(micro_batch_size=4), seed=2).steps:
+        lengths = [LENGTHS[sample_id] for batch in step for sample_id in batch]
+        assert lengths == sorted(lengths)

@@ -83,7 +83,7 @@ class Trial:
             projector=student.projector,
         ).to(self.accelerator.device)
         self.heads = self._pair_heads() if weights.attention else None
-        self.plan = make_plan([s.sample_id for s in self.snapshot.samples("train")], settings, self.seed)
+        self.plan = make_plan({s.sample_id: s.n_tokens for s in self.snapshot.samples("train")}, settings, self.seed)
         self.digests["data_order"] = self.plan.digest()
         self.test, self.validation = (read_split(TASKS_FOLDER, split) for split in ("test", "validation"))
 
@@ -246,7 +246,7 @@ class Trial:
 
     def validate(self) -> dict[str, float]:
         """Every component over the validation split, and its accuracy per task."""
-        infos = self.snapshot.samples("validation")
+        infos = sorted(self.snapshot.samples("validation"), key=lambda info: info.n_tokens)
         size = self.settings.train.micro_batch_size
         plan = [tuple(s.sample_id for s in infos[at : at + size]) for at in range(0, len(infos), size)]
         sums: dict[str, torch.Tensor] = {}

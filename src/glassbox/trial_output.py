@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from torch import Tensor
 
 from glassbox.checkpoint import Progress
@@ -85,10 +86,11 @@ def publish(
     staging.mkdir(parents=True)
     weights = sum(tensor.numel() for tensor in trial.student.state_dict().values())
     require_free_space(staging, weights * BYTES_PER_WEIGHT, f"Trial {trial.group}/{trial.seed}")
-    history = pd.DataFrame(progress.history, columns=["step", "metric", "value"])
-    history.to_parquet(staging / "history.parquet", index=False)
+    columns = zip(*progress.history, strict=True) if progress.history else ([], [], [])
+    _write_table(staging / "history.parquet", dict(zip(("step", "metric", "value"), columns, strict=True)))
     if evaluation is not None:
-        pd.DataFrame([vars(item) for item in evaluation.items]).to_parquet(staging / "items.parquet", index=False)
+        items = [vars(item) for item in evaluation.items]
+        _write_table(staging / "items.parquet", {name: [item[name] for item in items] for name in items[0]})
     if (trial.scratch / DUMP).exists():
         shutil.copyfile(trial.scratch / DUMP, staging / DUMP)
     final = {} if evaluation is None else evaluation.metrics("test")
@@ -137,6 +139,10 @@ def publish(
     text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_synced(target.with_name(f"{target.name}.json"), text.encode())
     run.artifact(target.with_name(f"{target.name}.json"))
+
+
+def _write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
 
 
 def items_digest(items: Sequence[ItemResult]) -> str:

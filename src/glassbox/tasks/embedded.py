@@ -14,7 +14,7 @@ from glassbox.errors import GlassboxError
 from glassbox.tasks import Sample, gsm8k, mmlu, sst2, world
 
 BUCKET_SHARES = {"test": 2, "validation": 1, "train": 3, "pretraining": 10}
-DEFAULT_COUNTS = {"train": 350, "validation": 40, "test": 500}
+DEFAULT_COUNTS = {"train": 340, "validation": 40, "test": 500}
 ATTEMPTS_PER_ITEM = 400
 
 NOUNS = "film plot cast script music ending acting story scene dialogue pacing camera".split()
