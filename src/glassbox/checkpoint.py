@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from glassbox.snapshot.storage import require_free_space
 from glassbox.student import Student
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -44,6 +45,7 @@ def save(folder: Path, progress: Progress, student: Student, optimizer: torch.op
     staging = folder / "staging"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
+    require_free_space(staging, sum(tensor.nbytes for tensor in tensors.values()), "A checkpoint")
     save_file(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, staging / "state.safetensors"
     )

@@ -287,7 +287,7 @@ class Trial:
     def final_evaluation(self, run: TrialRun, progress: Progress) -> Evaluation:
         evaluation = self._evaluate(self.test)
         scores = evaluation.metrics("test")
-        self.record(run, progress, scores)
+        self.record(run, progress, scores | {"seconds": progress.seconds})
         shown = ", ".join(f"{name.removeprefix('test/')} {value:.3f}" for name, value in sorted(scores.items()))
         print(f"{self.group}/{self.seed}: {progress.step} steps in {progress.seconds:.0f} s, test {shown}")
         return evaluation
