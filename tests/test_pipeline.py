@@ -149,6 +149,35 @@ def test_a_lost_store_is_noticed_and_refilled_from_the_runs(project: Path) -> No
     assert results(project)["tasks"] == before["tasks"]
 
 
+@pytest.mark.real
+def test_the_same_stages_work_on_real_files(project: Path) -> None:
+    real = Path(os.environ.get("GLASSBOX_REAL_DATA", "absent"))
+    if not real.is_dir():
+        pytest.skip("GLASSBOX_REAL_DATA names no folder with real data")
+    folder = project / "data/files"
+    shutil.copytree(real / "gsm8k", folder / "gsm8k")
+    shutil.copytree(real / "mmlu/val", folder / "mmlu/val")
+    (folder / "sst2").mkdir()
+    for split in ("train", "dev"):
+        lines = [f"the {split} film number {n} is {'good' if n % 2 else 'bad'} \t{n % 2}" for n in range(400)]
+        (folder / f"sst2/{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(lines), encoding="utf-8")
+    few = [f"prepare.tasks.{task}.{split}=20" for task in ("sst2", "mmlu", "gsm8k") for split in ("train", "test")]
+    overrides = ["scale=files", "seeds=[0]", "distill=[sft,combined]", *few]
+    log = run(project, "dvc", "exp", "run", *(part for override in overrides for part in ("-S", override)))
+    assert TRAINED.findall(log) == [("sft", "0"), ("combined", "0")]
+    assert "embedded miniature tasks" not in (project / "reports/report.html").read_text(encoding="utf-8")
+    assert results(project)["scale"] == "files"
+
+
+def test_a_student_with_another_tokenizer_is_refused_before_the_teacher_is_asked(project: Path) -> None:
+    path = project / "data/embedded/student/tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    assert "their tokenizers differ" in run(project, sys.executable, "src/snapshot.py", expect=1)
+
+
 def test_queued_experiments_run_side_by_side(project: Path) -> None:
     for weight in ("0.2", "0.4"):
         overrides = ("-S", f"weights.attention={weight}", "-S", "distill=attention", "-S", "seeds=[0]")
