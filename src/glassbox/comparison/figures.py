@@ -77,7 +77,7 @@ def _draw_task(axes: Axes, task: Mapping[str, Any], groups: Sequence[str], resul
         _draw_seeds(axes, position, [row["scores"][name] for row in rows])
         _draw_mean(axes, position, means[group])
     title = f"{name}{' (embedded miniature)' if task['embedded'] else ''}"
-    axes.set_title(title, fontsize=10.5, loc="left", pad=18)
+    axes.set_title(title, fontsize=10.5, loc="left", pad=28)
     axes.set_xlabel(f"test {task['metric'].replace('_', ' ')}, %")
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.09)
@@ -115,18 +115,21 @@ def _draw_mean(axes: Axes, position: int, row: Mapping[str, Any]) -> None:
 
 
 def _name_references(axes: Axes, task: str, references: Mapping[str, Mapping[str, float]]) -> None:
-    """Names at the top of their lines, on the inner side when the line is near the panel's edge."""
+    """Names at the top of their lines, on the inner side near the panel's edge, one above another where lines meet."""
     axes.autoscale_view()
     low, high = axes.get_xlim()
+    named: list[float] = []
     for reference, scores in references.items():
         if task in scores:
             place = (100 * scores[task] - low) / (high - low)
+            rank = sum(abs(place - other) < 0.4 for other in named)
+            named.append(place)
             side = "right" if place > 0.6 else "left" if place < 0.4 else "center"
             axes.annotate(
                 REFERENCE_NAMES[reference],
                 (100 * scores[task], 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(0, 3),
+                xytext=(0, 3 + 11 * rank),
                 textcoords="offset points",
                 ha=side,
                 fontsize=8.5,
