@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,7 +220,11 @@ def empty_batch(samples: Sequence[Sample]) -> Batch:
 
 
 def train_one_rank(rank: int, folder: str, empty_last: bool) -> None:
-    """One step of one of two processes; DDP averages gradients over processes, so the loss is multiplied back."""
+    """One step of one of two processes; DDP averages gradients over processes, so the loss is multiplied back.
+
+    Leaves without Python's clean-up: torch's process group, when its last owner lets go of it, can wait with the
+    interpreter's lock for a thread that needs that lock.
+    """
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=(Path(folder) / "rendezvous").as_uri(), rank=rank, world_size=2
@@ -234,13 +240,20 @@ def train_one_rank(rank: int, folder: str, empty_last: bool) -> None:
     (loss * 2).backward()
     gradients = {name: weight.grad for name, weight in trainee.named_parameters() if weight.grad is not None}
     torch.save({"loss": loss.item(), "gradients": gradients}, Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    os._exit(0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("empty_last", [False, True], ids=["shared out", "one rank empty"])
 def test_two_processes_take_the_same_step_as_one(tmp_path: Path, empty_last: bool) -> None:
-    torch.multiprocessing.spawn(train_one_rank, args=(str(tmp_path), empty_last), nprocs=2)
+    processes = torch.multiprocessing.spawn(
+        train_one_rank, args=(str(tmp_path), empty_last), nprocs=2, join=False, daemon=True
+    )
+    assert processes is not None
+    deadline = time.monotonic() + 180
+    while not processes.join(timeout=5):
+        assert time.monotonic() < deadline, "the two processes did not end"
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     samples = make_samples()
     whole = step([make_batch(samples)], samples)
