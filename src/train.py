@@ -4,6 +4,7 @@ import argparse
 
 from glassbox.command import run
 from glassbox.config import load_settings
+from glassbox.errors import GlassboxError
 
 
 def main() -> None:
@@ -13,6 +14,11 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: params.yaml)")
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
+    if arguments.group not in settings.distill:
+        raise GlassboxError(
+            f"--group {arguments.group}: the settings hold no group of that name, but {', '.join(settings.distill)}. "
+            "A group is a file in conf/distill, selected by `dvc exp run -S distill=<name>`."
+        )
 
     from glassbox.trial import Trial
 

@@ -180,6 +180,13 @@ def start(project: Path, settings: Settings) -> subprocess.Popen[str]:
     )
 
 
+def test_an_unknown_group_is_refused_with_those_there_are() -> None:
+    command = [sys.executable, "src/train.py", "--group", "combine", "--seed", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no group of that name, but sft, black_box, hidden_state, attention, combined" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_trial_resumes_in_the_same_run_to_the_same_bits(
