@@ -126,8 +126,8 @@ def publish(
             if path.is_file()
         },
     }
-    for name, value in {**{f"{name}_digest": text for name, text in digests.items()}}.items():
-        run.tag(name, value)
+    for name, digest in digests.items():
+        run.tag(f"{name}_digest", digest)
     run.tag("precision", manifest["precision"])
     run.tag("outcome", status)
     manifest["tags"] = trial.tags() | {"precision": manifest["precision"], "outcome": status}

@@ -79,7 +79,7 @@ def question(generator: random.Random, split: str) -> Sample:
     return mmlu.sample(split, path.question.format(who=who), options, options.index(answer))
 
 
-def _story_step(generator: random.Random, name: str, thing: str, amount: int, first: bool) -> tuple[str, str, int]:
+def _story_step(generator: random.Random, name: str, thing: str, amount: int) -> tuple[str, str, int]:
     """One sentence that changes `amount`, its worked line, and the new amount."""
     kinds = [kind for kind, fits in (("gain", amount <= 90), ("loss", amount >= 8), ("times", amount <= 24)) if fits]
     kind = generator.choice(kinds)
@@ -104,8 +104,8 @@ def word_problem(generator: random.Random, split: str) -> Sample:
     sentences = [f"{name} has {amount} {thing}."]
     lines: list[str] = []
     together = generator.random() < 0.35
-    for step in range(generator.randint(2, 4) - together):
-        sentence, line, amount = _story_step(generator, name, thing, amount, step == 0)
+    for _ in range(generator.randint(2, 4) - together):
+        sentence, line, amount = _story_step(generator, name, thing, amount)
         sentences.append(sentence)
         lines.append(line)
     if generator.random() < 0.3:
