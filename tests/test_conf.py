@@ -30,7 +30,7 @@ def test_params_is_the_composition_of_conf():
 def test_a_group_file_defines_the_group_of_its_name_and_says_how_to_select_it(path: Path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith(f"# Select with: dvc exp run -S distill={path.stem}")
-    if path.stem != "all":
+    if path.stem not in ("all", "outline"):
         assert list(yaml.safe_load(text)) == [path.stem]
 
 
@@ -45,6 +45,26 @@ def test_all_holds_every_group_of_the_factorial_plan():
     weights = composed()["distill"]
     assert tuple(weights) == GROUPS
     assert {**weights["hidden_state"], **weights["attention"]} == weights["combined"]
+
+
+def test_the_outline_is_the_four_distilling_groups():
+    outline = composed("distill=outline")
+    assert tuple(outline["groups"]) == GROUPS[1:]
+    assert outline["distill"] == {group: composed()["distill"][group] for group in GROUPS[1:]}
+
+
+def test_the_paper_scale_is_28_trials_on_pinned_commits():
+    settings = Settings.model_validate(composed("scale=paper", "distill=outline"))
+    assert len(settings.groups) * len(settings.seeds) == 28
+    pinned = (settings.teacher, settings.student, *settings.prepare.tasks.values())
+    assert all(len(each.revision or "") == 40 for each in pinned)
+    train = settings.train
+    assert (train.epochs, train.batch_size, train.micro_batch_size) == (3, 8, 4)
+    assert (train.learning_rate, train.weight_decay, train.clip_norm) == (1e-4, 0.01, 1.0)
+    assert settings.snapshot.max_length == 512
+    assert settings.storage.keep_students == "one_per_group"
+    counts = {name: (task.train, task.validation, task.test) for name, task in settings.prepare.tasks.items()}
+    assert counts == {"sst2": (5000, 500, None), "mmlu": (1000, None, None), "gsm8k": (1000, 500, None)}
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -132,6 +132,8 @@ def test_a_missing_key_is_named(tmp_path: Path):
         ({"prepare.tasks": {}}, "`prepare.tasks` = {}"),
         ({"prepare.tasks": {"riddles": {"source": "jsonl"}}}, "reads local files"),
         ({"prepare.tasks": {"sst22": {"source": "embedded"}}}, "the nearest is `sst2`"),
+        ({"prepare.tasks.sst2.revision": "main"}, "source `embedded` knows no revisions"),
+        ({"prepare.hub": "mirror"}, "no task has source `hub`"),
         ({"prepare.tasks.my-task": {"source": "embedded"}}, "a name begins with a letter"),
         ({"train.learning_rate": float("nan")}, "`train.learning_rate`"),
         ({"train.learning_rate": float("inf")}, "`train.learning_rate`"),

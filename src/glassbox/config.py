@@ -32,7 +32,10 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    """A causal language model: a hub id or a folder in the same layout."""
+    """A causal language model: a hub id or a folder in the same layout.
+
+    `revision` pins the hub's commit. `dtype: auto` is bfloat16 (float16 where the GPU lacks it), and float32 on a CPU.
+    """
 
     model: str
     revision: str | None = None
@@ -56,9 +59,13 @@ class TaskFiles(Section):
 
 
 class TaskSettings(Section):
-    """Where a task's samples come from, and how many of each split are used (null: all)."""
+    """Where a task's samples come from, and how many of each split are used (null: all).
+
+    `revision` pins the commit of a hub source.
+    """
 
     source: Literal["embedded", "sst2_tsv", "mmlu_csv", "gsm8k_jsonl", "jsonl", "hub"]
+    revision: str | None = None
     files: TaskFiles | None = None
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
@@ -66,10 +73,14 @@ class TaskSettings(Section):
 
 
 class PrepareSettings(Section):
-    """Which tasks there are. A change of anything in `folder` prepares them anew (DVC watches it)."""
+    """Which tasks there are. A change of anything in `folder` prepares them anew (DVC watches it).
+
+    `hub` is null for the hub itself, or a folder that holds its data sets as <owner>/<name>, as `hf download` leaves them.
+    """
 
     seed: int = 0
     folder: str = "data/embedded"
+    hub: str | None = None
     tasks: dict[Name, TaskSettings] = Field(min_length=1)
 
 
@@ -116,14 +127,18 @@ class TrainSettings(Section):
     warmup: Share = 0.05
     clip_norm: PositiveFloat = 1.0
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
     threads: PositiveInt
     logging_interval: PositiveInt = 10
     early_stopping: EarlyStopping | None = None
 
 
 class EvaluationSettings(Section):
+    """`teacher_shots` training samples stand before each test prompt of the teacher, and of no student."""
+
     batch_size: PositiveInt = 128
     max_new_tokens: PositiveInt = 128
+    teacher_shots: int = Field(0, ge=0)
 
 
 class StorageSettings(Section):

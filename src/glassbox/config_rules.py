@@ -25,6 +25,7 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _topk_temperature_is_captured,
         _micro_batches_are_whole,
         _tasks_have_their_source,
+        _only_the_hub_has_revisions,
         _student_keeps_master_weights,
     ):
         yield from rule(tree)
@@ -120,6 +121,18 @@ def _tasks_have_their_source(tree: Tree) -> Iterator[Problem]:
         elif source and source not in SOURCES_WITHOUT_FILES and "files" in task and not files:
             why = f"source `{source}` reads local files"
             yield Problem(f"{path}.files", why, "name them in conf/ under files.train, .validation and .test", files)
+
+
+def _only_the_hub_has_revisions(tree: Tree) -> Iterator[Problem]:
+    tasks = _sections(tree, "prepare.tasks")
+    for name, task in tasks.items():
+        if task.get("revision") and task.get("source") not in (None, "hub"):
+            why = f"source `{task['source']}` knows no revisions, so that it would be ignored"
+            yield Problem(f"prepare.tasks.{name}.revision", why, "set it to null", task["revision"])
+    mirror = _at(tree, "prepare.hub")
+    if mirror and tasks and not any(task.get("source") in (None, "hub") for task in tasks.values()):
+        why = "no task has source `hub`, so that it would be ignored"
+        yield Problem("prepare.hub", why, "-S prepare.hub=null, or -S scale=paper", mirror)
 
 
 def _student_keeps_master_weights(tree: Tree) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from glassbox.config import Settings
 
@@ -29,6 +30,15 @@ CODE = (
     "trial.py",
 )
 SECTIONS = ("student", "objective", "train", "evaluation")
+OF_THE_TEACHER_ONLY = {"evaluation": {"teacher_shots"}}
+
+
+def sections_of(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The settings that a trial reads, by section."""
+    return {
+        section: getattr(settings, section).model_dump(mode="json", exclude=OF_THE_TEACHER_ONLY.get(section))
+        for section in SECTIONS
+    }
 
 
 def code_digest() -> str:
@@ -48,7 +58,7 @@ def trial_key(settings: Settings, group: str | None, seed: int | None, snapshot_
         "snapshot": snapshot_digest,
         "tasks": tasks_digest,
         "code": code_digest(),
-        "settings": {section: getattr(settings, section).model_dump(mode="json") for section in SECTIONS},
+        "settings": sections_of(settings),
         "encoding": {"max_length": settings.snapshot.max_length, "overflow": settings.snapshot.overflow},
         "weights": settings.distill[group].model_dump(mode="json") if group is not None else None,
         "group": group,

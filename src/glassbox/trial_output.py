@@ -27,7 +27,7 @@ from glassbox.models import model_digest
 from glassbox.snapshot.reader import Batch
 from glassbox.snapshot.storage import require_free_space, sha256_of, write_synced
 from glassbox.student import save_student
-from glassbox.trial_key import SECTIONS
+from glassbox.trial_key import sections_of
 
 if TYPE_CHECKING:
     from glassbox.tracking import TrialRun
@@ -44,8 +44,8 @@ def flat_params(settings: Settings, group: str, seed: int) -> dict[str, Any]:
     params: dict[str, Any] = {"group": group, "seed": seed, "scale": settings.scale}
     params |= {f"weight_{name}": weight for name, weight in settings.distill[group].model_dump().items()}
     params |= {"teacher": settings.teacher.model, "student": settings.student.model}
-    for section in SECTIONS:
-        params |= _flatten(section, getattr(settings, section).model_dump(mode="json"))
+    for section, values in sections_of(settings).items():
+        params |= _flatten(section, values)
     return params
 
 
