@@ -129,6 +129,8 @@ def write_study(
         for seed in seeds:
             write_trial(folder, group, seed, log=log)
     write_snapshot_report(folder)
+    if not (folder / "conf").exists():
+        write_conf(folder, seeds)
 
 
 def write_snapshot_report(folder: Path) -> None:
@@ -138,12 +140,13 @@ def write_snapshot_report(folder: Path) -> None:
 
 
 def write_conf(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
-    """conf/ in the layout that Hydra composes: a file per group, and all.yaml that lists them."""
+    """conf/ as the comparison reads it: the committed plan with other seeds, and a file per group."""
     distill = folder / "conf" / "distill"
-    distill.mkdir(parents=True)
-    (folder / "conf" / "config.yaml").write_text(f"seeds: {list(seeds)}\n", encoding="utf-8")
-    listed = "".join(f"  - {group}\n" for group in GROUPS)
-    (distill / "all.yaml").write_text(f"defaults:\n{listed}  - _self_\n", encoding="utf-8")
+    distill.mkdir(parents=True, exist_ok=True)
+    committed = (Path(__file__).parents[1] / "conf" / "analysis.yaml").read_text(encoding="utf-8")
+    (folder / "conf" / "analysis.yaml").write_text(
+        committed.replace("default: [0, 1, 2, 3, 4, 5, 6]", f"default: {list(seeds)}"), encoding="utf-8"
+    )
     for group, components in COMPONENTS.items():
         lines = "".join(f"  {component}: ${{weights.{component}}}\n" for component in components)
         (distill / f"{group}.yaml").write_text(f"{group}:\n{lines}", encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 import studies
 
 from glassbox.comparison import compare_study
-from glassbox.comparison.plan import read_plan
+from glassbox.comparison.plan import planned_weights, read_plan
 from glassbox.comparison.selection import Selection, select_trials
 from glassbox.config import Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError, MissingTrialsError
@@ -18,11 +18,16 @@ PAIR = ("sft", "black_box")
 
 
 def select(folder: Path, settings: Settings, **options: object) -> Selection:
-    plan = read_plan(folder / "conf", settings)
-    return select_trials(settings, plan, folder / "runs", studies.key_of, **options)  # type: ignore[arg-type]
+    if not (folder / "conf").exists():
+        studies.write_conf(folder, settings.seeds)
+    plan = read_plan(folder / "conf", settings.scale)
+    planned = planned_weights(folder / "conf", plan, settings)
+    return select_trials(settings, planned, folder / "runs", studies.key_of, **options)  # type: ignore[arg-type]
 
 
 def compare(folder: Path, settings: Settings, **options: object):
+    if not (folder / "conf").exists():
+        studies.write_conf(folder, settings.seeds)
     return compare_study(settings, studies.key_of, folder=folder, **options)  # type: ignore[arg-type]
 
 
@@ -177,9 +182,8 @@ def test_the_result_does_not_depend_on_other_runs_in_the_store(store: Path) -> N
 
 def test_the_plan_is_what_conf_names_under_the_current_weights(store: Path) -> None:
     studies.write_conf(store, (0, 1, 2, 3))
-    plan = read_plan(store / "conf", studies.settings(("sft",), (0,)))
-    assert tuple(plan.groups) == studies.GROUPS and plan.seeds == (0, 1, 2, 3)
-    assert plan.groups["combined"].hidden == 0.1 and plan.groups["black_box"].hidden == 0.0
-    (store / "conf" / "scale").mkdir()
-    (store / "conf" / "scale" / "small.yaml").write_text("seeds: [0, 1]\n", encoding="utf-8")
-    assert read_plan(store / "conf", studies.settings(("sft",), (0,))).seeds == (0, 1)
+    settings = studies.settings(("sft",), (0,))
+    plan = read_plan(store / "conf", settings.scale)
+    assert plan.groups == studies.GROUPS and plan.seeds == (0, 1, 2, 3)
+    planned = planned_weights(store / "conf", plan, settings)
+    assert planned["combined"].hidden == 0.1 and planned["black_box"].hidden == 0.0

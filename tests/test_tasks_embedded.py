@@ -63,6 +63,7 @@ def test_the_answer_to_a_question_is_the_fact_that_the_world_holds() -> None:
         )
         assert options["ABCD".index(sample.gold.strip())][3:] == world.answer(who, path)
         assert len(set(options)) == 4
+        assert sample.cluster == "-".join(path.relations)
 
 
 def polarity(clause: str) -> bool:

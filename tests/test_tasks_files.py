@@ -68,6 +68,7 @@ def test_mmlu_is_read_from_a_folder_in_the_order_of_names(write: WriteText, tmp_
     assert first.prompt == "Question: First?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
     assert second.prompt == 'Question: Two\nlines, "quoted"?\nA. None\nB. NA\nC. 1,000\nD. d\nAnswer:'
     assert (first.gold, second.gold) == (" A", " C")
+    assert (first.cluster, second.cluster) == ("a", "b")
     assert list(read_mmlu_csv(tmp_path / "val" / "a_val.csv")) == [first]
 
 
@@ -177,6 +178,7 @@ def test_an_unknown_task_on_the_hub_is_pointed_to_json_lines() -> None:
 def test_hub_rows_become_the_same_samples_as_files() -> None:
     row = {"question": "Which?", "choices": ["w", "x", "y", "z"], "answer": 2, "subject": "letters"}
     assert hub.HUB_TASKS["mmlu"].sample(row).gold == " C"
+    assert hub.HUB_TASKS["mmlu"].sample(row).cluster == "letters"
     assert hub.HUB_TASKS["sst2"].sample({"sentence": "dull ", "label": 0, "idx": 7}).gold == " negative"
     assert hub.HUB_TASKS["gsm8k"].sample({"question": "1+1?", "answer": "#### 2"}).gold == "2"
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from glassbox import tracking
+from glassbox.analysis_plan import plan_digest
 from glassbox.config import Settings
 from glassbox.errors import GlassboxError
 from glassbox.trial import Trial
@@ -57,7 +58,11 @@ def test_a_trial_publishes_everything_its_manifest_names(project: Path) -> None:
         manifest["files"]
     )
     assert all((folder / name).is_file() for name in manifest["files"])
-    assert len(pd.read_parquet(folder / "items.parquet")) == 12
+    items = pd.read_parquet(folder / "items.parquet")
+    assert len(items) == 12
+    assert all((items["cluster"] != "") == (items["task"] == "mmlu"))
+    assert manifest["peak_memory_bytes"] > 100_000_000
+    assert (manifest["peak_gpu_bytes"] is None) == (not torch.cuda.is_available())
     assert set(manifest["metrics"]) >= {"test/accuracy_sst2", "test/accuracy_mmlu", "test/exact_match_gsm8k"}
     assert manifest["heads"] is not None
     assert not (project / ".glassbox/trials" / manifest["key"]).exists()
@@ -75,6 +80,22 @@ def test_the_run_in_mlflow_shows_every_curve_and_names_its_snapshot(project: Pat
         assert len(tracking.history(record.run_id, f"validation/loss_{component}")) == 2
     for name in ("train/weighted_task", "train/learning_rate", "train/gradient_norm", "train/tokens_per_second"):
         assert tracking.history(record.run_id, name)
+
+
+def test_a_trial_carries_the_digest_of_the_plan_that_was_there_when_it_started(project: Path) -> None:
+    plan = write_plan(project, "alpha: 0.05\n")
+    manifest = run_trial(project, "sft")
+    (record,) = tracking.find_runs([manifest["run_id"]])
+    assert manifest["plan"] == manifest["tags"]["plan"] == record.tags["plan"] == plan
+    key = manifest["key"]
+    assert write_plan(project, "alpha: 0.1\n") != plan
+    assert run_trial(project, "sft")["key"] == key
+
+
+def write_plan(project: Path, text: str) -> str:
+    (project / "conf").mkdir(exist_ok=True)
+    (project / "conf" / "analysis.yaml").write_text(text, encoding="utf-8")
+    return plan_digest(project / "conf")
 
 
 def test_the_logged_total_is_the_weighted_sum_of_the_logged_components(project: Path) -> None:
@@ -194,6 +215,7 @@ def test_an_interrupted_trial_resumes_in_the_same_run_to_the_same_bits(
 ) -> None:
     undisturbed = run_trial(project, train={"epochs": 60})
     shutil.rmtree(project / "runs")
+    plan = write_plan(project, "alpha: 0.05\n")
     settings = shrunk_settings(project, train={"epochs": 60})
     process = start(project, settings)
     scratch = project / ".glassbox/trials" / undisturbed["key"]
@@ -206,11 +228,13 @@ def test_an_interrupted_trial_resumes_in_the_same_run_to_the_same_bits(
     (saved,) = scratch.glob("step-*")
     interrupted = json.loads((saved / "progress.json").read_text(encoding="utf-8"))
     assert 0 < interrupted["step"] < 180
+    write_plan(project, "alpha: 0.1\n")
     resumed = start(project, settings)
     output, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, output
     manifest = json.loads((project / "runs/combined/0.json").read_text(encoding="utf-8"))
     assert manifest["run_id"] == interrupted["run_id"]
+    assert manifest["plan"] == manifest["tags"]["plan"] == plan
     assert manifest["digests"] == undisturbed["digests"]
     steps = [step for step, _ in tracking.history(manifest["run_id"], "train/loss_total")]
     assert steps == list(range(1, 181))

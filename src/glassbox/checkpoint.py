@@ -19,7 +19,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass
 class Progress:
-    """What the loop counts. `history` holds every metric logged so far as (step, metric, value)."""
+    """What the loop counts. `history` holds every metric logged so far as (step, metric, value).
+
+    `plan` is the digest of the analysis plan when the trial started.
+    """
 
     step: int = 0
     updates: int = 0
@@ -30,6 +33,7 @@ class Progress:
     stopped_early: bool = False
     scaler: dict[str, Any] = field(default_factory=dict)
     initial_student: str = ""
+    plan: str = ""
     history: list[tuple[int, str, float]] = field(default_factory=list)
 
 

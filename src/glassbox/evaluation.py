@@ -30,7 +30,10 @@ Overflow = Literal["truncate", "refuse"]
 
 @dataclass(frozen=True)
 class ItemResult:
-    """`log_likelihoods` are in nats, in the order of the sample's choices; empty where the answer was generated."""
+    """`log_likelihoods` are in nats, in the order of the sample's choices; empty where the answer was generated.
+
+    `cluster` is the sample's: "" where its task has no groups of related questions.
+    """
 
     sample_id: str
     task: str
@@ -39,6 +42,7 @@ class ItemResult:
     prediction: str
     gold: str
     log_likelihoods: tuple[float, ...]
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,8 @@ def _choose(sample: Sample, log_likelihoods: list[float]) -> ItemResult:
     tie = log_likelihoods.count(best) > 1
     prediction = sample.choices[log_likelihoods.index(best)]
     correct = prediction == sample.gold and not tie
-    return ItemResult(sample.sample_id, sample.task, correct, tie, prediction, sample.gold, tuple(log_likelihoods))
+    scores = tuple(log_likelihoods)
+    return ItemResult(sample.sample_id, sample.task, correct, tie, prediction, sample.gold, scores, sample.cluster)
 
 
 def _score_generations(
@@ -206,7 +211,9 @@ def _score_generations(
         for index, ids in zip(batch, generated, strict=True):
             sample, text = samples[index], str(tokenizer.decode(ids, skip_special_tokens=True))
             correct = is_correct_generation(sample, text)
-            results[index] = ItemResult(sample.sample_id, sample.task, correct, False, text, sample.gold, ())
+            results[index] = ItemResult(
+                sample.sample_id, sample.task, correct, False, text, sample.gold, (), sample.cluster
+            )
     return results
 
 

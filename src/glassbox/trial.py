@@ -18,6 +18,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from glassbox import checkpoint, trial_output
+from glassbox.analysis_plan import plan_digest
 from glassbox.checkpoint import Progress
 from glassbox.config import Settings
 from glassbox.errors import DivergedError, GlassboxError
@@ -36,6 +37,7 @@ from glassbox.trial_key import study_key, trial_key
 
 SNAPSHOT_FOLDER = Path("data/snapshot")
 TASKS_FOLDER = Path("data/tasks")
+CONF_FOLDER = Path("conf")
 
 
 class Trial:
@@ -113,7 +115,7 @@ class Trial:
                 self.settings.storage,
                 name=f"{self.group}-{self.seed}",
                 params=trial_output.flat_params(self.settings, self.group, self.seed),
-                tags=self.tags(),
+                tags=self.tags(progress),
                 snapshot={"name": "snapshot", "digest": self.digests["snapshot"], "source": str(SNAPSHOT_FOLDER)},
                 resume=progress.run_id,
             ) as run:
@@ -133,7 +135,7 @@ class Trial:
         trial_output.clean(self.scratch)
         return status
 
-    def tags(self) -> dict[str, str]:
+    def tags(self, progress: Progress) -> dict[str, str]:
         return {
             "group": self.group,
             "seed": str(self.seed),
@@ -146,12 +148,13 @@ class Trial:
             "initial_student": self.initial_student,
             "threads": str(self.settings.train.threads),
             "device": str(self.accelerator.device),
+            "plan": progress.plan,
         }
 
     def _resume(self) -> Progress:
         found = checkpoint.load(self.scratch, self.student, self.optimizer.optimizer)
         if found is None:
-            return Progress(initial_student=self.initial_student)
+            return Progress(initial_student=self.initial_student, plan=plan_digest(CONF_FOLDER))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
         print(f"{self.group}/{self.seed} goes on after step {found.step} of {len(self.plan.steps)}")

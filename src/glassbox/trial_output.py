@@ -23,6 +23,7 @@ from torch import Tensor
 from glassbox.checkpoint import Progress
 from glassbox.config import Settings
 from glassbox.evaluation import Evaluation, ItemResult
+from glassbox.memory import peak_gpu_bytes, peak_memory_bytes
 from glassbox.models import model_digest
 from glassbox.snapshot.reader import Batch
 from glassbox.snapshot.storage import require_free_space, sha256_of, write_synced
@@ -119,6 +120,9 @@ def publish(
         "skipped_steps": progress.step - progress.updates,
         "stopped_early": progress.stopped_early,
         "seconds": progress.seconds,
+        "plan": progress.plan,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_bytes": peak_gpu_bytes(),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "files": {
             path.relative_to(staging).as_posix(): sha256_of(path)
@@ -130,7 +134,7 @@ def publish(
         run.tag(f"{name}_digest", digest)
     run.tag("precision", manifest["precision"])
     run.tag("outcome", status)
-    manifest["tags"] = trial.tags() | {"precision": manifest["precision"], "outcome": status}
+    manifest["tags"] = trial.tags(progress) | {"precision": manifest["precision"], "outcome": status}
     for path in (staging / "items.parquet", staging / DUMP):
         if path.exists():
             run.artifact(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from glassbox import tracking
 from glassbox.comparison.comparability import refuse_incomparable, refuse_missing, task_metrics
-from glassbox.comparison.plan import read_plan
+from glassbox.comparison.plan import planned_weights, read_plan
 from glassbox.comparison.report import console_table, dvc_metrics, write_reports
 from glassbox.comparison.results import build_results, rounded
 from glassbox.comparison.selection import KeyOf, select_trials
@@ -43,8 +43,9 @@ def compare_study(
     folder: where runs/, conf/ and reports/ lie. Raises
     IncomparableRunsError and MissingTrialsError, and then writes nothing.
     """
-    plan = read_plan(folder / "conf", settings)
-    selection = select_trials(settings, plan, folder / "runs", key_of, use)
+    plan = read_plan(folder / "conf", settings.scale)
+    weights = planned_weights(folder / "conf", plan, settings)
+    selection = select_trials(settings, weights, folder / "runs", key_of, use)
     if not allow_incomplete:
         refuse_missing(selection)
     if not any(trial.finished for trial in selection.trials):
@@ -52,7 +53,7 @@ def compare_study(
     metrics = task_metrics(settings, selection.trials)
     refuse_incomparable(selection, tuple(metrics.values()))
     reports = folder / "reports"
-    results = rounded(build_results(settings, plan, selection, metrics, reports / "snapshot.json"))
+    results = rounded(build_results(settings, plan, weights, selection, metrics, reports / "snapshot.json"))
     page = write_reports(results, reports)
     summary = {f"{group}/{name}": mean for group, means in dvc_metrics(results).items() for name, mean in means.items()}
     run_id = tracking.log_comparison(reports, summary, results["source_run_ids"], settings.storage)

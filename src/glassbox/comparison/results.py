@@ -12,7 +12,7 @@ from typing import Any
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.selection import DIGESTS, Selection, Trial
 from glassbox.comparison.statistics import MeanInterval, mean_interval
-from glassbox.config import Settings
+from glassbox.config import Settings, Weights
 
 SCHEMA = 1
 CONFIDENCE = 0.95
@@ -20,7 +20,12 @@ REFERENCES = {"teacher": "teacher_scores", "initial_student": "student_scores"}
 
 
 def build_results(
-    settings: Settings, plan: Plan, selection: Selection, metrics: Mapping[str, str], snapshot_report: Path
+    settings: Settings,
+    plan: Plan,
+    planned: Mapping[str, Weights],
+    selection: Selection,
+    metrics: Mapping[str, str],
+    snapshot_report: Path,
 ) -> dict[str, Any]:
     """All that the reports show, as plain JSON values. metrics: task -> its test metric. Scores are shares of 1."""
     means = _means(selection, metrics)
@@ -30,7 +35,7 @@ def build_results(
         "study_key": next((trial.study_key for trial in selection.trials), None),
         "confidence": CONFIDENCE,
         "tasks": [_task(settings, task, metric) for task, metric in metrics.items()],
-        "groups": [_group(plan, settings, selection, group) for group in selection.groups],
+        "groups": [_group(planned, settings, selection, group) for group in selection.groups],
         "seeds": list(selection.seeds),
         "means": means,
         "references": _references(snapshot_report, metrics),
@@ -57,8 +62,8 @@ def _task(settings: Settings, task: str, metric: str) -> dict[str, Any]:
     return {"task": task, "metric": name, "key": metric, "embedded": embedded}
 
 
-def _group(plan: Plan, settings: Settings, selection: Selection, group: str) -> dict[str, Any]:
-    weights = settings.distill[group] if group in settings.distill else plan.groups[group]
+def _group(planned: Mapping[str, Weights], settings: Settings, selection: Selection, group: str) -> dict[str, Any]:
+    weights = settings.distill[group] if group in settings.distill else planned[group]
     active = {component: weight for component, weight in weights.model_dump().items() if weight}
     source = "store" if group in selection.store_groups else "manifest"
     return {"group": group, "weights": active, "source": source}
@@ -122,7 +127,7 @@ def _banners(settings: Settings, plan: Plan, selection: Selection) -> list[str]:
             f"Incomplete: {len(selection.missing)} trials are missing ({missing}). Means are over what there is."
         )
     left_out = [f"seed {seed}" for seed in plan.seeds if seed not in settings.seeds]
-    left_out += [f"group {group}" for group in selection.absent_groups]
+    left_out += [f"group {group}" for group in selection.absent_groups if group in plan.groups]
     if left_out:
         banners.append(f"Partial, exploratory: the plan also holds {', '.join(left_out)}.")
     return banners

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glassbox import tracking
-from glassbox.comparison.plan import Plan
-from glassbox.config import Settings
+from glassbox.config import Settings, Weights
 from glassbox.errors import GlassboxError, IncomparableRunsError
 
 SCHEMA = 1
@@ -64,13 +63,13 @@ class Selection:
 
 
 def select_trials(
-    settings: Settings, plan: Plan, runs: Path, key_of: KeyOf, use: Mapping[str, str] | None = None
+    settings: Settings, planned: Mapping[str, Weights], runs: Path, key_of: KeyOf, use: Mapping[str, str] | None = None
 ) -> Selection:
     """Read the manifests of `groups` x `seeds`, ask MLflow for exactly their runs, look up other planned groups.
 
-    key_of(settings, group, seed, snapshot digest, tasks digest) gives a trial's key.
-    use: "group/seed" -> run id, for cells of which the store holds
-    differing runs. Raises IncomparableRunsError for those that `use` leaves open.
+    planned: every planned group's weights. key_of(settings, group, seed, snapshot digest, tasks digest) gives a
+    trial's key. use: "group/seed" -> run id, for cells of which the store holds differing runs.
+    Raises IncomparableRunsError for those that `use` leaves open.
     """
     cells = [(group, seed) for group in settings.groups for seed in settings.seeds]
     paths = {(group, seed): runs / group / f"{seed}.json" for group, seed in cells}
@@ -78,7 +77,7 @@ def select_trials(
     missing = [f"{group}/{seed}" for (group, seed), path in paths.items() if not path.is_file()]
     records = {record.original_id: record for record in tracking.find_runs(trial.run_id for trial in trials)}
     store_groups, absent = [], []
-    for group, weights in plan.groups.items():
+    for group, weights in planned.items():
         if group not in settings.groups:
             extended = settings.model_copy(update={"distill": {**settings.distill, group: weights}})
             found = _find_group(extended, group, trials[:1], key_of, use or {})
@@ -87,7 +86,7 @@ def select_trials(
             held = {trial.seed for trial in found}
             missing.extend(f"{group}/{seed}" for seed in settings.seeds if found and seed not in held)
     return Selection(
-        groups=_in_order(plan, (*settings.groups, *store_groups)),
+        groups=_in_order(planned, (*settings.groups, *store_groups)),
         store_groups=tuple(store_groups),
         seeds=settings.seeds,
         trials=tuple(trials),
@@ -99,10 +98,10 @@ def select_trials(
     )
 
 
-def _in_order(plan: Plan, groups: tuple[str, ...]) -> tuple[str, ...]:
+def _in_order(planned: Mapping[str, Weights], groups: tuple[str, ...]) -> tuple[str, ...]:
     return (
-        *(group for group in plan.groups if group in groups),
-        *(group for group in groups if group not in plan.groups),
+        *(group for group in planned if group in groups),
+        *(group for group in groups if group not in planned),
     )
 
 

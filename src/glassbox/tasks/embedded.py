@@ -76,7 +76,7 @@ def question(generator: random.Random, split: str) -> Sample:
     who = generator.choice(world.PEOPLE)
     answer = world.answer(who, path)
     options = sorted([answer, *generator.sample([option for option in path.options if option != answer], 3)])
-    return mmlu.sample(split, path.question.format(who=who), options, options.index(answer))
+    return mmlu.sample(split, path.question.format(who=who), options, options.index(answer), "-".join(path.relations))
 
 
 def _story_step(generator: random.Random, name: str, thing: str, amount: int) -> tuple[str, str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,15 @@ def read_mmlu_csv(path: Path) -> Iterator[Sample]:
                 letter = fields[-1].strip()
                 if len(fields) != 6 or len(letter) != 1 or letter not in mmlu.LETTERS:
                     raise _unreadable(file, reader.line_num, f"question,A,B,C,D,letter was expected, not {fields}")
-                yield mmlu.sample(UNASSIGNED, fields[0], fields[1:5], mmlu.LETTERS.index(letter))
+                yield mmlu.sample(UNASSIGNED, fields[0], fields[1:5], mmlu.LETTERS.index(letter), _subject(file))
+
+
+_SPLIT_OF_A_SUBJECT = re.compile(r"_(test|val|dev)$")
+
+
+def _subject(file: Path) -> str:
+    """anatomy_test.csv -> anatomy: the data set's own files name their subject."""
+    return _SPLIT_OF_A_SUBJECT.sub("", file.stem)
 
 
 def read_gsm8k_jsonl(path: Path) -> Iterator[Sample]:

@@ -36,7 +36,7 @@ HUB_TASKS = {
         "cais/mmlu",
         "all",
         {"train": "auxiliary_train", "validation": "validation", "test": "test"},
-        lambda row: mmlu.sample(UNASSIGNED, row["question"], row["choices"], row["answer"]),
+        lambda row: mmlu.sample(UNASSIGNED, row["question"], row["choices"], row["answer"], row["subject"]),
     ),
     "gsm8k": HubTask(
         "openai/gsm8k",

@@ -11,10 +11,11 @@ LETTERS = "ABCD"
 CHOICES = tuple(f" {letter}" for letter in LETTERS)
 
 
-def sample(split: str, question: str, options: Sequence[str], answer_index: int) -> Sample:
+def sample(split: str, question: str, options: Sequence[str], answer_index: int, subject: str = "") -> Sample:
+    """`subject` becomes the sample's cluster: questions of one subject vary together."""
     if len(options) != len(LETTERS) or not 0 <= answer_index < len(LETTERS):
         raise ValueError(f"an MMLU question has four options and an answer among them, not {options!r}, {answer_index}")
     lines = [f"Question: {question.strip()}"]
     lines += [f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, options, strict=True)]
     answer = CHOICES[answer_index]
-    return make_sample(TASK, split, "\n".join([*lines, "Answer:"]), answer, CHOICES, answer)
+    return make_sample(TASK, split, "\n".join([*lines, "Answer:"]), answer, CHOICES, answer, subject)

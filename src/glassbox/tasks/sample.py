@@ -27,7 +27,7 @@ class Sample:
     """`answer` is the training target; `choices` are scored by log-likelihood, and without them a text is generated.
 
     `answer` and every choice begin with a space. `gold` is the right member of `choices`, or the number or text that
-    the generation must match.
+    the generation must match. `cluster` names the group of related questions, such as a subject ("": none).
     """
 
     sample_id: str
@@ -36,12 +36,15 @@ class Sample:
     answer: str
     choices: tuple[str, ...]
     gold: str
+    cluster: str = ""
 
 
-def make_sample(task: str, split: str, prompt: str, answer: str, choices: tuple[str, ...], gold: str) -> Sample:
+def make_sample(
+    task: str, split: str, prompt: str, answer: str, choices: tuple[str, ...], gold: str, cluster: str = ""
+) -> Sample:
     """A sample under its stable id: task, split and a digest of prompt and answer."""
     digest = hashlib.sha256(f"{prompt}{FIELD_SEPARATOR}{answer}".encode()).hexdigest()[:16]
-    return Sample(f"{task}/{split}/{digest}", task, prompt, answer, choices, gold)
+    return Sample(f"{task}/{split}/{digest}", task, prompt, answer, choices, gold, cluster)
 
 
 def assign(sample: Sample, task: str, split: str) -> Sample:

@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         pa.field("answer", pa.string(), nullable=False),
         pa.field("choices", pa.list_(pa.string()), nullable=False),
         pa.field("gold", pa.string(), nullable=False),
+        pa.field("cluster", pa.string(), nullable=False),
     ]
 )
 
