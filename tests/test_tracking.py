@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from glassbox import tracking
 from glassbox.config import StorageSettings
 from glassbox.errors import DivergedError
+from glassbox.tracking import queries, trial_run
 
 STORAGE = StorageSettings()
 SNAPSHOT = {"name": "snapshot", "digest": "ab" * 32, "source": "data/snapshot"}
@@ -108,7 +110,7 @@ def test_the_run_of_an_outer_mlflow_project_is_kept_as_a_tag_only(store: Path, m
 
 
 def test_system_metrics_are_logged(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_SECONDS_BETWEEN_SYSTEM_SAMPLES", 0.1)
+    monkeypatch.setattr(trial_run, "SECONDS_BETWEEN_SYSTEM_SAMPLES", 0.1)
     with start() as run:
         deadline = 50
         while deadline and run._monitor._logging_step < 2:
@@ -118,7 +120,7 @@ def test_system_metrics_are_logged(store: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_runs_are_found_by_key_over_many_pages(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_RUNS_PER_PAGE", 2)
+    monkeypatch.setattr(queries, "RUNS_PER_PAGE", 2)
     runs = []
     for number in range(5):
         with start(name=str(number), key="same") as run:
@@ -127,6 +129,20 @@ def test_runs_are_found_by_key_over_many_pages(store: Path, monkeypatch: pytest.
         pass
     assert [record.run_id for record in tracking.find_by_key("same")] == sorted(runs)
     assert [record.run_id for record in tracking.find_runs([*reversed(runs), "absent"])] == runs[::-1]
+
+
+def test_mlflow_is_imported_behind_one_door_only() -> None:
+    package = Path(tracking.__file__).parent
+    importing = [path for path in package.parents[1].rglob("*.py") if "mlflow" in imported_packages(path)]
+    assert importing and all(path.is_relative_to(package) for path in importing)
+
+
+def imported_packages(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {name.partition(".")[0] for name in plain} | {
+        (node.module or "").partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)
+    }
 
 
 def test_reading_never_creates_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +202,7 @@ def test_a_comparison_lists_its_source_runs(store: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_processes_that_start_on_an_empty_folder_together_make_one_store(tmp_path: Path) -> None:
-    environment = {**os.environ, "DVC_ROOT": str(tmp_path), "PYTHONPATH": str(Path(tracking.__file__).parents[1])}
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path), "PYTHONPATH": str(Path(tracking.__file__).parents[2])}
     environment.pop("MLFLOW_TRACKING_URI", None)
     program = (
         "from glassbox import tracking; from glassbox.config import StorageSettings;"

@@ -1,0 +1,26 @@
+"""What happened in a run, kept in MLflow. The only package that imports mlflow, and only when a store is opened.
+
+Importing mlflow and opening its sqlite file costs about 1.5 seconds, so that nothing here does it at import time, and
+`ensure_store` on an existing store never does.
+"""
+
+from glassbox.tracking.other_runs import log_comparison, log_snapshot, restore_run
+from glassbox.tracking.queries import RESTORED_FROM, RunRecord, find_by_key, find_runs, history
+from glassbox.tracking.store import EXPERIMENT, ensure_store, root, store_uri
+from glassbox.tracking.trial_run import TrialRun
+
+__all__ = [
+    "EXPERIMENT",
+    "RESTORED_FROM",
+    "RunRecord",
+    "TrialRun",
+    "ensure_store",
+    "find_by_key",
+    "find_runs",
+    "history",
+    "log_comparison",
+    "log_snapshot",
+    "restore_run",
+    "root",
+    "store_uri",
+]

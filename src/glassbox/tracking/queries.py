@@ -1,0 +1,76 @@
+"""What the store is asked: the runs of given ids or keys, page by page, and what they logged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from glassbox.tracking.store import experiment_id, open_client, readable_client
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+RESTORED_FROM = "restored_from"
+RUNS_PER_PAGE = 200
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as the store holds it. `original_id` is the id it ran under, which differs after a restore."""
+
+    run_id: str
+    original_id: str
+    status: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+def search(client: MlflowClient, condition: str) -> list[RunRecord]:
+    """Every active run that meets a condition, page by page, in no particular order."""
+    records: list[RunRecord] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id(client)], condition, max_results=RUNS_PER_PAGE, page_token=token)
+        records.extend(
+            RunRecord(
+                run_id=run.info.run_id,
+                original_id=run.data.tags.get(RESTORED_FROM, run.info.run_id),
+                status=run.info.status,
+                params=dict(run.data.params),
+                tags=dict(run.data.tags),
+                metrics=dict(run.data.metrics),
+            )
+            for run in page
+        )
+        token = page.token
+        if not token:
+            return records
+
+
+def find_runs(run_ids: Iterable[str]) -> list[RunRecord]:
+    """The runs of these ids, or what was restored from them, in the order asked for; unknown ids are left out."""
+    wanted = list(dict.fromkeys(run_ids))
+    client = readable_client()
+    if client is None:
+        return []
+    found: dict[str, RunRecord] = {}
+    for first in range(0, len(wanted), RUNS_PER_PAGE):
+        ids = ", ".join(f"'{run_id}'" for run_id in wanted[first : first + RUNS_PER_PAGE])
+        found.update({record.run_id: record for record in search(client, f"attributes.run_id IN ({ids})")})
+    if len(found) < len(wanted):
+        for record in search(client, f"tags.{RESTORED_FROM} LIKE '%'"):
+            found.setdefault(record.original_id, record)
+    return [found[run_id] for run_id in wanted if run_id in found]
+
+
+def find_by_key(key: str) -> list[RunRecord]:
+    """Every run whose tag `key` is the key of a trial, ordered by id so that nothing depends on the store."""
+    client = readable_client()
+    return [] if client is None else sorted(search(client, f"tags.key = '{key}'"), key=lambda record: record.run_id)
+
+
+def history(run_id: str, key: str) -> list[tuple[int, float]]:
+    """All logged values of one metric as (step, value), by step."""
+    return sorted((metric.step, metric.value) for metric in open_client().get_metric_history(run_id, key))
