@@ -22,7 +22,7 @@ from glassbox.models import (
     tokenizer_fingerprint,
     vocabulary_size,
 )
-from glassbox.signals import ATTENTION_NAME
+from glassbox.signals import ATTENTION_NAME, checkpoint_layers
 
 LENGTHS, FIRST, COUNT = [9, 5, 12], [4, 1, 10], [4, 3, 1]
 
@@ -79,8 +79,7 @@ def test_recorded_rows_are_the_eager_maps_of_each_sample_alone(side, key_heads):
 
 
 def test_gpt_2_is_read_by_the_same_call():
-    config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.2)
-    model = GPT2LMHeadModel._from_config(config, attn_implementation=ATTENTION_NAME).eval()
+    model = tiny_gpt2()
     with torch.no_grad():
         maps, hidden, _ = eager_signals(model, GPT2LMHeadModel)
         for side in ("right", "left"):
@@ -100,6 +99,51 @@ def test_signals_carry_gradients_that_padding_does_not_change(side):
     reference = gradient("right", 0)
     assert torch.isfinite(reference).all() and reference.abs().max() > 0
     torch.testing.assert_close(gradient(side, 77), reference, atol=1e-3, rtol=1e-3)
+
+
+def tiny_gpt2(**changes):
+    shape = {"vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = GPT2Config(**shape | changes)
+        return GPT2LMHeadModel._from_config(config, attn_implementation=ATTENTION_NAME).eval()
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("want_attention", [True, False])
+def test_layers_computed_again_give_the_same_signals_and_gradients(make, want_attention):
+    ids, mask, first, count = padded_batch("left")
+    runs = []
+    for again in (False, True):
+        model = make().train()
+        if again:
+            checkpoint_layers(model)
+        torch.manual_seed(5)
+        signals = position_signals(model, ids, mask, first, count, want_attention=want_attention)
+        loss = signals.hidden.square().sum()
+        if signals.attention is not None:
+            loss = loss + signals.attention.square().sum()
+        loss.backward()
+        runs.append([loss.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)])
+    for plain, recomputed in zip(*runs, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
+
+
+def test_layers_computed_again_keep_less_for_the_gradient():
+    def kept(again):
+        model, sizes = tiny_llama(layers=4).train(), []
+        if again:
+            checkpoint_layers(model)
+
+        def note(tensor):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            signals_of(model)
+        return sum(sizes)
+
+    assert kept(again=True) < 0.5 * kept(again=False)
 
 
 def test_recorded_rows_are_float32_in_a_bfloat16_model():

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from projects import ROOT, make_project, shrunk_settings
 from safetensors.torch import load_file, save_file
@@ -24,8 +27,12 @@ from transformers import AutoModelForCausalLM
 
 from glassbox import tracking
 from glassbox.analysis_plan import plan_digest
+from glassbox.checkpoint import Progress
 from glassbox.config import Settings
-from glassbox.errors import GlassboxError
+from glassbox.errors import DivergedError, GlassboxError
+from glassbox.models import model_digest
+from glassbox.schedule import learning_rate
+from glassbox.snapshot.reader import Batch
 from glassbox.trial import Trial
 
 
@@ -137,6 +144,12 @@ def test_micro_batches_change_the_student_by_rounding_only(project: Path) -> Non
         torch.testing.assert_close(split[name], value, rtol=2e-3, atol=2e-4)
 
 
+def test_gradient_checkpointing_changes_no_bit_of_the_student(project: Path) -> None:
+    plain = run_trial(project)
+    again = run_trial(project, train={"gradient_checkpointing": True})
+    assert again["digests"]["final_student"] == plain["digests"]["final_student"]
+
+
 def test_the_kept_student_opens_with_transformers_and_has_a_card(project: Path) -> None:
     run_trial(project)
     folder = project / "runs/combined/0/student"
@@ -189,6 +202,55 @@ def test_bf16_is_in_force_where_it_is_asked_for(project: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     assert run_trial(project, train={"precision": "bf16"})["precision"] == "bf16"
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def scaled(project: Path) -> Iterator[tuple[Trial, list[Batch]]]:
+    """A prepared trial that computes in float16 on the CPU under a real GradScaler, and its first step's batches.
+
+    Accelerate itself allows float16 on a GPU only, so that its state is told afterwards.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    trial = Trial(shrunk_settings(project, train={"epochs": 20}), "combined", 0)
+    trial.scratch.mkdir(parents=True)
+    trial.prepare()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    trial.accelerator.scaler, trial.accelerator.native_amp = scaler, True
+    trial.accelerator.state._mixed_precision = "fp16"
+    trial.optimizer = AcceleratedOptimizer(trial.optimizer.optimizer, scaler=scaler)
+    trial.accelerator._optimizers = [trial.optimizer]
+    yield trial, list(trial.snapshot.batches(trial.plan.steps[0], trial.objective.signals))
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_skipped_step_is_counted_and_moves_neither_weights_nor_schedule(scaled: tuple[Trial, list[Batch]]) -> None:
+    trial, batches = scaled
+    progress, logged = Progress(), []
+    digests = [model_digest(trial.student.model)]
+    for _ in range(20):
+        logged.append(trial.step(batches, progress, due=True))
+        progress.step += 1
+        digests.append(model_digest(trial.student.model))
+    skipped = [before == after for before, after in pairwise(digests)]
+    assert skipped[0] and not skipped[-1]
+    assert progress.updates == skipped.count(False)
+    assert [metrics["train/skipped_steps"] for metrics in logged] == list(np.cumsum(skipped))
+    rates = [metrics["train/learning_rate"] for metrics in logged]
+    updates_before = np.cumsum([0, *(not skip for skip in skipped[:-1])])
+    assert rates == [learning_rate(int(n), len(trial.plan.steps), trial.settings.train) for n in updates_before]
+    assert ["train/gradient_norm" in metrics for metrics in logged] == [not skip for skip in skipped]
+    assert all(parameter.dtype == torch.float32 for parameter in trial.student.parameters())
+
+
+def test_a_gradient_that_overflows_without_any_scaling_is_divergence(scaled: tuple[Trial, list[Batch]]) -> None:
+    trial, batches = scaled
+    next(trial.student.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    progress = Progress()
+    with pytest.raises(DivergedError, match="the gradient of step 24 is not finite"):
+        while True:
+            trial.step(batches, progress, due=False)
+            progress.step += 1
+    assert progress.updates == 0
 
 
 def start(project: Path, settings: Settings) -> subprocess.Popen[str]:

@@ -75,7 +75,7 @@ class TaskSettings(Section):
 class PrepareSettings(Section):
     """Which tasks there are. A change of anything in `folder` prepares them anew (DVC watches it).
 
-    `hub` is null for the hub itself, or a folder that holds its data sets as <owner>/<name>, as `hf download` leaves them.
+    `hub` is null for the hub itself, or a folder that holds its data sets as <owner>/<name>, laid out as there.
     """
 
     seed: int = 0

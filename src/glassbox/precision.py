@@ -20,6 +20,11 @@ def resolve(asked: str, has_cuda: bool, cuda_has_bf16: bool) -> str:
     return asked
 
 
+def cuda_has_bf16() -> bool:
+    """Whether there is a GPU that computes in bfloat16 itself; emulation, which is slow, does not count."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 class PrecisionProbe:
     """Watches the first linear layer of a model and remembers the format its output really had."""
 

@@ -8,9 +8,9 @@ Teacher capture and student training use the same call, without and with gradien
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,26 @@ def _recording(recorder: _Recorder | None) -> Iterator[None]:
         yield
     finally:
         _active_recorder.reset(token)
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep only each layer's input while training and compute the rest again for its gradient: less memory, more time.
+
+    Raises GlassboxError for a model that does not support it.
+    """
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": _recomputation})
+    except ValueError as error:
+        raise GlassboxError(
+            f"{type(model).__name__} cannot compute its layers again for their gradient. "
+            "Use `-S train.gradient_checkpointing=false` and a smaller train.micro_batch_size."
+        ) from error
+
+
+def _recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a layer's two runs: the second forms the attention rows again, for their gradient needs them."""
+    recorder = _active_recorder.get()
+    return nullcontext(), _recording(None if recorder is None else replace(recorder, rows=None))
 
 
 def attention_forward(

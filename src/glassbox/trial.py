@@ -26,9 +26,10 @@ from glassbox.evaluation import Evaluation, evaluate
 from glassbox.interruption import Interruption
 from glassbox.models import load_tokenizer, model_digest, tokenizer_fingerprint
 from glassbox.objective import Objective, pair_heads, position_weights, shares
-from glassbox.precision import PrecisionProbe, resolve
+from glassbox.precision import PrecisionProbe, cuda_has_bf16, resolve
 from glassbox.randomness import derived_seed
 from glassbox.schedule import learning_rate, make_plan
+from glassbox.signals import checkpoint_layers
 from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.student import Student, build_optimizer, build_student
 from glassbox.tasks import Sample, read_split, tasks_digest
@@ -38,6 +39,7 @@ from glassbox.trial_key import study_key, trial_key
 SNAPSHOT_FOLDER = Path("data/snapshot")
 TASKS_FOLDER = Path("data/tasks")
 CONF_FOLDER = Path("conf")
+LEAST_LOSS_SCALE = 1.0  # float16 gradients that overflow below it overflow without any scaling
 
 
 class Trial:
@@ -58,7 +60,7 @@ class Trial:
         torch.set_num_threads(settings.threads)
         torch.manual_seed(derived_seed(self.seed, "dropout"))
         cuda = torch.cuda.is_available()
-        precision = resolve(settings.precision, cuda, cuda and torch.cuda.is_bf16_supported())
+        precision = resolve(settings.precision, cuda, cuda_has_bf16())
         self.accelerator = Accelerator(mixed_precision=precision, cpu=not cuda)
         if self.accelerator.num_processes > 1:
             raise GlassboxError(
@@ -73,6 +75,8 @@ class Trial:
             self.settings.student, self.seed, self.snapshot.vocabulary, len(channels[0]) if channels else None
         )
         self.initial_student = model_digest(student.model)
+        if settings.gradient_checkpointing:
+            checkpoint_layers(student.model)
         self.probe = PrecisionProbe(student.model)
         self.student: Student = student.to(self.accelerator.device)
         self.optimizer = self.accelerator.prepare(build_optimizer(self.student, settings))
@@ -230,6 +234,9 @@ class Trial:
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.updates += not self.optimizer.step_was_skipped
+        scaler = self.accelerator.scaler
+        if scaler is not None and self.optimizer.step_was_skipped and scaler.get_scale() < LEAST_LOSS_SCALE:
+            raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "gradient"))
         if not due:
             return {}
         self.probe.require(self.accelerator.mixed_precision)
