@@ -228,13 +228,12 @@ class Trial:
                 sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
         clipped = self.accelerator.clip_grad_norm_(self.student.parameters(), self.settings.train.clip_norm)
         norm = math.nan if clipped is None else float(clipped)
-        scaled = self.accelerator.scaler is not None
-        if not math.isfinite(norm) and not scaled:
+        scaler = self.accelerator.scaler
+        if not math.isfinite(norm) and scaler is None:
             raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "gradient"))
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.updates += not self.optimizer.step_was_skipped
-        scaler = self.accelerator.scaler
         if scaler is not None and self.optimizer.step_was_skipped and scaler.get_scale() < LEAST_LOSS_SCALE:
             raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "gradient"))
         if not due:
@@ -242,7 +241,7 @@ class Trial:
         self.probe.require(self.accelerator.mixed_precision)
         logged = {name: float(value) for name, value in sums.items()}
         logged |= shares(logged) | {"learning_rate": rate}
-        logged |= {"skipped_steps": float(progress.step + 1 - progress.updates)} if scaled else {}
+        logged |= {"skipped_steps": float(progress.step + 1 - progress.updates)} if scaler is not None else {}
         logged |= {"gradient_norm": norm} if math.isfinite(norm) else {}
         return {f"train/{name}": value for name, value in logged.items() if not name.startswith("part_")}
 
