@@ -1,4 +1,4 @@
-"""Estimates of score arrays. Functions of arrays only: no files, no MLflow, no drawing."""
+"""The mean of one group's scores with its interval, and the interval of a share of right answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-DEGENERATE_DEVIATION = 1e-9
+from glassbox.comparison.statistics.estimates import mean_estimate, t_interval
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,28 @@ def mean_interval(
         raise ValueError(f"scores must be a one-dimensional array of finite numbers, not {values!r}")
     if values.size == 0:
         return MeanInterval(0, None, None, None, None, clipped=False, degenerate=False)
-    mean = float(values.mean())
+    estimate = mean_estimate(values)
+    mean = float(estimate.value)
     if values.size == 1:
         return MeanInterval(1, mean, None, None, None, clipped=False, degenerate=False)
-    deviation = float(values.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1)) * deviation / np.sqrt(values.size)
-    lower, upper = max(mean - half, bounds[0]), min(mean + half, bounds[1])
+    degenerate = not bool(estimate.testable)
+    lower, upper = (mean, mean) if degenerate else (float(limit) for limit in t_interval(estimate, confidence))
     return MeanInterval(
         n=int(values.size),
         mean=mean,
-        deviation=deviation,
-        lower=float(lower),
-        upper=float(upper),
-        clipped=bool(mean - half < bounds[0] or mean + half > bounds[1]),
-        degenerate=deviation < DEGENERATE_DEVIATION,
+        deviation=float(values.std(ddof=1)),
+        lower=max(lower, bounds[0]),
+        upper=min(upper, bounds[1]),
+        clipped=lower < bounds[0] or upper > bounds[1],
+        degenerate=degenerate,
     )
+
+
+def share_interval(right: int, items: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share right / items (Wilson 1927; SciPy's binomtest).
+
+    It answers: where would one fixed model's share lie on other questions like these? For the teacher, which has no
+    seeds.
+    """
+    interval = stats.binomtest(right, items).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

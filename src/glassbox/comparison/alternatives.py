@@ -1,0 +1,47 @@
+"""The same evidence told otherwise: on log-odds, with chance for a diverged trial, with a seed left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from glassbox.comparison.evidence import Evidence
+
+
+def on_logits(evidence: Evidence) -> Evidence:
+    """Scores as log-odds. With N questions, log((k + 1/2) / (N - k + 1/2)) for k right (Haldane 1955; Anscombe 1956).
+
+    Without item results N is unknown: log(p / (1 - p)), and NaN for a score of 0 or 1, which has no log-odds.
+    """
+    scores = np.stack([_log_odds(evidence, task, evidence.scores[:, i]) for i, task in enumerate(evidence.tasks)], 1)
+    teacher = {task: float(_log_odds(evidence, task, np.asarray(score))) for task, score in evidence.teacher.items()}
+    known = {task: score for task, score in teacher.items() if np.isfinite(score)}
+    return replace(evidence, scores=scores, items={}, teacher=known, start={})
+
+
+def _log_odds(evidence: Evidence, task: str, shares: np.ndarray) -> np.ndarray:
+    half = 0.5 / len(evidence.items[task].ids) if task in evidence.items else 0.0
+    right, wrong = shares + half, 1 - shares + half
+    inside = (right > 0) & (wrong > 0)
+    return np.where(inside, np.log(np.where(inside, right, 1.0)) - np.log(np.where(inside, wrong, 1.0)), np.nan)
+
+
+def with_chance_for_diverged(evidence: Evidence, chance: Mapping[str, float]) -> Evidence:
+    """A diverged trial scores what guessing gives. Item results stay as they are: guesses have none."""
+    levels = np.asarray([chance.get(task, np.nan) for task in evidence.tasks])
+    imputed = evidence.diverged[:, None, :] & ~np.isfinite(evidence.scores)
+    scores = np.where(imputed, levels[None, :, None], evidence.scores)
+    return replace(evidence, scores=scores, diverged=np.zeros_like(evidence.diverged), items={})
+
+
+def without_seed(evidence: Evidence, seed: int) -> Evidence:
+    kept = np.asarray([each != seed for each in evidence.seeds])
+    return replace(
+        evidence,
+        seeds=tuple(each for each in evidence.seeds if each != seed),
+        scores=evidence.scores[..., kept],
+        diverged=evidence.diverged[..., kept],
+        items={},
+    )

@@ -1,0 +1,143 @@
+"""Every planned contrast tested once, on one set of evidence: estimates, p-values by family, verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from glassbox.comparison import verdicts
+from glassbox.comparison.alternatives import on_logits
+from glassbox.comparison.contrasts import Contrast
+from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.observation import Observation, observe
+from glassbox.comparison.statistics.equivalence import equivalence
+from glassbox.comparison.statistics.estimates import Alternative, Estimate, t_interval, t_test
+from glassbox.comparison.statistics.multiplicity import holm, intersection_union
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """One contrast's numbers, in its scale's unit; NaN for one that does not exist.
+
+    legs: the one-sided tests of an intersection-union test. Its own numbers are then those of the leg with the
+    largest p, the one that decides; p and equivalence_p are over all legs. Holm's counts are in p_adjusted and
+    equivalence_adjusted. estimate is None where nothing could be tested.
+    """
+
+    contrast: Contrast
+    observation: Observation
+    estimate: Estimate | None
+    lower: float = NAN
+    upper: float = NAN
+    t: float = NAN
+    p: float = NAN
+    p_adjusted: float = NAN
+    family_size: int = 1
+    equivalence_p: float = NAN
+    equivalence_adjusted: float = NAN
+    smallest_margin: float = NAN
+    probability_within: float = NAN
+    verdict: str = verdicts.NOT_RUN
+    legs: tuple[Analysis, ...] = ()
+
+    @property
+    def deciding(self) -> Analysis:
+        """The leg whose numbers these are; itself where it has none."""
+        return max(self.legs, key=lambda leg: -math.inf if math.isnan(leg.p) else leg.p) if self.legs else self
+
+
+def analyse(contrasts: Sequence[Contrast], evidence: Evidence, alpha: float) -> dict[str, Analysis]:
+    """Key -> analysis, of every contrast. Those on log-odds read the same evidence on log-odds."""
+    scales = {"points": evidence, "logit": on_logits(evidence)}
+    tested = [_test(contrast, scales[contrast.scale], alpha) for contrast in contrasts]
+    return {each.contrast.key: _judge(each, alpha) for each in _adjusted(tested)}
+
+
+def _test(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis:
+    if contrast.legs:
+        return _test_legs(contrast, evidence, alpha)
+    observation = observe(contrast, evidence)
+    if observation.absent:
+        return Analysis(contrast, observation, None)
+    estimate = observation.estimate(paired=evidence.paired)
+    lower, upper = t_interval(estimate, 1 - alpha)
+    alternative: Alternative = "greater" if contrast.test == "greater" else "two_sided"
+    t, p = t_test(estimate, alternative)
+    found = Analysis(contrast, observation, estimate, float(lower), float(upper), float(t))
+    if contrast.test != "descriptive":
+        found = replace(found, p=float(p))
+    if contrast.margin is None or contrast.test == "descriptive":
+        return found
+    alike = equivalence(estimate, contrast.margin, alpha)
+    return replace(
+        found,
+        equivalence_p=float(alike.p),
+        smallest_margin=float(alike.smallest_margin),
+        probability_within=float(alike.probability_within),
+    )
+
+
+def _test_legs(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis:
+    """All legs positive: the larger p (Berger 1982). All within the margin: the larger TOST p."""
+    legs = tuple(_test(leg, evidence, alpha) for leg in contrast.legs)
+    absent = next((leg for leg in legs if leg.estimate is None), None)
+    if absent:
+        return Analysis(contrast, absent.observation, None, legs=legs)
+    whole = Analysis(contrast, legs[0].observation, None, legs=legs)
+    shown = whole.deciding
+    return replace(
+        shown,
+        contrast=contrast,
+        p=float(intersection_union(np.asarray([leg.p for leg in legs]))),
+        equivalence_p=float(intersection_union(np.asarray([leg.equivalence_p for leg in legs]))),
+        smallest_margin=max(leg.smallest_margin for leg in legs),
+        probability_within=NAN,
+        legs=legs,
+    )
+
+
+def _adjusted(tested: Iterable[Analysis]) -> list[Analysis]:
+    """Holm over each family's planned tests, run or not; the same for equivalence. Order is kept."""
+    tested = list(tested)
+    families: dict[str, list[int]] = defaultdict(list)
+    for position, each in enumerate(tested):
+        if each.contrast.test != "descriptive":
+            families[each.contrast.counted].append(position)
+    for members in families.values():
+        alike = tested[members[0]].contrast.test == "equivalence"
+        p = holm(np.asarray([tested[i].p for i in members]))
+        tost = np.asarray([tested[i].equivalence_p for i in members])
+        similar = tost if alike else holm(tost)
+        for i, adjusted, equivalent in zip(members, p, similar, strict=True):
+            tested[i] = replace(
+                tested[i],
+                p_adjusted=float(adjusted),
+                equivalence_adjusted=float(equivalent),
+                family_size=len(members),
+            )
+    return tested
+
+
+def _judge(found: Analysis, alpha: float) -> Analysis:
+    if found.estimate is None:
+        return found
+    if found.contrast.test == "descriptive":
+        return replace(found, verdict=verdicts.DESCRIPTIVE)
+    if not found.estimate.testable:
+        return replace(found, verdict=verdicts.DEGENERATE)
+    return replace(found, verdict=verdict_of(found, alpha, found.p_adjusted))
+
+
+def verdict_of(found: Analysis, alpha: float, p_adjusted: float) -> str:
+    """The verdict were p_adjusted the contrast's adjusted p: the t test's own, or another test's of the same values."""
+    assert found.estimate is not None
+    limits, margin = (found.lower, found.upper), found.contrast.margin
+    return verdicts.contrast_verdict(
+        float(found.estimate.value), limits, p_adjusted, found.equivalence_adjusted, margin, alpha
+    )

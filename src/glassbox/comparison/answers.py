@@ -1,0 +1,88 @@
+"""The four questions answered in plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from glassbox.comparison import verdicts
+from glassbox.comparison.plan import Plan
+
+QUESTIONS = ("Q1", "Q2", "Q3", "Q4")
+
+
+def answers(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[dict[str, Any]]:
+    """Per question its sentences, one per task; log-odds speak only through `depends on scale`."""
+    found = []
+    for question in QUESTIONS:
+        own = [row for row in rows if row["id"] == question and row["scale"] == "points"]
+        if own:
+            sentences = [_sentence(row, plan) for row in own]
+            found.append({"id": question, "question": own[0]["question"], "sentences": sentences})
+    return found
+
+
+def _sentence(row: Mapping[str, Any], plan: Plan) -> str:
+    tasks = list(row["tasks"])
+    against = [task for task in tasks if row["tasks"][task] < 0]
+    place = f"{', '.join(task for task in tasks if task not in against)}"
+    start = f"{place} against {', '.join(against)}" if against else f"On {place}"
+    if row["status"] == "not run":
+        return f"{start}: not run, {row['reason']}."
+    formula = row["formula"]
+    if row["components"]:
+        formula = next(part["formula"] for part in row["components"] if part["decides"])
+        formula = f"{formula}, the weaker of {len(row['components'])} gains,"
+    difference = f"{formula} is {points(row['estimate'], signed=True)} points"
+    if row["degenerate"]:
+        return f"{start}, {difference} on each of {row['n']} seeds: degenerate, no test and no interval."
+    return f"{start}, {difference} ({_evidence(row, plan)}): {_says(row, plan)}{_wider(row)}"
+
+
+def _evidence(row: Mapping[str, Any], plan: Plan) -> str:
+    family = f", Holm over {row['family_size']}" if row["family_size"] > 1 else ""
+    limits = f"{100 * plan.confidence:g} % interval {points(row['lower'], True)} to {points(row['upper'], True)}"
+    dropped = f", {row['n_dropped']} left out because a trial diverged" if row["n_dropped"] else ""
+    seeds = f"n = {row['n']} {'pairs' if row['pairing'] == 'verified' else 'seeds, not verified as pairs'}{dropped}"
+    return f"{limits}; adjusted p {p_text(row['p_adjusted'])}{family}; {seeds}; seeds vary, on this benchmark"
+
+
+def _says(row: Mapping[str, Any], plan: Plan) -> str:
+    verdict, alike = row["verdict"], row["equivalence"]
+    margin = f"{points(alike['margin'])} points" if alike else ""
+    if verdict == verdicts.EQUIVALENT:
+        return f"equivalent within {margin} (TOST, adjusted p {p_text(alike['p_adjusted'])})."
+    if verdict == verdicts.INCONCLUSIVE:
+        least = points(row["minimum_detectable"]["holm_first"])
+        return f"inconclusive; with {100 * plan.power:g} % power this test finds differences from {least} points."
+    if verdict == verdicts.DIVERGED:
+        return "depends on diverged runs: with the chance score in their place the verdict is another."
+    if verdict == verdicts.SCALE:
+        return "depends on scale: in points and on log-odds the verdicts disagree."
+    if verdict == verdicts.UNINFORMATIVE:
+        return "uninformative, every group is near chance; nothing is said of their being alike."
+    size = verdict.partition(", ")[2]
+    about = {verdicts.MEANINGFUL: "beyond", verdicts.BELOW: "less than"}
+    return f"{verdict}{f' ({about[size]} the margin of {margin})' if size in about else ''}."
+
+
+def _wider(row: Mapping[str, Any]) -> str:
+    items = row["items"]
+    if items is None:
+        return ""
+    limits = f"{points(items['lower'], True)} to {points(items['upper'], True)}"
+    return f" On questions like these, where questions vary too: {limits}."
+
+
+def points(share: float | None, signed: bool = False) -> str:
+    if share is None or math.isnan(share):
+        return "unknown"
+    value = round(100 * share, 2) + 0.0
+    return f"{value:{'+' if signed else ''}.2f}"
+
+
+def p_text(p: float | None) -> str:
+    if p is None or math.isnan(p):
+        return "unknown"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -1,0 +1,137 @@
+"""The plan's contrasts, one by one: which scores each weighs, on which task, in which family it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from glassbox.comparison.plan import Plan, PlannedContrast
+
+TEACHER = "teacher"
+ALIKE = "alike"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """sum over groups and tasks of weights[group] x tasks[task] x score, of one planned question.
+
+    counted: the tests that Holm counts together with this one carry the same value. margin: a share of 1, None where
+    the scale is not points or the plan has none; a contrast of several tasks takes the smallest of theirs. legs: of
+    an intersection-union test, the one-sided contrasts that must all be positive.
+    """
+
+    key: str
+    id: str
+    family: str
+    question: str
+    weights: Mapping[str, float]
+    tasks: Mapping[str, float]
+    test: str
+    scale: str
+    counted: str
+    margin: float | None
+    legs: tuple[Contrast, ...] = ()
+
+    @property
+    def formula(self) -> str:
+        if self.legs:
+            return f"min({', '.join(leg.formula for leg in self.legs)})"
+        groups = _sum(self.weights)
+        return groups if len(self.tasks) == 1 else f"[{groups}] on {_sum(self.tasks)}"
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The trained groups that it weighs; the teacher has no trials."""
+        return tuple(group for group in self.weights if group != TEACHER)
+
+    @property
+    def place(self) -> str:
+        """'mmlu', or 'mmlu against sst2'."""
+        against = [task for task, weight in self.tasks.items() if weight < 0]
+        plus = ", ".join(task for task, weight in self.tasks.items() if weight > 0)
+        return f"{plus} against {', '.join(against)}" if against else plus
+
+
+def planned_contrasts(plan: Plan) -> list[Contrast]:
+    """One contrast per planned question, task and scale, in the plan's order, then the pairs said to be alike."""
+    planned = [
+        _contrast(plan, each, tasks, scale) for each in plan.contrasts for scale in each.scales for tasks in each.tasks
+    ]
+    return [*planned, *_alike(plan)]
+
+
+def _contrast(plan: Plan, planned: PlannedContrast, tasks: Mapping[str, float], scale: str) -> Contrast:
+    place = "-".join(sorted(tasks, key=lambda task: -tasks[task]))
+    suffix = "" if scale == "points" else f"/{scale}"
+    per_task = planned.holm in ("within task", "over signals")
+    alone = planned.holm == "none"
+    counted = f"{planned.id if alone else planned.family}{f'/{place}' if per_task or alone else ''}{suffix}"
+    key = f"{planned.id}/{place}{suffix}"
+    margin = _margin(plan, tasks, scale)
+    common = {"family": planned.family, "question": planned.question, "tasks": tasks, "scale": scale}
+    legs = tuple(
+        Contrast(
+            key=f"{key}/{_sum(weights)}",
+            id=planned.id,
+            weights=weights,
+            test="greater",
+            counted=counted,
+            margin=margin,
+            **common,
+        )
+        for weights in planned.legs
+    )
+    return Contrast(
+        key=key,
+        id=planned.id,
+        weights=planned.weights,
+        test=planned.test,
+        counted=counted,
+        margin=margin,
+        legs=legs,
+        **common,
+    )
+
+
+def _alike(plan: Plan) -> Iterator[Contrast]:
+    """Every pair of distilling groups on the tasks that the hypothesis says they are alike on."""
+    distilling = [group for group in plan.groups if group != plan.control]
+    for task in plan.hypothesis.alike:
+        for first, second in combinations(distilling, 2):
+            yield Contrast(
+                key=f"{ALIKE}/{task}/{second}-{first}",
+                id=ALIKE,
+                family=ALIKE,
+                question=f"are {second} and {first} equally good on {task}?",
+                weights={second: 1.0, first: -1.0},
+                tasks={task: 1.0},
+                test="equivalence",
+                scale="points",
+                counted=f"{ALIKE}/{task}",
+                margin=plan.margins.get(task),
+            )
+
+
+def _margin(plan: Plan, tasks: Mapping[str, float], scale: str) -> float | None:
+    margins = [plan.margins.get(task) for task in tasks]
+    known = [margin for margin in margins if margin is not None]
+    return min(known) if scale == "points" and len(known) == len(margins) else None
+
+
+def _sum(weights: Mapping[str, float]) -> str:
+    """'(hidden_state + attention)/2 - black_box': weights of one size share a bracket."""
+    parts = []
+    for size in dict.fromkeys(weights.values()):
+        names = [name for name, weight in weights.items() if weight == size]
+        text = " + ".join(names)
+        factor = _factor(abs(size), text if len(names) == 1 else f"({text})") if abs(size) != 1 else text
+        if abs(size) == 1 and size < 0:
+            factor = " - ".join(names)
+        parts.append(("- " if size < 0 else "+ ") + factor)
+    return " ".join(parts).removeprefix("+ ")
+
+
+def _factor(size: float, text: str) -> str:
+    inverse = 1 / size
+    return f"{text}/{inverse:.0f}" if abs(inverse - round(inverse)) < 1e-9 else f"{size:g} {text}"

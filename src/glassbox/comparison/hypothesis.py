@@ -1,0 +1,149 @@
+"""The stated hypothesis as one conjunction: alike where labels suffice, better where they do not, and by more there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from glassbox.comparison.analysis import Analysis
+from glassbox.comparison.answers import p_text, points
+from glassbox.comparison.contrasts import ALIKE
+from glassbox.comparison.plan import Plan
+from glassbox.comparison.statistics.equivalence import minimum_effect_p
+from glassbox.comparison.statistics.estimates import t_test
+from glassbox.comparison.statistics.multiplicity import holm, intersection_union
+
+GAIN, INTERACTION = "Q1", "Q4"
+SUPPORTED, REFUTED, OPEN = "supported", "refuted", "not established"
+
+
+@dataclass(frozen=True)
+class Leg:
+    """p: of the leg itself, TOST or one-sided t. against: of its opposite, before Holm over the legs. NaN: untested."""
+
+    name: str
+    analysis: Analysis | None
+    p: float
+    against: float
+    contradicted: bool = False
+    blocked: str | None = None
+
+    def holds(self, alpha: float) -> bool:
+        return self.blocked is None and self.p <= alpha
+
+
+def judge(plan: Plan, analyses: Mapping[str, Analysis], uninformative: Collection[str] = ()) -> dict[str, Any]:
+    """Verdict, p and legs.
+
+    All legs must hold, each at alpha: an intersection-union test, whose p is the largest leg's (Berger 1982), with no
+    adjustment. A leg of likeness is TOST against the plan's margin, one of gain a one-sided t test. The hypothesis is
+    refuted where the opposite of a leg is shown (a difference beyond the margin, a gain below 0), by p-values that
+    Holm adjusts over all legs, so that a true hypothesis is called refuted in at most alpha of studies. p is None
+    where a leg has none.
+    """
+    legs = _contradicted([*_alike(plan, analyses, uninformative), *_gains(plan, analyses)], plan.alpha)
+    verdict = OPEN
+    if any(leg.contradicted for leg in legs):
+        verdict = REFUTED
+    elif legs and all(leg.holds(plan.alpha) for leg in legs):
+        verdict = SUPPORTED
+    p = [leg.p if leg.blocked is None else math.nan for leg in legs]
+    largest = float(intersection_union(np.asarray(p))) if p else math.nan
+    rows = [_row(leg, plan) for leg in legs]
+    return {"verdict": verdict, "p": largest, "legs": rows, "text": _text(plan, verdict, largest, legs)}
+
+
+def _alike(plan: Plan, analyses: Mapping[str, Analysis], uninformative: Collection[str]) -> list[Leg]:
+    legs = []
+    for found in analyses.values():
+        if found.contrast.id == ALIKE:
+            task = found.contrast.place
+            margin = found.contrast.margin
+            against = math.nan
+            if found.estimate is not None and margin is not None:
+                against = float(minimum_effect_p(found.estimate, margin))
+            blocked = f"{task} is uninformative: all groups are near chance" if task in uninformative else None
+            first, second = found.contrast.groups
+            name = f"{first} and {second} equivalent on {task}"
+            legs.append(Leg(name, found, found.equivalence_p, against, blocked=blocked))
+    return legs
+
+
+def _gains(plan: Plan, analyses: Mapping[str, Analysis]) -> list[Leg]:
+    legs = []
+    for contrast_id, says in ((GAIN, "white-box signals improve {}"), (INTERACTION, "they improve {} more than {}")):
+        for task in plan.hypothesis.better:
+            found = next((each for each in analyses.values() if _is(each, contrast_id, task)), None)
+            others = [] if found is None else [name for name, weight in found.contrast.tasks.items() if weight < 0]
+            name = says.format(task, ", ".join(others) or "the others")
+            p = against = math.nan
+            if found is not None and found.estimate is not None:
+                p, against = (float(t_test(found.estimate, side)[1]) for side in ("greater", "less"))
+            legs.append(Leg(name, found, p, against))
+    return legs
+
+
+def _is(found: Analysis, contrast_id: str, task: str) -> bool:
+    contrast = found.contrast
+    return contrast.id == contrast_id and contrast.scale == "points" and contrast.tasks.get(task, 0.0) > 0
+
+
+def _contradicted(legs: Sequence[Leg], alpha: float) -> list[Leg]:
+    if not legs:
+        return []
+    adjusted = holm(np.asarray([leg.against for leg in legs]))
+    return [replace(leg, contradicted=bool(p <= alpha)) for leg, p in zip(legs, adjusted, strict=True)]
+
+
+def _row(leg: Leg, plan: Plan) -> dict[str, Any]:
+    return {
+        "name": leg.name,
+        "contrast": leg.analysis.contrast.key if leg.analysis else None,
+        "p": leg.p,
+        "holds": leg.holds(plan.alpha),
+        "contradicted": leg.contradicted,
+        "text": _leg_text(leg, plan),
+    }
+
+
+def _leg_text(leg: Leg, plan: Plan) -> str:
+    found = leg.analysis
+    if found is None:
+        return f"{leg.name}: the plan has no contrast of this."
+    if found.estimate is None:
+        return f"{leg.name}: not run, {found.observation.absent}."
+    difference = f"{points(float(found.estimate.value), True)} points"
+    if not found.estimate.testable:
+        return f"{leg.name}: degenerate, every seed gave the same difference ({difference}), so nothing can be tested."
+    if leg.contradicted:
+        return f"{leg.name}: contradicted, {difference} ({_interval(found)})."
+    outcome = "holds" if leg.holds(plan.alpha) else leg.blocked or "not shown"
+    test, margin = "one-sided t", found.contrast.margin
+    if found.contrast.id == ALIKE:
+        test = f"TOST against {100 * margin:g} points," if margin else "no margin,"
+    return f"{leg.name}: {outcome}, {difference} ({_interval(found)}; {test} p {p_text(leg.p)})."
+
+
+def _interval(found: Analysis) -> str:
+    return f"interval {points(found.lower, True)} to {points(found.upper, True)}"
+
+
+def _text(plan: Plan, verdict: str, p: float, legs: Sequence[Leg]) -> str:
+    claim = (
+        f"Distilling groups are alike on {_and(plan.hypothesis.alike)}, and white-box signals improve "
+        f"{_and(plan.hypothesis.better)}, by more than there"
+    )
+    if verdict == SUPPORTED:
+        return f"Supported: {claim}. All {len(legs)} legs hold; the largest leg has p {p_text(p)}."
+    if verdict == REFUTED:
+        return f"Refuted: {claim}. Contradicted: {'; '.join(leg.name for leg in legs if leg.contradicted)}."
+    failing = [leg.name for leg in legs if not leg.holds(plan.alpha)]
+    return f"Not established: {claim}. {len(failing)} of {len(legs)} legs do not hold: {'; '.join(failing)}."
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)

@@ -1,0 +1,71 @@
+"""Each group's mean on each task in both scopes, and the tasks on which nobody beats guessing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from glassbox.comparison.contrasts import Contrast
+from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.observation import has_clusters, observe, observe_items
+from glassbox.comparison.plan import Plan
+from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION, t_interval
+from glassbox.comparison.statistics.intervals import mean_interval
+
+NEAR_CHANCE = 2.0
+
+
+def group_means(evidence: Evidence, plan: Plan) -> list[dict[str, Any]]:
+    """One row per group and task. near_chance: within two standard errors of chance, of the widest scope there is."""
+    return [_row(evidence, plan, group, task) for group in evidence.groups for task in evidence.tasks]
+
+
+def uninformative_tasks(means: list[dict[str, Any]], evidence: Evidence) -> list[str]:
+    """Tasks on which every group with a score is near chance: there, being alike says nothing about the signals."""
+    found = []
+    for task in evidence.tasks:
+        rows = [row for row in means if row["task"] == task and row["n"] > 0]
+        if rows and all(row["near_chance"] for row in rows):
+            found.append(task)
+    return found
+
+
+def _row(evidence: Evidence, plan: Plan, group: str, task: str) -> dict[str, Any]:
+    position = evidence.groups.index(group), evidence.tasks.index(task)
+    scores = evidence.scores[position]
+    summary = mean_interval(scores[np.isfinite(scores)], confidence=plan.confidence)
+    items, error = _items(evidence, plan, group, task)
+    if error is None and summary.deviation is not None:
+        error = summary.deviation / np.sqrt(summary.n)
+    chance = plan.tasks[task].chance if task in plan.tasks else None
+    near = summary.mean is not None and error is not None and chance is not None
+    return {
+        "group": group,
+        "task": task,
+        "n": summary.n,
+        "mean": summary.mean,
+        "deviation": summary.deviation,
+        "lower": summary.lower,
+        "upper": summary.upper,
+        "clipped": summary.clipped,
+        "degenerate": summary.degenerate,
+        "n_diverged": int(evidence.diverged[position[0]].sum()),
+        "items": items,
+        "near_chance": bool(near and abs(summary.mean - chance) <= NEAR_CHANCE * error + DEGENERATE_DEVIATION),  # type: ignore[operator]
+    }
+
+
+def _items(evidence: Evidence, plan: Plan, group: str, task: str) -> tuple[dict[str, Any] | None, float | None]:
+    """The interval on questions like these, clipped to possible scores, and its standard error."""
+    alone = Contrast(group, group, "", "", {group: 1.0}, {task: 1.0}, "descriptive", "points", "", None)
+    observation = observe(alone, evidence)
+    if observation.absent:
+        return None, None
+    clustered = has_clusters(alone, evidence)
+    scope = observe_items(alone, evidence, observation, paired=True, clustered=clustered)
+    if scope is None:
+        return None, None
+    lower, upper = (float(limit) for limit in t_interval(scope[0], plan.confidence))
+    limits = {"lower": max(lower, 0.0), "upper": min(upper, 1.0), "df": float(scope[0].df), "clustered": clustered}
+    return limits, float(scope[0].standard_error)
