@@ -10,7 +10,7 @@ from glassbox.comparison.inference import infer
 
 
 def test_the_hypothesis_is_supported_where_it_is_true() -> None:
-    results = infer(evidences.plan(), evidences.evidence(evidences.everyone_gains(), noise=0.001))
+    results = infer(evidences.plan(), evidences.evidence(evidences.everyone_gains(), noise=0.002, questions=1000))
     assert results["hypothesis"]["verdict"] == "supported"
     assert results["hypothesis"]["p"] == max(leg["p"] for leg in results["hypothesis"]["legs"])
     assert len(results["hypothesis"]["legs"]) == 10
