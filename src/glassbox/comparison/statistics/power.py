@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 MOST_SEEDS = 10_000
 
@@ -43,23 +43,27 @@ def equivalence_power(margin: float, df: float, alpha: float = 0.05, difference:
     mean.
     """
     critical = float(stats.t.ppf(1 - alpha, df))
+    density = 0.5 * df * math.log(df) - (0.5 * df - 1) * math.log(2) - math.lgamma(0.5 * df)
 
     def passing(x: float) -> float:
         reach = margin - critical * x
-        inside = stats.norm.cdf(reach - difference) - stats.norm.cdf(-reach - difference)
-        return float(inside * stats.chi.pdf(x * math.sqrt(df), df) * math.sqrt(df))
+        inside = special.ndtr(reach - difference) - special.ndtr(-reach - difference)
+        return float(inside) * math.exp(density + (df - 1) * math.log(x) - 0.5 * df * x * x) if x > 0 else 0.0
 
     limit = margin / critical
     likely = [x for x in (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0) if x < limit]
     return float(integrate.quad(passing, 0.0, min(limit, 12.0), points=likely or None, limit=200)[0])
 
 
-def seeds_to_detect(difference: float, deviation: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """The fewest pairs with which a two-sided t test at alpha finds a true difference with this power.
+def seeds_to_detect(
+    difference: float, deviation: float, alpha: float = 0.05, power: float = 0.8, *, two_sided: bool = True
+) -> int | None:
+    """The fewest pairs with which a t test at alpha finds a true difference with this power. None above 10,000.
 
-    deviation: of the contrast over seeds, in the difference's unit. None above 10,000.
+    deviation: of the contrast over seeds, in the difference's unit.
     """
-    return _fewest(lambda n: t_power(abs(difference) * math.sqrt(n) / deviation, n - 1, alpha) >= power)
+    shift = abs(difference) / deviation
+    return _fewest(lambda n: t_power(shift * math.sqrt(n), n - 1, alpha, two_sided=two_sided) >= power)
 
 
 def seeds_for_equivalence(margin: float, deviation: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
