@@ -145,6 +145,16 @@ def test_what_cannot_work_is_refused(refusal, changes: dict[str, Any], said: str
     assert said in refusal(changes)
 
 
+def test_a_group_of_the_teachers_answers_has_no_signals(refusal):
+    message = refusal({"distill.black_box.labels": "teacher"})
+    assert "distill.black_box.labels" in message
+    assert "take logits out of conf/distill/black_box.yaml" in message
+    own = {"groups": ["seqkd"], "distill": {"seqkd": {"task": 1.0, "labels": "teacher"}}}
+    group = Settings.model_validate(changed(own)).distill["seqkd"]
+    assert group.labels == "teacher"
+    assert not group.uses_signals
+
+
 def test_topk_is_accepted_at_a_captured_temperature():
     Settings.model_validate(changed({"objective.logits_target": "topk", "objective.temperature": 4.0}))
 

@@ -4,7 +4,7 @@ import pytest
 
 from glassbox.config import TrainSettings
 from glassbox.randomness import data_order, derived_seed
-from glassbox.schedule import learning_rate, make_plan
+from glassbox.schedule import Plan, learning_rate, make_plan
 
 IDS = [f"sst2/train/{number:03d}" for number in range(21)]
 LENGTHS = {sample_id: 10 + 7 * number % 11 for number, sample_id in enumerate(IDS)}
@@ -27,6 +27,19 @@ def test_micro_batches_change_neither_the_order_nor_its_digest() -> None:
     whole, split = (make_plan(LENGTHS, settings(micro_batch_size=size), seed=4) for size in (8, 2))
     assert whole.digest() == split.digest()
     assert [len(step) for step in split.steps[:3]] == [4, 4, 3]
+
+
+def test_lengths_change_the_micro_batches_but_not_the_order_that_groups_share() -> None:
+    others = {sample_id: -length for sample_id, length in LENGTHS.items()}
+    first, second = (make_plan(lengths, settings(micro_batch_size=2), seed=4) for lengths in (LENGTHS, others))
+    assert first.steps != second.steps
+    assert first.digest() == second.digest()
+
+
+def test_the_digest_tells_which_samples_share_a_step() -> None:
+    plan = make_plan(LENGTHS, settings(), seed=4)
+    swapped = Plan((plan.steps[1], plan.steps[0], *plan.steps[2:]), plan.steps_per_epoch)
+    assert swapped.digest() != plan.digest()
 
 
 def test_seeds_give_different_orders_and_the_order_of_the_ids_does_not_matter() -> None:

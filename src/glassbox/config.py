@@ -15,11 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from glassbox.config_problems import Problem, problem_of
-from glassbox.config_rules import broken_rules
+from glassbox.config_rules import COMPONENTS, SIGNALS, broken_rules
 from glassbox.errors import GlassboxError
 from glassbox.yaml_files import read_yaml
 
-COMPONENTS = ("task", "logits", "hidden", "attention")
 SPLITS = ("train", "validation", "test")
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -50,6 +49,22 @@ class Weights(Section):
     logits: Weight = 0.0
     hidden: Weight = 0.0
     attention: Weight = 0.0
+
+    @property
+    def components(self) -> dict[str, float]:
+        """Every component's weight, those of 0 included."""
+        return {name: getattr(self, name) for name in COMPONENTS}
+
+
+class Group(Weights):
+    """A group's objective. `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks'."""
+
+    labels: Literal["data", "teacher"] = "data"
+
+    @property
+    def uses_signals(self) -> bool:
+        """Whether it compares teacher and student token by token."""
+        return any(getattr(self, name) > 0 for name in SIGNALS)
 
 
 class TaskFiles(Section):
@@ -82,6 +97,20 @@ class PrepareSettings(Section):
     folder: str = "data/embedded"
     hub: str | None = None
     tasks: dict[Name, TaskSettings] = Field(min_length=1)
+
+
+class AnswersSettings(Section):
+    """How the teacher answers the training prompts of groups with `labels: teacher`; others never ask it.
+
+    `sampled` draws every token of a generated answer at `temperature`, from `seed`; the answer to a multiple-choice
+    question is the teacher's best choice in either mode.
+    """
+
+    mode: Literal["greedy", "sampled"] = "greedy"
+    temperature: PositiveFloat = 1.0
+    seed: int = Field(0, ge=0)
+    batch_size: PositiveInt
+    max_new_tokens: PositiveInt
 
 
 class SnapshotSettings(Section):
@@ -189,10 +218,11 @@ class Settings(Section):
     groups: tuple[Name, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     weights: Weights
-    distill: dict[Name, Weights]
+    distill: dict[Name, Group]
     teacher: ModelSettings
     student: ModelSettings
     prepare: PrepareSettings
+    answers: AnswersSettings
     snapshot: SnapshotSettings
     verify: VerifySettings
     objective: ObjectiveSettings

@@ -10,6 +10,8 @@ from typing import Any
 from glassbox.config_problems import Problem, nearest
 
 EMBEDDED_TASKS = ("sst2", "mmlu", "gsm8k")
+COMPONENTS = ("task", "logits", "hidden", "attention")
+SIGNALS = COMPONENTS[1:]
 SOURCES_WITHOUT_FILES = ("embedded", "hub")
 
 Tree = Mapping[str, Any]
@@ -22,6 +24,7 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _objectives_are_named,
         _nothing_is_listed_twice,
         _groups_have_a_component,
+        _own_answers_have_no_signals,
         _topk_temperature_is_captured,
         _micro_batches_are_whole,
         _tasks_have_their_source,
@@ -81,9 +84,18 @@ def _nothing_is_listed_twice(tree: Tree) -> Iterator[Problem]:
 
 def _groups_have_a_component(tree: Tree) -> Iterator[Problem]:
     for name, weights in _sections(tree, "distill").items():
-        if not any(weight for weight in weights.values()):
+        if not any(weights.get(component) for component in COMPONENTS):
             why = "no component has a weight above 0, so that there is nothing to learn"
             yield Problem(f"distill.{name}", why, f"give it a component in conf/distill/{name}.yaml", dict(weights))
+
+
+def _own_answers_have_no_signals(tree: Tree) -> Iterator[Problem]:
+    for name, group in _sections(tree, "distill").items():
+        signals = [component for component in SIGNALS if group.get(component)]
+        if group.get("labels") == "teacher" and signals:
+            why = "the snapshot's signals belong to the tasks' answers, and its labels are the teacher's own answers"
+            next_step = f"take {', '.join(signals)} out of conf/distill/{name}.yaml, or set labels to data"
+            yield Problem(f"distill.{name}.labels", why, next_step, "teacher")
 
 
 def _topk_temperature_is_captured(tree: Tree) -> Iterator[Problem]:

@@ -22,10 +22,14 @@ class Plan:
         return frozenset([*ends, len(self.steps)])
 
     def digest(self) -> str:
-        """sha256 in hex over the sample ids in the order they are trained on; micro-batches do not count."""
+        """sha256 in hex over every step's sample ids, steps in the order they are trained.
+
+        The loss is a mean over the whole step, so the order within a step, which follows the lengths, does not count:
+        groups whose labels have other lengths share the order of the data.
+        """
         digest = hashlib.sha256()
         for step in self.steps:
-            digest.update(("\x1f".join(sample_id for batch in step for sample_id in batch) + "\x1e").encode())
+            digest.update(("\x1f".join(sorted(sample_id for batch in step for sample_id in batch)) + "\x1e").encode())
         return digest.hexdigest()
 
 

@@ -43,7 +43,8 @@ BYTES_PER_WEIGHT = 4
 def flat_params(settings: Settings, group: str, seed: int) -> dict[str, Any]:
     """What MLflow shows and groups by: `group`, `seed`, `weight_hidden`, `train.learning_rate`, ..."""
     params: dict[str, Any] = {"group": group, "seed": seed, "scale": settings.scale}
-    params |= {f"weight_{name}": weight for name, weight in settings.distill[group].model_dump().items()}
+    params |= {f"weight_{name}": weight for name, weight in settings.distill[group].components.items()}
+    params |= {"labels": settings.distill[group].labels}
     params |= {"teacher": settings.teacher.model, "student": settings.student.model}
     for section, values in sections_of(settings).items():
         params |= _flatten(section, values)
@@ -167,7 +168,7 @@ def _keeps_student(settings: Settings, seed: int) -> bool:
 
 def _card(trial: Trial, metrics: Mapping[str, float]) -> str:
     """The model card of a kept student."""
-    weights = trial.settings.distill[trial.group].model_dump()
+    weights = trial.settings.distill[trial.group].components
     embedded = any(task.source == "embedded" for task in trial.settings.prepare.tasks.values())
     note = " (embedded miniature tasks, not the benchmarks they are named for)" if embedded else ""
     scores = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in metrics.items())

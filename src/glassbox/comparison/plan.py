@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from glassbox.analysis_plan import PLAN, plan_digest
-from glassbox.config import Section, Settings, Weights
+from glassbox.config import Group, Section, Settings
 from glassbox.config_problems import dotted, known_keys, nearest
 from glassbox.errors import GlassboxError
 from glassbox.yaml_files import read_yaml
@@ -231,13 +231,13 @@ def _refusal(path: Path, faults: list[str]) -> GlassboxError:
     return GlassboxError(f"{path} is refused; nothing was compared.\n\n{lines}\n\nMend it, or `git restore {path}`.")
 
 
-def planned_weights(conf: Path, plan: Plan, settings: Settings) -> dict[str, Weights]:
+def planned_weights(conf: Path, plan: Plan, settings: Settings) -> dict[str, Group]:
     """The weights of every planned group, and of the optional groups that conf/distill has a file for."""
     optional = [group for group in plan.optional_groups if (conf / "distill" / f"{group}.yaml").is_file()]
     return {group: weights_of(conf, group, settings) for group in (*plan.groups, *optional)}
 
 
-def weights_of(conf: Path, group: str, settings: Settings) -> Weights:
+def weights_of(conf: Path, group: str, settings: Settings) -> Group:
     """A group's weights as composition would resolve them, `${weights.<component>}` included."""
     if group in settings.distill:
         return settings.distill[group]
@@ -245,6 +245,6 @@ def weights_of(conf: Path, group: str, settings: Settings) -> Weights:
     try:
         whole = OmegaConf.create({"weights": settings.weights.model_dump(), "distill": read_yaml(path)[0]})
         resolved = OmegaConf.to_container(whole, resolve=True)
-        return Weights(**resolved["distill"][group])  # type: ignore[index, call-overload]
+        return Group(**resolved["distill"][group])  # type: ignore[index, call-overload]
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
         raise GlassboxError(f"{path} does not give the weights of the planned group '{group}': {error}") from error

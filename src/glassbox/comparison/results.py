@@ -12,7 +12,7 @@ from typing import Any
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.selection import DIGESTS, Selection, Trial
 from glassbox.comparison.statistics import MeanInterval, mean_interval
-from glassbox.config import Settings, Weights
+from glassbox.config import Group, Settings
 
 SCHEMA = 1
 CONFIDENCE = 0.95
@@ -22,7 +22,7 @@ REFERENCES = {"teacher": "teacher_scores", "initial_student": "student_scores"}
 def build_results(
     settings: Settings,
     plan: Plan,
-    planned: Mapping[str, Weights],
+    planned: Mapping[str, Group],
     selection: Selection,
     metrics: Mapping[str, str],
     snapshot_report: Path,
@@ -62,9 +62,9 @@ def _task(settings: Settings, task: str, metric: str) -> dict[str, Any]:
     return {"task": task, "metric": name, "key": metric, "embedded": embedded}
 
 
-def _group(planned: Mapping[str, Weights], settings: Settings, selection: Selection, group: str) -> dict[str, Any]:
+def _group(planned: Mapping[str, Group], settings: Settings, selection: Selection, group: str) -> dict[str, Any]:
     weights = settings.distill[group] if group in settings.distill else planned[group]
-    active = {component: weight for component, weight in weights.model_dump().items() if weight}
+    active = {component: weight for component, weight in weights.components.items() if weight}
     source = "store" if group in selection.store_groups else "manifest"
     return {"group": group, "weights": active, "source": source}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glassbox import tracking
-from glassbox.config import Settings, Weights
+from glassbox.config import Group, Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError
 
 SCHEMA = 1
@@ -63,7 +63,7 @@ class Selection:
 
 
 def select_trials(
-    settings: Settings, planned: Mapping[str, Weights], runs: Path, key_of: KeyOf, use: Mapping[str, str] | None = None
+    settings: Settings, planned: Mapping[str, Group], runs: Path, key_of: KeyOf, use: Mapping[str, str] | None = None
 ) -> Selection:
     """Read the manifests of `groups` x `seeds`, ask MLflow for exactly their runs, look up other planned groups.
 
@@ -98,7 +98,7 @@ def select_trials(
     )
 
 
-def _in_order(planned: Mapping[str, Weights], groups: tuple[str, ...]) -> tuple[str, ...]:
+def _in_order(planned: Mapping[str, Group], groups: tuple[str, ...]) -> tuple[str, ...]:
     return (
         *(group for group in planned if group in groups),
         *(group for group in groups if group not in planned),
