@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from glassbox.command import run
 from glassbox.config import Settings, load_settings
+from glassbox.launcher import is_launched, is_main, launch
 
 TASKS = Path("data/tasks")
 FOLDER = Path("data/snapshot")
@@ -23,6 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
+    if settings.snapshot.processes > 1 and not is_launched():
+        sys.exit(launch(settings.snapshot.processes))
 
     import torch
 
@@ -33,6 +37,8 @@ def main() -> None:
     refuse_different_tokenizers(load_tokenizer(settings.teacher), load_tokenizer(settings.student), settings.groups[0])
     torch.set_num_threads(settings.train.threads)
     capture(settings, TASKS, FOLDER, scratch_folder(settings))
+    if not is_main():
+        return
     manifest = read_manifest(FOLDER)
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     print(f"{FOLDER}: {manifest['rows']} samples, {manifest['positions']} positions, {size / 1e6:.1f} MB")

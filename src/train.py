@@ -1,10 +1,12 @@
 """One trial: `python src/train.py --group combined --seed 3`. `dvc repro` runs it for every group and seed."""
 
 import argparse
+import sys
 
 from glassbox.command import run
 from glassbox.config import load_settings
 from glassbox.errors import GlassboxError
+from glassbox.launcher import is_launched, launch
 
 
 def main() -> None:
@@ -19,6 +21,9 @@ def main() -> None:
             f"--group {arguments.group}: the settings hold no group of that name, but {', '.join(settings.distill)}. "
             "A group is a file in conf/distill, selected by `dvc exp run -S distill=<name>`."
         )
+
+    if settings.train.processes > 1 and not is_launched():
+        sys.exit(launch(settings.train.processes, settings.train.parallelism))
 
     from glassbox.trial import Trial
 

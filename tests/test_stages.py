@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 BEARS_ON_NO_RESULT = {
-    *("analysis_plan", "archive", "command", "dvc_cache", "errors", "interruption", "memory"),
+    *("analysis_plan", "archive", "command", "dvc_cache", "errors", "interruption", "launcher", "memory"),
     *("config", "config_problems", "config_rules", "yaml_files"),
 }
 MAKES_SAMPLES = {

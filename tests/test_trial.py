@@ -205,7 +205,7 @@ def test_bf16_is_in_force_where_it_is_asked_for(project: Path) -> None:
 
 
 @pytest.fixture
-def scaled(project: Path) -> Iterator[tuple[Trial, list[Batch]]]:
+def scaled(project: Path) -> Iterator[tuple[Trial, list[tuple[Batch, bool]]]]:
     """A prepared trial that computes in float16 on the CPU under a real GradScaler, and its first step's batches.
 
     Accelerate itself allows float16 on a GPU only, so that its state is told afterwards.
@@ -213,17 +213,21 @@ def scaled(project: Path) -> Iterator[tuple[Trial, list[Batch]]]:
     AcceleratorState._reset_state(reset_partial_state=True)
     trial = Trial(shrunk_settings(project, train={"epochs": 20}), "combined", 0)
     trial.scratch.mkdir(parents=True)
+    trial.join()
     trial.prepare()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
     trial.accelerator.scaler, trial.accelerator.native_amp = scaler, True
     trial.accelerator.state._mixed_precision = "fp16"
     trial.optimizer = AcceleratedOptimizer(trial.optimizer.optimizer, scaler=scaler)
     trial.accelerator._optimizers = [trial.optimizer]
-    yield trial, list(trial.snapshot.batches(trial.plan.steps[0], trial.objective.signals))
+    batches = trial.snapshot.batches(trial.plan.steps[0], trial.objective.signals)
+    yield trial, [(batch, True) for batch in batches]
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_a_skipped_step_is_counted_and_moves_neither_weights_nor_schedule(scaled: tuple[Trial, list[Batch]]) -> None:
+def test_a_skipped_step_is_counted_and_moves_neither_weights_nor_schedule(
+    scaled: tuple[Trial, list[tuple[Batch, bool]]],
+) -> None:
     trial, batches = scaled
     progress, logged = Progress(), []
     digests = [model_digest(trial.student.model)]
@@ -242,7 +246,9 @@ def test_a_skipped_step_is_counted_and_moves_neither_weights_nor_schedule(scaled
     assert all(parameter.dtype == torch.float32 for parameter in trial.student.parameters())
 
 
-def test_a_gradient_that_overflows_without_any_scaling_is_divergence(scaled: tuple[Trial, list[Batch]]) -> None:
+def test_a_gradient_that_overflows_without_any_scaling_is_divergence(
+    scaled: tuple[Trial, list[tuple[Batch, bool]]],
+) -> None:
     trial, batches = scaled
     next(trial.student.parameters()).register_hook(lambda gradient: gradient * torch.inf)
     progress = Progress()

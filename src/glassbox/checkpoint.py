@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from glassbox.processes import Processes, laid_out_like, whole, whole_state
 from glassbox.snapshot.storage import require_free_space
 from glassbox.student import Student
 
@@ -37,15 +38,27 @@ class Progress:
     history: list[tuple[int, str, float]] = field(default_factory=list)
 
 
-def save(folder: Path, progress: Progress, student: Student, optimizer: torch.optim.AdamW) -> None:
-    """Write a new checkpoint, publish it by one rename, then drop the older ones."""
-    tensors = {f"student.{name}": value for name, value in student.state_dict().items()}
+def save(
+    folder: Path, progress: Progress, student: Student, optimizer: torch.optim.AdamW, processes: Processes
+) -> None:
+    """Write a new checkpoint, publish it by one rename, then drop the older ones; every process takes part."""
+    tensors = {f"student.{name}": value for name, value in whole_state(student).items()}
     for name, parameter in student.named_parameters():
         state = optimizer.state.get(parameter, {})
-        tensors |= {f"{moment}.{name}": state[moment] for moment in MOMENTS if moment in state}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+        tensors |= {f"{moment}.{name}": whole(state[moment]) for moment in MOMENTS if moment in state}
+    for index, states in enumerate(processes.gather(_generators())):
+        tensors |= {f"random.{index}.{device}": state for device, state in states.items()}
+    if processes.is_main:
+        _write(folder, progress, tensors)
+    processes.wait()
+
+
+def _generators() -> dict[str, torch.Tensor]:
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state()} | cuda
+
+
+def _write(folder: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
     staging = folder / "staging"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -61,7 +74,7 @@ def save(folder: Path, progress: Progress, student: Student, optimizer: torch.op
         shutil.rmtree(older, ignore_errors=True)
 
 
-def load(folder: Path, student: Student, optimizer: torch.optim.AdamW) -> Progress | None:
+def load(folder: Path, student: Student, optimizer: torch.optim.AdamW, processes: Processes) -> Progress | None:
     """Bring student, optimizer and generators to the newest checkpoint; None where there is none."""
     found = sorted(folder.glob("step-*"))
     if not found:
@@ -70,14 +83,18 @@ def load(folder: Path, student: Student, optimizer: torch.optim.AdamW) -> Progre
     progress = Progress(**(values | {"history": [tuple(row) for row in values["history"]]}))
     with safe_open(found[-1] / "state.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    student.load_state_dict({name: tensors[f"student.{name}"] for name in student.state_dict()})
+    for name, value in student.state_dict().items():
+        value.copy_(laid_out_like(tensors[f"student.{name}"], value))
     for name, parameter in student.named_parameters():
         state = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
         if state:
             optimizer.state[parameter] = {
-                moment: value if moment == "step" else value.to(parameter.device) for moment, value in state.items()
+                moment: value if moment == "step" else laid_out_like(value, parameter)
+                for moment, value in state.items()
             }
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    own = f"random.{processes.index}"
+    if f"{own}.cpu" in tensors:
+        torch.set_rng_state(tensors[f"{own}.cpu"])
+    if f"{own}.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"{own}.cuda"])
     return progress

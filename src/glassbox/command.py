@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glassbox.errors import GlassboxError
+from glassbox.launcher import leaving_at_once
 
 
 def run(main: Callable[[], None]) -> None:
     """Call a script's `main`; exits with the error's code where it raises a GlassboxError."""
-    try:
-        main()
-    except GlassboxError as error:
-        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    with leaving_at_once():
+        try:
+            main()
+        except GlassboxError as error:
+            print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)

@@ -124,6 +124,7 @@ class SnapshotSettings(Section):
     batch_size: PositiveInt = 16
     part_megabytes: PositiveInt = 256
     audit_positions: PositiveInt = 200
+    processes: PositiveInt = 1
 
 
 class VerifySettings(Section):
@@ -146,6 +147,8 @@ class EarlyStopping(Section):
 
 
 class TrainSettings(Section):
+    """`parallelism` names a file of conf/accelerate, which says how `processes` share a trial."""
+
     epochs: PositiveInt
     max_steps: PositiveInt | None = None
     batch_size: PositiveInt
@@ -157,6 +160,8 @@ class TrainSettings(Section):
     clip_norm: PositiveFloat = 1.0
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
+    processes: PositiveInt = 1
+    parallelism: Name = "ddp"
     threads: PositiveInt
     logging_interval: PositiveInt = 10
     early_stopping: EarlyStopping | None = None

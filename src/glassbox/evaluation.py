@@ -103,7 +103,11 @@ def evaluate(
             results |= _score_generations(model, tokenizer, samples, settings, max_length, overflow)
     finally:
         model.train(was_training)
-    items = [results[index] for index in range(len(samples)) if index in results]
+    return scored(samples, [results[index] for index in range(len(samples)) if index in results])
+
+
+def scored(samples: Sequence[Sample], items: list[ItemResult]) -> Evaluation:
+    """The evaluation of `samples` from their results; GlassboxError where one is missing."""
     return Evaluation(_task_scores(samples, items), items)
 
 

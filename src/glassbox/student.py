@@ -1,5 +1,6 @@
 """The student of a trial: the model, its projector where hidden states are distilled, and the folder it is saved to."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -56,11 +57,18 @@ def build_optimizer(student: Student, settings: TrainSettings) -> torch.optim.Ad
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, foreach=True)
 
 
-def save_student(student: Student, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str) -> None:
+def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The weights of "model" or "projector", under the names that they have there."""
+    return {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
+
+
+def save_student(
+    student: Student, weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerFast, folder: Path, card: str
+) -> None:
     """A plain Transformers folder; the projector lies beside the model, which opens without it."""
-    student.model.save_pretrained(folder)
+    student.model.save_pretrained(folder, state_dict=part_of(weights, "model"))
     tokenizer.save_pretrained(folder)
     if student.projector is not None:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.projector.state_dict().items()}
+        state = {name: tensor.cpu().contiguous() for name, tensor in part_of(weights, "projector").items()}
         save_file(state, folder / "projector.safetensors")
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -22,18 +21,20 @@ from glassbox.analysis_plan import plan_digest
 from glassbox.checkpoint import Progress
 from glassbox.config import Settings
 from glassbox.errors import DivergedError, GlassboxError
-from glassbox.evaluation import Evaluation, evaluate
+from glassbox.evaluation import Evaluation, evaluate, scored
 from glassbox.interruption import Interruption
 from glassbox.models import load_tokenizer, model_digest, tokenizer_fingerprint
 from glassbox.objective import Objective, pair_heads, position_weights, shares
 from glassbox.precision import PrecisionProbe, cuda_has_bf16, resolve
+from glassbox.processes import Processes, start_accelerator, whole, whole_state, whole_weights
 from glassbox.randomness import derived_seed
 from glassbox.schedule import learning_rate, make_plan
 from glassbox.signals import checkpoint_layers
 from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.student import Student, build_optimizer, build_student
 from glassbox.tasks import Sample, read_split, tasks_digest
-from glassbox.tracking import TrialRun, root
+from glassbox.tracking import TrialRun, UnrecordedRun, root
+from glassbox.trainee import Trainee
 from glassbox.trial_key import study_key, trial_key
 
 SNAPSHOT_FOLDER = Path("data/snapshot")
@@ -58,15 +59,7 @@ class Trial:
         """Load and check everything that training needs. Raises GlassboxError before a run is opened."""
         settings = self.settings.train
         torch.set_num_threads(settings.threads)
-        torch.manual_seed(derived_seed(self.seed, "dropout"))
-        cuda = torch.cuda.is_available()
-        precision = resolve(settings.precision, cuda, cuda_has_bf16())
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=not cuda)
-        if self.accelerator.num_processes > 1:
-            raise GlassboxError(
-                f"This trial was started in {self.accelerator.num_processes} processes; a trial runs in one. Start "
-                "`python src/train.py` itself, and several trials side by side with `dvc exp run --queue`."
-            )
+        torch.manual_seed(derived_seed(self.seed, f"dropout/{self.processes.index}"))
         self.tokenizer = load_tokenizer(self.settings.student)
         self._refuse_other_tokenizer()
         weights = self.settings.distill[self.group]
@@ -78,8 +71,7 @@ class Trial:
         if settings.gradient_checkpointing:
             checkpoint_layers(student.model)
         self.probe = PrecisionProbe(student.model)
-        self.student: Student = student.to(self.accelerator.device)
-        self.optimizer = self.accelerator.prepare(build_optimizer(self.student, settings))
+        self.student: Student = student
         self.objective = Objective(
             weights,
             self.settings.objective,
@@ -88,6 +80,9 @@ class Trial:
             temperatures=self.snapshot.temperatures,
             projector=student.projector,
         ).to(self.accelerator.device)
+        self.trainee, self.optimizer = self.accelerator.prepare(
+            Trainee(student, self.objective), build_optimizer(student, settings)
+        )
         self.heads = self._pair_heads() if weights.attention else None
         self.plan = make_plan({s.sample_id: s.n_tokens for s in self.snapshot.samples("train")}, settings, self.seed)
         self.digests["data_order"] = self.plan.digest()
@@ -111,18 +106,13 @@ class Trial:
 
     def run(self) -> str:
         """Train, evaluate and publish; returns the status, "finished" or "diverged"."""
+        self.join()
         self.scratch.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.scratch / "lock"), Interruption() as interruption:
+        lock = FileLock(self.scratch / "lock") if self.processes.is_main else nullcontext()
+        with lock, Interruption() as interruption:
             self.prepare()
             progress = self._resume()
-            with TrialRun(
-                self.settings.storage,
-                name=f"{self.group}-{self.seed}",
-                params=trial_output.flat_params(self.settings, self.group, self.seed),
-                tags=self.tags(progress),
-                snapshot={"name": "snapshot", "digest": self.digests["snapshot"], "source": str(SNAPSHOT_FOLDER)},
-                resume=progress.run_id,
-            ) as run:
+            with self.open_run(progress) as run:
                 progress.run_id = run.run_id
                 status, evaluation, reason = "finished", None, ""
                 try:
@@ -133,11 +123,40 @@ class Trial:
                     interruption.immediate = False
                 except DivergedError as error:
                     status, reason = "diverged", str(error)
-                    print(f"{self.group}/{self.seed} diverged: {reason}")
-                trial_output.publish(self, run, progress, status, evaluation, reason)
+                    self._say(f"{self.group}/{self.seed} diverged: {reason}")
+                weights = whole_state(self.student)
+                if self.processes.is_main:
+                    trial_output.publish(self, weights, run, progress, status, evaluation, reason)
                 run.finish("FINISHED" if status == "finished" else "FAILED")
-        trial_output.clean(self.scratch)
+        if self.processes.is_main:
+            trial_output.clean(self.scratch)
+        self.processes.wait()
         return status
+
+    def join(self) -> None:
+        """Find the device, the precision, and the other processes of this trial where a launcher started several."""
+        weights, cuda = self.settings.distill[self.group], torch.cuda.is_available()
+        precision = resolve(self.settings.train.precision, cuda, cuda_has_bf16())
+        uses_every_weight = bool(weights.task or weights.logits)
+        self.accelerator = start_accelerator(precision, cpu=not cuda, uses_every_weight=uses_every_weight)
+        self.processes = Processes(self.accelerator.device)
+
+    def open_run(self, progress: Progress) -> TrialRun | UnrecordedRun:
+        """The run in MLflow, which the main process alone writes."""
+        if not self.processes.is_main:
+            return UnrecordedRun()
+        return TrialRun(
+            self.settings.storage,
+            name=f"{self.group}-{self.seed}",
+            params=trial_output.flat_params(self.settings, self.group, self.seed),
+            tags=self.tags(progress),
+            snapshot={"name": "snapshot", "digest": self.digests["snapshot"], "source": str(SNAPSHOT_FOLDER)},
+            resume=progress.run_id,
+        )
+
+    def _say(self, text: str) -> None:
+        if self.processes.is_main:
+            print(text)
 
     def tags(self, progress: Progress) -> dict[str, str]:
         return {
@@ -153,33 +172,36 @@ class Trial:
             "threads": str(self.settings.train.threads),
             "device": str(self.accelerator.device),
             "plan": progress.plan,
+            "processes": str(self.processes.count),
         }
 
     def _resume(self) -> Progress:
-        found = checkpoint.load(self.scratch, self.student, self.optimizer.optimizer)
+        found = checkpoint.load(self.scratch, self.student, self.optimizer.optimizer, self.processes)
         if found is None:
             return Progress(initial_student=self.initial_student, plan=plan_digest(CONF_FOLDER))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
-        print(f"{self.group}/{self.seed} goes on after step {found.step} of {len(self.plan.steps)}")
+        self._say(f"{self.group}/{self.seed} goes on after step {found.step} of {len(self.plan.steps)}")
         return found
 
-    def train(self, run: TrialRun, progress: Progress, interruption: Interruption) -> None:
-        """The loop: step, log, evaluate at the end of an epoch, stop."""
+    def train(self, run: TrialRun | UnrecordedRun, progress: Progress, interruption: Interruption) -> None:
+        """The loop: step, log, evaluate at the end of an epoch, stop. Processes take micro-batches in turn."""
         settings = self.settings.train
         self.student.train()
         started, earlier = time.monotonic(), progress.seconds
         remaining = self.plan.steps[progress.step :] if not progress.stopped_early else ()
-        micro_batches = self.snapshot.batches([ids for step in remaining for ids in step], self.objective.signals)
+        turns = [self.processes.turns(step) for step in remaining]
+        micro_batches = self.snapshot.batches([ids for turn in turns for ids, _ in turn], self.objective.signals)
         window = Window()
-        for step in tqdm(remaining, desc=f"{self.group}/{self.seed}", unit="step", disable=None):
-            batches = [next(micro_batches).to(self.accelerator.device) for _ in step]
+        hidden = None if self.processes.is_main else True
+        for turn in tqdm(turns, desc=f"{self.group}/{self.seed}", unit="step", disable=hidden):
+            batches = [(next(micro_batches).to(self.accelerator.device), counts) for _, counts in turn]
             due = (progress.step + 1) % settings.logging_interval == 0 or progress.step == 0
             metrics = self.step(batches, progress, due)
-            window.add(batches)
+            window.add([batch for batch, counts in batches if counts])
             progress.step += 1
             if due:
-                self.record(run, progress, metrics | window.rates())
+                self.record(run, progress, metrics | self.processes.totals(window.rates()))
                 window = Window()
             at_epoch_end = progress.step in self.plan.epoch_ends
             if at_epoch_end:
@@ -187,6 +209,7 @@ class Trial:
                 progress.stopped_early = self.should_stop(progress)
                 window = Window()
             progress.seconds = earlier + time.monotonic() - started
+            interruption.received = self.processes.largest(interruption.received or 0) or None
             if at_epoch_end or interruption.received is not None:
                 run.flush()
                 self.save_checkpoint(progress)
@@ -194,62 +217,82 @@ class Trial:
             if progress.stopped_early:
                 break
 
-    def step(self, batches: Sequence[Batch], progress: Progress, due: bool) -> dict[str, float]:
-        """One optimizer update over all micro-batches; returns what is logged where that is `due`.
+    def step(self, batches: Sequence[tuple[Batch, bool]], progress: Progress, due: bool) -> dict[str, float]:
+        """One optimizer update over all micro-batches of all processes; returns what is logged where that is `due`.
 
-        Raises DivergedError before the update where the loss or the gradient is not finite.
+        A micro-batch that does not count was taken to keep the others company; it adds exactly 0. Raises DivergedError,
+        in every process and before the update, where a loss or the gradient is not finite.
         """
-        samples = sum(int((batch.count > 0).sum()) for batch in batches)
-        positions = sum(len(batch.labels) for batch in batches)
+        counted = [batch for batch, counts in batches if counts]
+        size = self.processes.totals(
+            {
+                "samples": sum(int((batch.count > 0).sum()) for batch in counted),
+                "positions": sum(len(batch.labels) for batch in counted),
+            }
+        )
         rate = learning_rate(progress.updates, len(self.plan.steps), self.settings.train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums: dict[str, torch.Tensor] = {}
-        for batch in batches:
-            weights = position_weights(
+        for turn, (batch, counts) in enumerate(batches, start=1):
+            weights = counts * position_weights(
                 batch.sample_index,
                 batch.count,
-                samples_in_step=samples,
-                positions_in_step=positions,
+                samples_in_step=int(size["samples"]),
+                positions_in_step=int(size["positions"]),
                 reduction=self.settings.objective.reduction,
             )
-            with self.accelerator.autocast():
-                signals, logits = self.student(batch, self.objective.needs_attention)
-            components = self.objective.components(signals, logits, batch)
-            loss = self.objective.total(components, weights)
-            if not math.isfinite(loss.item()):
-                raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "loss"))
-            self.accelerator.backward(loss)
+            is_last = turn == len(batches)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
+                with self.accelerator.autocast():
+                    loss, components, logits = self.trainee(batch, weights)
+                if self.processes.largest(not math.isfinite(loss.item())):
+                    raise self._diverged(progress.step, batches, components, "loss")
+                self.accelerator.backward(loss * self.processes.count)  # the average over processes, multiplied back
             if due:
                 at_one = self.objective.kl_at_one(logits, batch)
                 values = self.objective.values(components, weights, batch, self.task_names)
                 if at_one is not None:
                     values["kl_at_temperature_1"] = (at_one * weights).sum()
-                sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-        clipped = self.accelerator.clip_grad_norm_(self.student.parameters(), self.settings.train.clip_norm)
-        norm = math.nan if clipped is None else float(clipped)
+                sums = {name: sums.get(name, 0.0) + counts * value for name, value in values.items()}
+        norm = self.clip()
         scaler = self.accelerator.scaler
         if not math.isfinite(norm) and scaler is None:
-            raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "gradient"))
+            raise self._diverged(progress.step, batches, components, "gradient")
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.updates += not self.optimizer.step_was_skipped
         if scaler is not None and self.optimizer.step_was_skipped and scaler.get_scale() < LEAST_LOSS_SCALE:
-            raise DivergedError(trial_output.dump(self.scratch, progress.step, batches, components, "gradient"))
+            raise self._diverged(progress.step, batches, components, "gradient")
         if not due:
             return {}
         self.probe.require(self.accelerator.mixed_precision)
-        logged = {name: float(value) for name, value in sums.items()}
+        logged = self.processes.totals(sums)
         logged |= shares(logged) | {"learning_rate": rate}
         logged |= {"skipped_steps": float(progress.step + 1 - progress.updates)} if scaler is not None else {}
         logged |= {"gradient_norm": norm} if math.isfinite(norm) else {}
         return {f"train/{name}": value for name, value in logged.items() if not name.startswith("part_")}
 
+    def clip(self) -> float:
+        """Scale the gradient down to the largest norm allowed, over all weights and processes; returns its norm."""
+        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), self.settings.train.clip_norm)
+        return math.nan if norm is None else float(whole(norm))
+
+    def _diverged(
+        self, step: int, batches: Sequence[tuple[Batch, bool]], components: dict[str, torch.Tensor], what: str
+    ) -> DivergedError:
+        """The same error in every process; the main one keeps what is known about it."""
+        found = trial_output.describe(step, [batch for batch, _ in batches], components, what)
+        worst = max(self.processes.gather(found), key=lambda each: len(each["not_finite"]))
+        if self.processes.is_main:
+            trial_output.dump(self.scratch, worst)
+        return DivergedError(trial_output.sentence(worst))
+
     @property
     def task_names(self) -> list[str]:
         return sorted(self.settings.prepare.tasks)
 
-    def record(self, run: TrialRun, progress: Progress, metrics: dict[str, float]) -> None:
+    def record(self, run: TrialRun | UnrecordedRun, progress: Progress, metrics: dict[str, float]) -> None:
         run.log(metrics, progress.step)
         progress.history += [(progress.step, name, value) for name, value in metrics.items()]
 
@@ -258,11 +301,14 @@ class Trial:
         infos = sorted(self.snapshot.samples("validation"), key=lambda info: info.n_tokens)
         size = self.settings.train.micro_batch_size
         plan = [tuple(s.sample_id for s in infos[at : at + size]) for at in range(0, len(infos), size)]
+        turns = self.processes.turns(plan)
+        micro_batches = self.snapshot.batches([ids for ids, _ in turns], self.objective.signals)
         sums: dict[str, torch.Tensor] = {}
         self.student.eval()
         with torch.no_grad():
-            for batch in self._on_device(self.snapshot.batches(plan, self.objective.signals)):
-                weights = position_weights(
+            for batch, (_, counts) in zip(micro_batches, turns, strict=True):
+                batch = batch.to(self.accelerator.device)
+                weights = counts * position_weights(
                     batch.sample_index,
                     batch.count,
                     samples_in_step=len(infos),
@@ -270,35 +316,44 @@ class Trial:
                     reduction=self.settings.objective.reduction,
                 )
                 with self.accelerator.autocast():
-                    signals, logits = self.student(batch, self.objective.needs_attention)
-                values = self.objective.values(self.objective.components(signals, logits, batch), weights)
+                    _, components, _ = self.trainee(batch, weights)
+                values = self.objective.values(components, weights)
                 sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-        metrics = {f"validation/{name}": float(value) for name, value in sums.items() if name != "positions"}
+        totals = self.processes.totals(sums)
+        metrics = {f"validation/{name}": value for name, value in totals.items() if name != "positions"}
         metrics |= self._evaluate(self.validation).metrics("validation")
         self.student.train()
         return metrics
 
-    def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        return (batch.to(self.accelerator.device) for batch in batches)
-
     def _evaluate(self, samples: list[Sample]) -> Evaluation:
+        """Every process scores its share; all raise DivergedError where one meets a logit that is not finite."""
         snapshot = self.settings.snapshot
-        return evaluate(
-            self.student.model,
-            self.tokenizer,
-            samples,
-            self.settings.evaluation,
-            snapshot.max_length,
-            snapshot.overflow,
-            lambda: self.accelerator.autocast() if self.accelerator.mixed_precision != "no" else nullcontext(),
-        )
+        with whole_weights(self.trainee):
+            try:
+                found = evaluate(
+                    self.student.model,
+                    self.tokenizer,
+                    self.processes.share(samples),
+                    self.settings.evaluation,
+                    snapshot.max_length,
+                    snapshot.overflow,
+                    lambda: self.accelerator.autocast() if self.accelerator.mixed_precision != "no" else nullcontext(),
+                )
+                outcome = found.items, None
+            except DivergedError as error:
+                outcome = [], error
+        outcomes = self.processes.gather(outcome)
+        for _, error in outcomes:
+            if error is not None:
+                raise error
+        return scored(samples, self.processes.in_order([items for items, _ in outcomes]))
 
-    def final_evaluation(self, run: TrialRun, progress: Progress) -> Evaluation:
+    def final_evaluation(self, run: TrialRun | UnrecordedRun, progress: Progress) -> Evaluation:
         evaluation = self._evaluate(self.test)
         scores = evaluation.metrics("test")
         self.record(run, progress, scores | {"seconds": progress.seconds})
         shown = ", ".join(f"{name.removeprefix('test/')} {value:.3f}" for name, value in sorted(scores.items()))
-        print(f"{self.group}/{self.seed}: {progress.step} steps in {progress.seconds:.0f} s, test {shown}")
+        self._say(f"{self.group}/{self.seed}: {progress.step} steps in {progress.seconds:.0f} s, test {shown}")
         return evaluation
 
     def should_stop(self, progress: Progress) -> bool:
@@ -317,7 +372,7 @@ class Trial:
     def save_checkpoint(self, progress: Progress) -> None:
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()
-        checkpoint.save(self.scratch, progress, self.student, self.optimizer.optimizer)
+        checkpoint.save(self.scratch, progress, self.student, self.optimizer.optimizer, self.processes)
 
 
 class Window:

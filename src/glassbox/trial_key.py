@@ -16,6 +16,7 @@ CODE = (
     "models.py",
     "objective",
     "precision.py",
+    "processes.py",
     "randomness.py",
     "schedule.py",
     "signals.py",
@@ -27,6 +28,7 @@ CODE = (
     "student.py",
     "tasks/sample.py",
     "tasks/storage.py",
+    "trainee.py",
     "trial.py",
 )
 SECTIONS = ("student", "objective", "train", "evaluation")

@@ -27,11 +27,11 @@ from glassbox.memory import peak_gpu_bytes, peak_memory_bytes
 from glassbox.models import model_digest
 from glassbox.snapshot.reader import Batch
 from glassbox.snapshot.storage import require_free_space, sha256_of, write_synced
-from glassbox.student import save_student
+from glassbox.student import part_of, save_student
 from glassbox.trial_key import sections_of
 
 if TYPE_CHECKING:
-    from glassbox.tracking import TrialRun
+    from glassbox.tracking import TrialRun, UnrecordedRun
     from glassbox.trial import Trial
 
 SCHEMA_VERSION = 1
@@ -61,9 +61,9 @@ def _flatten(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def dump(folder: Path, step: int, batches: Sequence[Batch], components: Mapping[str, Tensor], what: str) -> str:
-    """Write what is known about a non-finite value to `diverged.json` and return a sentence about it."""
-    found = {
+def describe(step: int, batches: Sequence[Batch], components: Mapping[str, Tensor], what: str) -> dict[str, Any]:
+    """What one process knows about a non-finite loss or gradient."""
+    return {
         "step": step,
         "what": what,
         "sample_ids": [sample_id for batch in batches for sample_id in batch.sample_ids],
@@ -71,23 +71,40 @@ def dump(folder: Path, step: int, batches: Sequence[Batch], components: Mapping[
             name: [repr(value) for value in values.detach().float().cpu().tolist()]
             for name, values in components.items()
         },
+        "not_finite": [name for name, values in components.items() if not bool(values.isfinite().all())],
     }
+
+
+def dump(folder: Path, found: Mapping[str, Any]) -> None:
     write_synced(folder / DUMP, json.dumps(found, indent=2).encode())
-    bad = [name for name, values in components.items() if not bool(values.isfinite().all())]
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """Why the trial diverged, for people."""
+    bad = found["not_finite"]
     where = f"in {', '.join(bad)}" if bad else "although every component was finite"
-    return f"the {what} of step {step} is not finite {where}; the update was not made, {DUMP} lists samples and values"
+    return (
+        f"the {found['what']} of step {found['step']} is not finite {where}; the update was not made, "
+        f"{DUMP} lists samples and values"
+    )
 
 
 def publish(
-    trial: Trial, run: TrialRun, progress: Progress, status: str, evaluation: Evaluation | None, reason: str
+    trial: Trial,
+    weights: Mapping[str, Tensor],
+    run: TrialRun | UnrecordedRun,
+    progress: Progress,
+    status: str,
+    evaluation: Evaluation | None,
+    reason: str,
 ) -> None:
-    """Write the trial's folder and manifest, and log both to MLflow."""
+    """Write the trial's folder and manifest, and log both to MLflow. `weights` are the student's, whole."""
     target = Path("runs") / trial.group / str(trial.seed)
     staging = target.with_name(f".{target.name}-staging")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    weights = sum(tensor.numel() for tensor in trial.student.state_dict().values())
-    require_free_space(staging, weights * BYTES_PER_WEIGHT, f"Trial {trial.group}/{trial.seed}")
+    size = sum(tensor.numel() for tensor in weights.values())
+    require_free_space(staging, size * BYTES_PER_WEIGHT, f"Trial {trial.group}/{trial.seed}")
     columns = zip(*progress.history, strict=True) if progress.history else ([], [], [])
     _write_table(staging / "history.parquet", dict(zip(("step", "metric", "value"), columns, strict=True)))
     if evaluation is not None:
@@ -97,10 +114,10 @@ def publish(
         shutil.copyfile(trial.scratch / DUMP, staging / DUMP)
     final = {} if evaluation is None else evaluation.metrics("test")
     if evaluation is not None and _keeps_student(trial.settings, trial.seed):
-        save_student(trial.student, trial.tokenizer, staging / "student", _card(trial, final))
+        save_student(trial.student, weights, trial.tokenizer, staging / "student", _card(trial, final))
     digests = trial.digests | {
         "initial_student": progress.initial_student,
-        "final_student": model_digest(trial.student.model),
+        "final_student": model_digest(part_of(weights, "model")),
         "items": items_digest(evaluation.items) if evaluation is not None else "",
     }
     manifest = {
@@ -117,6 +134,7 @@ def publish(
         "digests": digests,
         "precision": trial.probe.observed or "unknown",
         "heads": trial.heads,
+        "processes": trial.processes.count,
         "steps": progress.step,
         "skipped_steps": progress.step - progress.updates,
         "stopped_early": progress.stopped_early,

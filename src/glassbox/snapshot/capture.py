@@ -1,7 +1,8 @@
 """Capture: the teacher over every training and validation sample, once, into a folder that appears whole or not at all.
 
 Finished parts of an interrupted capture lie in a staging folder named after what they were made from; the same command
-goes on with them and ends in the same logical digest.
+goes on with them and ends in the same logical digest. Several processes take a part's batches in turn, whole, for
+padding changes the last bits; the main one puts the part together.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from glassbox.config import Settings
 from glassbox.models import load_tokenizer
+from glassbox.processes import Processes, join_processes
 from glassbox.snapshot.codec import hidden_array, hidden_tensor
 from glassbox.snapshot.composition import Item, batches, compose_items, draw_audit, estimated_bytes, share_out
 from glassbox.snapshot.provenance import provenance_key, provenance_of
@@ -55,38 +57,61 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy", "safeten
 def capture(settings: Settings, tasks_folder: Path | str, out_folder: Path | str, scratch: Path | str) -> None:
     """Write the snapshot of `tasks_folder` to `out_folder`; work in progress lies under `scratch`."""
     tasks_folder, out_folder = Path(tasks_folder), Path(out_folder)
+    processes = join_processes()
     tokenizer = load_tokenizer(settings.teacher)
     provenance = provenance_of(settings, tokenizer, tasks_folder)
     items = compose_items(settings, tokenizer, tasks_folder)
-    teacher = open_teacher(settings, tokenizer)
+    teacher = open_teacher(settings, tokenizer, processes.device)
     staging = Path(scratch) / f"snapshot-{provenance_key(provenance)}"
     staging.mkdir(parents=True, exist_ok=True)
     require_free_space(staging, estimated_bytes(items, teacher.layout), "The snapshot")
     parts = share_out(items, teacher.layout, settings.snapshot.part_megabytes * 10**6)
-    _capture_parts(settings, teacher, items, parts, staging)
-    _finish(teacher, items, len(parts), provenance, staging)
-    finished = staging / "finished"
-    publish_folder(finished, out_folder)
-    shutil.rmtree(staging, ignore_errors=True)
+    _capture_parts(settings, teacher, items, parts, staging, processes)
+    if processes.is_main:
+        _finish(teacher, items, len(parts), provenance, staging)
+        finished = staging / "finished"
+        publish_folder(finished, out_folder)
+        shutil.rmtree(staging, ignore_errors=True)
+    processes.wait()
 
 
 def _capture_parts(
-    settings: Settings, teacher: Teacher, items: Sequence[Item], parts: Sequence[Sequence[Item]], staging: Path
+    settings: Settings,
+    teacher: Teacher,
+    items: Sequence[Item],
+    parts: Sequence[Sequence[Item]],
+    staging: Path,
+    processes: Processes,
 ) -> None:
     generator = np.random.default_rng(settings.prepare.seed)
     audit = draw_audit(items, settings.snapshot.audit_positions, generator)
-    with tqdm(total=len(items), desc="snapshot", unit="sample", disable=None) as progress:
+    hidden = None if processes.is_main else True
+    with tqdm(total=len(items), desc="snapshot", unit="sample", disable=hidden) as progress:
         for index, part in enumerate(parts):
             if not _is_finished(staging, index):
                 rows, audited = [], []
-                for batch in batches(part, settings.snapshot.batch_size):
+                for batch in processes.share(batches(part, settings.snapshot.batch_size)):
                     more_rows, more_audited = capture_batch(teacher, batch, audit)
                     rows += more_rows
                     audited += more_audited
                     progress.update(len(batch))
-                _store_part(staging, index, rows, audited)
-            else:
-                progress.update(len(part))
+                _share_part(staging, index, rows, audited, processes)
+            progress.update(sum(map(len, parts[: index + 1])) - progress.n)
+
+
+def _share_part(staging: Path, index: int, rows: list[Any], audited: list[Any], processes: Processes) -> None:
+    """Bring the shares of all processes together in the main one, which stores the part; they travel as files."""
+    folders = [staging / f"of-process-{other}" for other in range(1, processes.count)]
+    if not processes.is_main:
+        own = folders[processes.index - 1]
+        own.mkdir(exist_ok=True)
+        write_part(own / part_file(index), rows)
+        write_audit(_piece_of_audit(own, index), audited)
+    processes.wait()
+    if processes.is_main:
+        rows += [row for folder in folders for _, row in part_rows(folder / part_file(index))]
+        audited += [row for folder in folders for row in read_audit(_piece_of_audit(folder, index))]
+        _store_part(staging, index, rows, audited)
 
 
 def _seal(staging: Path, index: int) -> Path:

@@ -30,7 +30,7 @@ def provenance_of(settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_
         },
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "tasks": tasks_digest(tasks_folder),
-        "settings": settings.snapshot.model_dump(mode="json"),
+        "settings": settings.snapshot.model_dump(mode="json", exclude={"processes"}),
     }
 
 

@@ -39,9 +39,9 @@ class Teacher:
         return weight[:size].detach(), None if bias is None else bias[:size].detach()
 
 
-def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Teacher:
-    """Load the teacher onto the accelerator where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device: torch.device | None = None) -> Teacher:
+    """Load the teacher onto a device: by default the accelerator, where there is one."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(settings.teacher)
     config = model.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)

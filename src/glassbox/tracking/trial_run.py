@@ -93,10 +93,9 @@ class TrialRun:
         """
         from mlflow.entities import Metric
 
+        _require_finite(metrics, step)
         now = int(time.time() * 1000)
         for key, value in metrics.items():
-            if not math.isfinite(value):
-                raise DivergedError(f"Metric {key} is {value} at step {step} of run {self.run_id}: it is not logged.")
             if step > self._logged.get(key, -1):
                 self._buffer.append(Metric(key, float(value), now, step))
         if len(self._buffer) >= METRICS_PER_BATCH or time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
@@ -127,6 +126,34 @@ class TrialRun:
         self._monitor.finish()
         self.flush()
         self._client.set_terminated(self.run_id, status)
+
+
+class UnrecordedRun:
+    """The run as seen by processes that are not the main one of their trial: refuses what a TrialRun refuses."""
+
+    run_id = ""
+
+    def __enter__(self) -> UnrecordedRun:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        _require_finite(metrics, step)
+
+    def flush(self) -> None: ...
+
+    def artifact(self, path: Path | str) -> None: ...
+
+    def tag(self, key: str, value: str) -> None: ...
+
+    def finish(self, status: RunStatus = "FINISHED") -> None: ...
+
+
+def _require_finite(metrics: Mapping[str, float], step: int) -> None:
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"Metric {key} is {value} at step {step}: it is not logged.")
 
 
 def _status_after(error: BaseException | None) -> RunStatus:
