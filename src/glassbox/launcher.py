@@ -64,6 +64,11 @@ def launch(processes: int, parallelism: str = "ddp") -> int:
                     passed_on = True
             else:
                 interruption.leave()
+                if code:
+                    print(
+                        f"One of {processes} processes failed; why is said above the launcher's own lines.",
+                        file=sys.stderr,
+                    )
                 return min(abs(code), 1)
 
 
