@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from glassbox.comparison.contrasts import TEACHER, Contrast
 from glassbox.comparison.evidence import Evidence
@@ -89,7 +89,7 @@ def observe_items(
         tables = _tables(contrast, evidence, observation, task, paired=paired)
         if tables is None:
             return None
-        parts.append(item_variance(tables, evidence.items[task].clusters if clustered else None))
+        parts.append(item_variance(tables, _clusters(evidence, task) if clustered else None))
     seeds = observation.estimate(paired=paired)
     found = two_scopes(seeds, parts)
     if not found.testable:
@@ -99,7 +99,13 @@ def observe_items(
 
 
 def has_clusters(contrast: Contrast, evidence: Evidence) -> bool:
-    return any(task in evidence.items and evidence.items[task].clusters is not None for task in contrast.tasks)
+    return any(_clusters(evidence, task) is not None for task in contrast.tasks)
+
+
+def _clusters(evidence: Evidence, task: str) -> Int[np.ndarray, " items"] | None:
+    """The task's clusters where it has two at least."""
+    clusters = evidence.items[task].clusters if task in evidence.items else None
+    return clusters if clusters is not None and np.unique(clusters).size > 1 else None
 
 
 def unmatched_items(evidence: Evidence) -> Iterator[str]:

