@@ -40,6 +40,7 @@ from glassbox.comparison.statistics.scopes import item_variance, two_scopes  # n
 
 SEEDS = 7
 CHUNK = 250
+CHEAP = 10  # times as many repetitions where one costs next to nothing, so that chance does not decide near a bar
 COVERAGE = (0.945, 0.955)
 FAMILY = (0.0, 0.055)
 TOST = (0.0, 0.05)
@@ -53,6 +54,7 @@ class Figure:
 
     section: str
     case: str
+    repetitions: int
     share: float
     error: float
     bar: tuple[float, float] | None
@@ -60,11 +62,13 @@ class Figure:
 
 
 def figure(section: str, case: str, hits: np.ndarray, bar: tuple[float, float] | None) -> Figure:
-    """TOST's bar is its nominal size, which it reaches exactly at wide margins: two standard errors are let pass."""
+    """TOST's bar is its exact size, above which half of all simulations lie: it is missed three standard errors above."""
     share = float(np.mean(hits))
     error = math.sqrt(share * (1 - share) / np.size(hits))
-    slack = 2 * error if bar == TOST else 0.0
-    return Figure(section, case, share, error, bar, bar is None or bar[0] <= share <= bar[1] + slack)
+    slack = 3 * error if bar == TOST else 0.0
+    return Figure(
+        section, case, int(np.size(hits)), share, error, bar, bar is None or bar[0] <= share <= bar[1] + slack
+    )
 
 
 def covered(estimate: Estimate, truth: np.ndarray | float) -> np.ndarray:
@@ -253,7 +257,7 @@ def across_tasks(repetitions: int, generator: np.random.Generator) -> Figure:
     hits = []
     for _ in range(0, repetitions, CHUNK):
         tables = [population.draw(CHUNK, generator)[0] for population in (first, second)]
-        seeds = mean_estimate(sum(table.mean(axis=-1) for table in tables))
+        seeds = mean_estimate(np.sum([table.mean(axis=-1) for table in tables], axis=0))
         parts = [item_variance([tables[0]], first.clusters), item_variance([tables[1]])]
         hits.append(covered(two_scopes(seeds, parts), first.truth + second.truth))
     return figure(
@@ -264,15 +268,25 @@ def across_tasks(repetitions: int, generator: np.random.Generator) -> Figure:
 # --- the table ------------------------------------------------------------------------------------------------
 
 
-def text_table(figures: list[Figure], repetitions: int) -> str:
-    rows = [("what", "case", "measured", "+-", "bar", "")]
+def text_table(figures: list[Figure]) -> str:
+    rows = [("what", "case", "repetitions", "measured", "+-", "bar", "")]
     for each in figures:
         bar = "" if each.bar is None else f"{100 * each.bar[0]:g} to {100 * each.bar[1]:g}"
         state = "" if each.bar is None else "holds" if each.passed else "MISSED"
-        rows.append((each.section, each.case, f"{100 * each.share:.2f} %", f"{100 * each.error:.2f}", bar, state))
+        rows.append(
+            (
+                each.section,
+                each.case,
+                f"{each.repetitions:,}",
+                f"{100 * each.share:.2f} %",
+                f"{100 * each.error:.2f}",
+                bar,
+                state,
+            )
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([f"{repetitions:,} repetitions", "", lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def main() -> int:
@@ -285,9 +299,9 @@ def main() -> int:
     plan = read_plan(REPOSITORY / "conf", "paper")
     started = time.perf_counter()
     parts: list[Callable[[np.random.Generator], Iterator[Figure]]] = [
-        lambda generator: intervals(arguments.repetitions, generator),
+        lambda generator: intervals(CHEAP * arguments.repetitions, generator),
         lambda generator: families(plan, arguments.repetitions, generator),
-        lambda generator: equivalences(plan, arguments.repetitions, generator),
+        lambda generator: equivalences(plan, CHEAP * arguments.repetitions, generator),
         lambda generator: hypotheses(plan, arguments.repetitions, generator),
         lambda generator: scopes(arguments.repetitions, generator),
     ]
@@ -295,10 +309,10 @@ def main() -> int:
     figures = [
         each for part, stream in zip(parts, streams, strict=True) for each in part(np.random.default_rng(stream))
     ]
-    print(text_table(figures, arguments.repetitions))
+    print(text_table(figures))
     print(f"\n{time.perf_counter() - started:.0f} s")
     if arguments.json:
-        content = {"repetitions": arguments.repetitions, "figures": [asdict(each) for each in figures]}
+        content = {"figures": [asdict(each) for each in figures]}
         arguments.json.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return 0 if all(each.passed for each in figures) else 1
 
