@@ -1,24 +1,53 @@
-"""Stage `prepare`: the tasks' samples -> data/tasks/{train,validation,test}.parquet."""
+"""Stage `prepare`: the tasks' samples -> data/tasks/{train,validation,test}.parquet.
+
+reports/tasks.json tells for each split where its samples come from (hub commits included), and how many were dropped.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from glassbox.command import run
 from glassbox.config import load_settings
-from glassbox.tasks import load_samples, tasks_digest, write_splits
+from glassbox.tasks import Drawn, load_samples, tasks_digest, write_splits
 
 FOLDER = Path("data/tasks")
+REPORT = Path("reports/tasks.json")
+
+
+def write_report(drawn: list[Drawn]) -> None:
+    origins: dict[str, dict[str, dict[str, str | int | None]]] = {}
+    for each in drawn:
+        origin = asdict(each)
+        origins.setdefault(origin.pop("task"), {})[origin.pop("split")] = origin
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text(json.dumps(origins, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def unpinned(drawn: list[Drawn]) -> list[str]:
+    """A line for each task whose revision may name another commit tomorrow."""
+    moving = {each.task: each for each in drawn if each.commit and each.revision != each.commit}
+    return [
+        f"WARNING: {task} comes from '{each.revision or 'main'}', which may move; it was commit {each.commit}. "
+        f"Pin it: -S prepare.tasks.{task}.revision={each.commit}"
+        for task, each in moving.items()
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
-    splits = load_samples(settings.prepare)
+    drawn: list[Drawn] = []
+    splits = load_samples(settings.prepare, drawn.append)
     write_splits(FOLDER, splits)
+    write_report(drawn)
+    dropped = dict.fromkeys(sentence for each in drawn for sentence in each.sentences())
+    print("\n".join([*dropped, *unpinned(drawn)]), end="\n" if dropped or unpinned(drawn) else "")
     for split, samples in splits.items():
         counts = Counter(sample.task for sample in samples)
         print(f"{split}: " + ", ".join(f"{count} {task}" for task, count in counts.items()))

@@ -61,8 +61,10 @@ def tiny_llama(
     return model.eval()
 
 
-def save_model_folder(folder: Path, tokenizer: PreTrainedTokenizerFast, **shape: int) -> Path:
+def save_model_folder(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, max_shard_size: str = "1GB", **shape: int
+) -> Path:
     """A model folder as `load_model` and `load_tokenizer` read it."""
-    tiny_llama(**shape).save_pretrained(folder)
+    tiny_llama(**shape).save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer.save_pretrained(folder)
     return folder

@@ -12,6 +12,7 @@ import pytest
 from glassbox.config import TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import (
+    Drawn,
     Sample,
     assign,
     extract_number,
@@ -146,12 +147,12 @@ def counts(train: int | None, validation: int | None, test: int | None) -> TaskS
 
 
 def test_splits_of_one_file_are_disjoint_and_repeat_with_the_seed() -> None:
-    reports: list[str] = []
+    drawn: list[Drawn] = []
     wanted = requests("toy", shared_pool(50), counts(20, 5, 10))
-    splits = draw(wanted, 3, reports.append)
+    splits = draw(wanted, 3, drawn.append)
     prompts = [sample.prompt for samples in splits.values() for sample in samples]
     assert [len(splits[split]) for split in ("train", "validation", "test")] == [20, 5, 10]
-    assert len(set(prompts)) == 35 and reports == []
+    assert len(set(prompts)) == 35 and not any(each.sentences() for each in drawn)
     assert draw(wanted, 3) == splits
     assert draw(wanted, 4) != splits
     assert all(sample.sample_id.startswith("toy/test/") for sample in splits["test"])
@@ -173,21 +174,33 @@ def test_too_few_samples_are_refused_with_the_number_there_is() -> None:
 
 
 def test_duplicates_are_dropped_counted_and_reported() -> None:
-    reports: list[str] = []
+    drawn: list[Drawn] = []
     pools = {
         "train": Pool("train.jsonl", tuple(text_sample(number) for number in (1, 2, 3, 3, 4))),
         "validation": Pool("validation.jsonl", (text_sample(5, "no"), text_sample(2, "no"))),
         "test": Pool("test.jsonl", (text_sample(1), text_sample(5))),
     }
-    splits = draw(requests("toy", pools, counts(None, None, None)), 0, reports.append)
+    splits = draw(requests("toy", pools, counts(None, None, None)), 0, drawn.append)
     assert [sample.prompt for sample in splits["test"]] == ["Question 1:", "Question 5:"]
     assert [sample.prompt for sample in splits["validation"]] == ["Question 2:"]
     assert [sample.prompt for sample in splits["train"]] == ["Question 3:", "Question 4:"]
-    assert reports == [
+    assert [sentence for each in drawn for sentence in each.sentences()] == [
         "validation.jsonl: 1 sample dropped (for 'toy' validation are in another split).",
         "train.jsonl: 1 sample dropped (repeat another prompt there).",
         "train.jsonl: 2 samples dropped (for 'toy' train are in another split).",
     ]
+
+
+def test_a_test_text_in_the_file_of_train_and_validation_is_dropped_from_both_and_counted_for_both() -> None:
+    drawn: list[Drawn] = []
+    shared = Pool("train.jsonl", tuple(text_sample(number) for number in range(10)))
+    test = Pool("test.jsonl", (text_sample(3), text_sample(7), text_sample(99)))
+    splits = draw(
+        requests("toy", {"train": shared, "validation": shared, "test": test}, counts(4, 4, None)), 0, drawn.append
+    )
+    assert len(splits["test"]) == 3
+    assert not {"Question 3:", "Question 7:"} & {s.prompt for split in ("train", "validation") for s in splits[split]}
+    assert {each.split: each.in_another_split for each in drawn} == {"test": 0, "validation": 2, "train": 2}
 
 
 def test_one_tasks_size_does_not_move_anothers_samples() -> None:

@@ -172,7 +172,7 @@ def test_relative_paths_also_start_at_the_repository_of_a_temporary_run(
 
 def test_an_unknown_task_on_the_hub_is_pointed_to_json_lines() -> None:
     with pytest.raises(GlassboxError, match=r"only sst2, mmlu, gsm8k are known there.*to jsonl"):
-        hub.pools("echo")
+        hub.pools("echo", TaskSettings(source="hub"))
 
 
 def test_hub_rows_become_the_same_samples_as_files() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from glassbox.config import ModelSettings
 from glassbox.errors import GlassboxError
+from glassbox.model_files import opening
+from glassbox.precision import cuda_has_bf16
 from glassbox.signals import ATTENTION_NAME, PositionSignals, position_signals
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "head_logits",
     "load_model",
     "load_tokenizer",
+    "loaded_dtype",
     "model_digest",
     "output_head",
     "position_signals",
@@ -42,14 +44,11 @@ PROBE_TEXT = (
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
     """The model's fast tokenizer; GlassboxError where it cannot be opened or has no end-of-sequence token."""
     source = settings.tokenizer or settings.model
-    try:
+    revision = settings.revision if settings.tokenizer is None else None
+    with opening("tokenizer", source, revision):
         tokenizer = AutoTokenizer.from_pretrained(
-            source,
-            revision=settings.revision if settings.tokenizer is None else None,
-            trust_remote_code=settings.trust_remote_code,
+            source, revision=revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise GlassboxError(_unopened("tokenizer", source, error)) from error
     if not tokenizer.is_fast:
         raise GlassboxError(
             f"The tokenizer '{source}' has no fast version, so the text that each token covers is unknown. Save it "
@@ -72,19 +71,17 @@ def load_model(settings: ModelSettings, *, seed: int | None = None) -> PreTraine
     """
     disable_progress_bar()
     options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    try:
+    with opening("model", settings.model, settings.revision):
         if settings.initialisation == "random":
             return _random_model(settings, options, 0 if seed is None else seed).eval()
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             settings.model,
-            dtype=settings.dtype,
+            dtype=loaded_dtype(settings),
             attn_implementation=ATTENTION_NAME,
             use_safetensors=True,
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError) as error:
-        raise GlassboxError(_unopened("model", settings.model, error)) from error
     model, report = loaded
     unloaded = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if unloaded:
@@ -98,24 +95,23 @@ def load_model(settings: ModelSettings, *, seed: int | None = None) -> PreTraine
 
 def _random_model(settings: ModelSettings, options: dict[str, Any], seed: int) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(settings.model, **options)
-    dtype = config.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
             config,
-            dtype=dtype or torch.float32,
+            dtype=loaded_dtype(settings),
             attn_implementation=ATTENTION_NAME,
             trust_remote_code=settings.trust_remote_code,
         )
 
 
-def _unopened(kind: str, source: str, error: Exception) -> str:
-    where = f"the folder {Path(source).resolve()}" if Path(source).exists() else f"'{source}', which is no folder here"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"The {kind} could not be opened from {where}: {reason} Name a folder with config.json, safetensors weights "
-        "and tokenizer.json, or a hub id that this machine can reach (`huggingface-cli download` fetches one)."
-    )
+def loaded_dtype(settings: ModelSettings) -> torch.dtype:
+    """The format that weights are held in; `auto` is bfloat16, or what a GPU has instead, and float32 on a CPU."""
+    if settings.dtype != "auto":
+        return getattr(torch, settings.dtype)
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if cuda_has_bf16() else torch.float16
 
 
 def output_head(model: PreTrainedModel) -> nn.Module:

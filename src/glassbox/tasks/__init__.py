@@ -1,5 +1,6 @@
 """Tasks: one module each for how an item is put and judged, and the sources that items come from."""
 
+from glassbox.tasks.pools import Drawn
 from glassbox.tasks.sample import (
     Sample,
     assign,
@@ -12,6 +13,7 @@ from glassbox.tasks.sources import load_samples
 from glassbox.tasks.storage import read_split, tasks_digest, write_splits
 
 __all__ = [
+    "Drawn",
     "Sample",
     "assign",
     "extract_number",

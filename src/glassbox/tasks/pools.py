@@ -18,10 +18,15 @@ DRAW_ORDER = tuple(reversed(SPLITS))
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """The items of one file (or hub split); splits that name the same file hold the same Pool."""
+    """The items of one file (or hub split); splits that name the same file hold the same Pool.
+
+    Of a hub split: the revision that was asked for and the commit that it named.
+    """
 
     place: str
     samples: tuple[Sample, ...]
+    revision: str | None = None
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,33 @@ class Request:
     split: str
     pool: Pool
     count: int | None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One split of one task: how many samples its place offered, which of them were dropped and why, what was taken."""
+
+    task: str
+    split: str
+    place: str
+    revision: str | None
+    commit: str | None
+    offered: int
+    repeated: int
+    in_another_split: int
+    taken: int
+
+    def sentences(self) -> list[str]:
+        """A line for each reason why samples were dropped."""
+        reasons = {
+            "repeat another prompt there": self.repeated,
+            f"for '{self.task}' {self.split} are in another split": self.in_another_split,
+        }
+        return [
+            f"{self.place}: {count} sample{'s' if count > 1 else ''} dropped ({why})."
+            for why, count in reasons.items()
+            if count
+        ]
 
 
 def requests(task: str, pools: Mapping[str, Pool], settings: TaskSettings) -> list[Request]:
@@ -47,28 +79,30 @@ def requests(task: str, pools: Mapping[str, Pool], settings: TaskSettings) -> li
     return wanted
 
 
-def draw(wanted: list[Request], seed: int, report: Callable[[str], None] = print) -> dict[str, list[Sample]]:
+def draw(wanted: list[Request], seed: int, note: Callable[[Drawn], None] | None = None) -> dict[str, list[Sample]]:
     """Disjoint splits by prompt: test is drawn first, then validation, then train from what neither has.
 
     Each draw has a generator of its own, seeded by `seed`, the task and the split, so that one task's settings do not
-    move another's samples. Prompts that occur twice in a pool, or in a split drawn earlier, are dropped, and `report`
-    is told how many. Raises GlassboxError where too few samples are left.
+    move another's samples. Prompts that occur twice in a pool, or in another pool's split drawn earlier, are dropped,
+    and `note` is told how many. Raises GlassboxError where too few samples are left.
     """
     taken: set[str] = set()
-    remaining: dict[Pool, list[Sample]] = {}
+    taken_here: dict[Pool, set[str]] = {}
+    unique: dict[Pool, list[Sample]] = {}
     drawn: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for request in _limited_before_unlimited(wanted):
         pool = request.pool
-        if pool not in remaining:
-            remaining[pool] = _first_of_each_prompt(pool.samples)
-            _report_dropped(report, len(pool.samples) - len(remaining[pool]), pool.place, "repeat another prompt there")
-        available = [sample for sample in remaining[pool] if sample.prompt not in taken]
-        dropped = len(remaining[pool]) - len(available)
-        _report_dropped(report, dropped, pool.place, f"for '{request.task}' {request.split} are in another split")
+        offered = unique.setdefault(pool, _first_of_each_prompt(pool.samples))
+        available = [sample for sample in offered if sample.prompt not in taken]
         chosen = _choose(request, available, seed)
+        if note:
+            here = taken_here.get(pool, set())
+            elsewhere = sum(sample.prompt in taken and sample.prompt not in here for sample in offered)
+            origin = (request.task, request.split, pool.place, pool.revision, pool.commit)
+            note(Drawn(*origin, len(pool.samples), len(pool.samples) - len(offered), elsewhere, len(chosen)))
         prompts = {sample.prompt for sample in chosen}
         taken |= prompts
-        remaining[pool] = [sample for sample in available if sample.prompt not in prompts]
+        taken_here[pool] = taken_here.get(pool, set()) | prompts
         drawn[request.split] += [assign(sample, request.task, request.split) for sample in chosen]
     return drawn
 
@@ -107,8 +141,3 @@ def _choose(request: Request, available: list[Sample], seed: int) -> list[Sample
     place = hashlib.sha256(f"{request.task}/{request.split}".encode()).digest()
     generator = np.random.default_rng([seed, int.from_bytes(place[:8], "little")])
     return [available[index] for index in generator.permutation(len(available))[:count]]
-
-
-def _report_dropped(report: Callable[[str], None], dropped: int, place: str, why: str) -> None:
-    if dropped:
-        report(f"{place}: {dropped} sample{'s' if dropped > 1 else ''} dropped ({why}).")
