@@ -20,7 +20,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 BEARS_ON_NO_RESULT = {
     *("analysis_plan", "archive", "command", "dvc_cache", "errors", "hub_errors", "interruption"),
     *("launcher", "memory"),
-    *("config", "config_problems", "config_rules", "yaml_files"),
+    *("config", "config_curves", "config_problems", "config_rules", "yaml_files"),
 }
 MAKES_SAMPLES = {
     path for path in (SOURCE / "glassbox/tasks").glob("*.py") if path.stem not in ("sample", "storage")

@@ -35,6 +35,7 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     initial_student: str = ""
     plan: str = ""
+    liveness: list[dict[str, dict[str, float | None]]] = field(default_factory=list)
     history: list[tuple[int, str, float]] = field(default_factory=list)
 
 

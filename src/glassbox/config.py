@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from glassbox.config_curves import TemperatureCurve, WeightCurve, highest
 from glassbox.config_problems import Problem, problem_of
 from glassbox.config_rules import COMPONENTS, SIGNALS, broken_rules
 from glassbox.errors import GlassboxError
@@ -22,7 +23,6 @@ from glassbox.yaml_files import read_yaml
 SPLITS = ("train", "validation", "test")
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -45,26 +45,38 @@ class ModelSettings(Section):
 
 
 class Weights(Section):
-    task: Weight = 0.0
-    logits: Weight = 0.0
-    hidden: Weight = 0.0
-    attention: Weight = 0.0
+    """What each component counts, as a number or as a curve over progress."""
+
+    task: WeightCurve = 0.0
+    logits: WeightCurve = 0.0
+    hidden: WeightCurve = 0.0
+    attention: WeightCurve = 0.0
 
     @property
-    def components(self) -> dict[str, float]:
+    def components(self) -> dict[str, float | str]:
         """Every component's weight, those of 0 included."""
         return {name: getattr(self, name) for name in COMPONENTS}
 
+    @property
+    def active(self) -> dict[str, float | str]:
+        """The components that ever count."""
+        return {name: weight for name, weight in self.components.items() if highest(weight) > 0}
+
 
 class Group(Weights):
-    """A group's objective. `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks'."""
+    """A group's objective.
+
+    `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks'. `shuffled`: the components that
+    read their signal off another sample, as a control.
+    """
 
     labels: Literal["data", "teacher"] = "data"
+    shuffled: tuple[Literal["logits", "hidden", "attention"], ...] = ()
 
     @property
     def uses_signals(self) -> bool:
         """Whether it compares teacher and student token by token."""
-        return any(getattr(self, name) > 0 for name in SIGNALS)
+        return any(name in self.active for name in SIGNALS)
 
 
 class TaskFiles(Section):
@@ -132,13 +144,16 @@ class VerifySettings(Section):
 
 
 class ObjectiveSettings(Section):
-    temperature: PositiveFloat = 2.0
+    """`balance: magnitude` scales every signal to the task loss, step by step, before its weight."""
+
+    temperature: TemperatureCurve = 2.0
     temperature_squared: bool = True
     reduction: Literal["sample", "position"] = "sample"
     logits_target: Literal["dense", "topk"] = "dense"
     hidden_loss: Literal["mse", "cosine"] = "mse"
     attention_loss: Literal["mse", "kl"] = "mse"
     heads: Literal["match", "strict"] = "match"
+    balance: Literal["none", "magnitude"] = "none"
 
 
 class EarlyStopping(Section):
@@ -164,6 +179,7 @@ class TrainSettings(Section):
     parallelism: Name = "ddp"
     threads: PositiveInt
     logging_interval: PositiveInt = 10
+    liveness_steps: int = Field(3, ge=0)
     early_stopping: EarlyStopping | None = None
 
 

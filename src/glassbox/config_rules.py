@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from glassbox.config_curves import highest, is_constant, points_of, value_at
 from glassbox.config_problems import Problem, nearest
 
 EMBEDDED_TASKS = ("sst2", "mmlu", "gsm8k")
@@ -25,6 +26,8 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _nothing_is_listed_twice,
         _groups_have_a_component,
         _own_answers_have_no_signals,
+        _shuffled_signals_are_used,
+        _balance_has_a_task_loss,
         _topk_temperature_is_captured,
         _micro_batches_are_whole,
         _tasks_have_their_source,
@@ -74,7 +77,8 @@ def _objectives_are_named(tree: Tree) -> Iterator[Problem]:
 
 
 def _nothing_is_listed_twice(tree: Tree) -> Iterator[Problem]:
-    for path in ("groups", "seeds", "snapshot.temperatures"):
+    groups = _sections(tree, "distill")
+    for path in ("groups", "seeds", "snapshot.temperatures", *(f"distill.{group}.shuffled" for group in groups)):
         entries = _entries(tree, path)
         repeated = [str(entry) for entry, count in Counter(map(str, entries)).items() if count > 1]
         if repeated:
@@ -83,15 +87,39 @@ def _nothing_is_listed_twice(tree: Tree) -> Iterator[Problem]:
 
 
 def _groups_have_a_component(tree: Tree) -> Iterator[Problem]:
-    for name, weights in _sections(tree, "distill").items():
-        if not any(weights.get(component) for component in COMPONENTS):
-            why = "no component has a weight above 0, so that there is nothing to learn"
-            yield Problem(f"distill.{name}", why, f"give it a component in conf/distill/{name}.yaml", dict(weights))
+    for name, group in _sections(tree, "distill").items():
+        curves = [points_of(group[component]) for component in COMPONENTS if component in group]
+        moments = sorted({0.0, 1.0, *(place for curve in curves for place, _ in curve)})
+        idle = [moment for moment in moments if not any(value_at(curve, moment) for curve in curves)]
+        if idle:
+            never = len(idle) == len(moments)
+            where = "no component has a weight above 0" + ("" if never else f" at progress {idle[0]:g}")
+            next_step = f"give it a component in conf/distill/{name}.yaml"
+            yield Problem(f"distill.{name}", f"{where}, so that there is nothing to learn", next_step, dict(group))
+
+
+def _shuffled_signals_are_used(tree: Tree) -> Iterator[Problem]:
+    for name, group in _sections(tree, "distill").items():
+        for component in _entries(group, "shuffled"):
+            if not highest(group.get(component, 0.0)) > 0:
+                why = f"{component} is shuffled, but the group gives it no weight"
+                next_step = f"give it one in conf/distill/{name}.yaml, or leave it out of `shuffled`"
+                yield Problem(f"distill.{name}.shuffled", why, next_step, list(group["shuffled"]))
+
+
+def _balance_has_a_task_loss(tree: Tree) -> Iterator[Problem]:
+    if _at(tree, "objective.balance") != "magnitude":
+        return
+    for name, group in _sections(tree, "distill").items():
+        if not highest(group.get("task", 0.0)) > 0:
+            why = f"group {name} has no task loss that its signals could be scaled to"
+            next_step = "-S objective.balance=none, or give the group a task weight"
+            yield Problem("objective.balance", why, next_step, "magnitude")
 
 
 def _own_answers_have_no_signals(tree: Tree) -> Iterator[Problem]:
     for name, group in _sections(tree, "distill").items():
-        signals = [component for component in SIGNALS if group.get(component)]
+        signals = [component for component in SIGNALS if highest(group.get(component, 0.0)) > 0]
         if group.get("labels") == "teacher" and signals:
             why = "the snapshot's signals belong to the tasks' answers, and its labels are the teacher's own answers"
             next_step = f"take {', '.join(signals)} out of conf/distill/{name}.yaml, or set labels to data"
@@ -100,15 +128,14 @@ def _own_answers_have_no_signals(tree: Tree) -> Iterator[Problem]:
 
 def _topk_temperature_is_captured(tree: Tree) -> Iterator[Problem]:
     temperature, captured = _at(tree, "objective.temperature"), _entries(tree, "snapshot.temperatures")
-    used = any(weights.get("logits") for weights in _sections(tree, "distill").values())
+    used = any(highest(group.get("logits", 0.0)) > 0 for group in _sections(tree, "distill").values())
     if _at(tree, "objective.logits_target") != "topk" or temperature is None or not captured or not used:
         return
-    if float(temperature) not in map(float, captured):
+    if not is_constant(temperature) or highest(temperature) not in map(float, captured):
         listed = ", ".join(f"{each:g}" for each in captured)
         why = f"logits_target `topk` knows only the temperatures that were captured ({listed})"
-        yield Problem(
-            "objective.temperature", why, "-S objective.logits_target=dense serves any temperature", temperature
-        )
+        next_step = "-S objective.logits_target=dense serves any temperature and any curve"
+        yield Problem("objective.temperature", why, next_step, temperature)
 
 
 def _micro_batches_are_whole(tree: Tree) -> Iterator[Problem]:

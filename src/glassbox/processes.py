@@ -128,6 +128,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor().detach().cpu() if isinstance(tensor, DTensor) else tensor
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that lies on this process; others as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
     """Names and whole weights; weights that share memory still do."""
     found: dict[int, Tensor] = {}

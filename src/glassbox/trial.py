@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from glassbox import checkpoint, trial_output
+from glassbox import checkpoint, liveness, trial_output
 from glassbox.analysis_plan import plan_digest
 from glassbox.checkpoint import Progress
 from glassbox.config import Settings
@@ -26,10 +26,11 @@ from glassbox.interruption import Interruption
 from glassbox.models import load_tokenizer, model_digest, tokenizer_fingerprint
 from glassbox.objective import Objective, pair_heads, position_weights, shares
 from glassbox.precision import PrecisionProbe, cuda_has_bf16, resolve
-from glassbox.processes import Processes, start_accelerator, whole, whole_state, whole_weights
+from glassbox.processes import Processes, own_part, start_accelerator, whole, whole_state, whole_weights
 from glassbox.randomness import derived_seed
 from glassbox.schedule import learning_rate, make_plan
 from glassbox.signals import checkpoint_layers
+from glassbox.snapshot.partners import batches_with_partners, partners_digest, partners_of
 from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.student import Student, build_optimizer, build_student
 from glassbox.tasks import Sample, read_split, tasks_digest
@@ -63,7 +64,7 @@ class Trial:
         self.tokenizer = load_tokenizer(self.settings.student)
         self._refuse_other_tokenizer()
         weights = self.settings.distill[self.group]
-        channels = self.snapshot.channels() if weights.hidden else None
+        channels = self.snapshot.channels() if "hidden" in weights.active else None
         student = build_student(
             self.settings.student, self.seed, self.snapshot.vocabulary, len(channels[0]) if channels else None
         )
@@ -75,15 +76,14 @@ class Trial:
         self.objective = Objective(
             weights,
             self.settings.objective,
-            head=self.snapshot.head() if weights.logits else None,
+            head=self.snapshot.head() if "logits" in weights.active else None,
             channels=channels,
             temperatures=self.snapshot.temperatures,
             projector=student.projector,
         ).to(self.accelerator.device)
-        self.trainee, self.optimizer = self.accelerator.prepare(
-            Trainee(student, self.objective), build_optimizer(student, settings)
-        )
-        self.heads = self._pair_heads() if weights.attention else None
+        self.trainee, self.optimizer = self.accelerator.prepare(Trainee(student), build_optimizer(student, settings))
+        self.partners = self._find_partners()
+        self.heads = self._pair_heads() if "attention" in weights.active else None
         self.plan = make_plan({s.sample_id: s.n_tokens for s in self.snapshot.samples("train")}, settings, self.seed)
         self.digests["data_order"] = self.plan.digest()
         self.test, self.validation = (read_split(TASKS_FOLDER, split) for split in ("test", "validation"))
@@ -93,6 +93,15 @@ class Trial:
         student = self.student.model.config.get_text_config().num_attention_heads
         strict = self.settings.objective.heads == "strict"
         return pair_heads(student, self.snapshot.format.heads, strict).description
+
+    def _find_partners(self) -> dict[str, str]:
+        """Whose signals each sample gets where a component is shuffled; the same for every trial of a study."""
+        if not self.objective.partner_signals:
+            return {}
+        splits = ("train", "validation")
+        partners = {k: v for split in splits for k, v in partners_of(self.snapshot.samples(split), split).items()}
+        self.digests["partners"] = partners_digest(partners)
+        return partners
 
     def _refuse_other_tokenizer(self) -> None:
         expected, found = self.snapshot.manifest["provenance"]["tokenizer"], tokenizer_fingerprint(self.tokenizer)
@@ -137,7 +146,7 @@ class Trial:
         """Find the device, the precision, and the other processes of this trial where a launcher started several."""
         weights, cuda = self.settings.distill[self.group], torch.cuda.is_available()
         precision = resolve(self.settings.train.precision, cuda, cuda_has_bf16())
-        uses_every_weight = bool(weights.task or weights.logits)
+        uses_every_weight = not {"task", "logits"}.isdisjoint(weights.active)
         self.accelerator = start_accelerator(precision, cpu=not cuda, uses_every_weight=uses_every_weight)
         self.processes = Processes(self.accelerator.device)
 
@@ -191,21 +200,28 @@ class Trial:
         started, earlier = time.monotonic(), progress.seconds
         remaining = self.plan.steps[progress.step :] if not progress.stopped_early else ()
         turns = [self.processes.turns(step) for step in remaining]
-        micro_batches = self.snapshot.batches([ids for turn in turns for ids, _ in turn], self.objective.signals)
+        micro_batches = self.batches([ids for turn in turns for ids, _ in turn])
         window = Window()
         hidden = None if self.processes.is_main else True
         for turn in tqdm(turns, desc=f"{self.group}/{self.seed}", unit="step", disable=hidden):
-            batches = [(next(micro_batches).to(self.accelerator.device), counts) for _, counts in turn]
+            batches = [(next(micro_batches), counts) for _, counts in turn]
             due = (progress.step + 1) % settings.logging_interval == 0 or progress.step == 0
+            audited = progress.step < settings.liveness_steps
+            if audited:
+                progress.liveness.append(self.audit(batches, progress))
             metrics = self.step(batches, progress, due)
             window.add([batch for batch, counts in batches if counts])
             progress.step += 1
+            if audited:
+                self.record(run, progress, liveness.metrics(progress.liveness[-1]))
+                if progress.step == min(settings.liveness_steps, len(self.plan.steps)):
+                    liveness.refuse_dead(progress.liveness, self.group)
             if due:
                 self.record(run, progress, metrics | self.processes.totals(window.rates()))
                 window = Window()
             at_epoch_end = progress.step in self.plan.epoch_ends
             if at_epoch_end:
-                self.record(run, progress, self.validate())
+                self.record(run, progress, self.validate(self.objective_at(progress)))
                 progress.stopped_early = self.should_stop(progress)
                 window = Window()
             progress.seconds = earlier + time.monotonic() - started
@@ -217,12 +233,18 @@ class Trial:
             if progress.stopped_early:
                 break
 
-    def step(self, batches: Sequence[tuple[Batch, bool]], progress: Progress, due: bool) -> dict[str, float]:
-        """One optimizer update over all micro-batches of all processes; returns what is logged where that is `due`.
+    def objective_at(self, progress: Progress) -> Objective:
+        """The objective with its curves where the updates so far have brought them."""
+        return self.objective.at(progress.updates / len(self.plan.steps))
 
-        A micro-batch that does not count was taken to keep the others company; it adds exactly 0. Raises DivergedError,
-        in every process and before the update, where a loss or the gradient is not finite.
-        """
+    def batches(self, plan: Sequence[Sequence[str]]) -> Iterator[Batch]:
+        """The planned batches on the device, with all that the objective reads."""
+        signals, lent = self.objective.signals, self.objective.partner_signals
+        found = batches_with_partners(self.snapshot, plan, signals, lent, self.partners)
+        return (batch.to(self.accelerator.device) for batch in found)
+
+    def weights_of(self, batches: Sequence[tuple[Batch, bool]]) -> list[torch.Tensor]:
+        """What each position of this process's micro-batches counts in the step of all processes."""
         counted = [batch for batch, counts in batches if counts]
         size = self.processes.totals(
             {
@@ -230,28 +252,74 @@ class Trial:
                 "positions": sum(len(batch.labels) for batch in counted),
             }
         )
-        rate = learning_rate(progress.updates, len(self.plan.steps), self.settings.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        sums: dict[str, torch.Tensor] = {}
-        for turn, (batch, counts) in enumerate(batches, start=1):
-            weights = counts * position_weights(
+        return [
+            counts
+            * position_weights(
                 batch.sample_index,
                 batch.count,
                 samples_in_step=int(size["samples"]),
                 positions_in_step=int(size["positions"]),
                 reduction=self.settings.objective.reduction,
             )
+            for batch, counts in batches
+        ]
+
+    def balanced(self, objective: Objective, batches: Sequence[tuple[Batch, bool]]) -> Objective:
+        """With `objective.balance: magnitude`, one more pass without gradients scales the signals to the task loss.
+
+        The factors belong to the whole step, so that micro-batches and processes do not change them.
+        """
+        if self.settings.objective.balance == "none" or set(objective.weights) == {"task"}:
+            return objective
+        losses = dict.fromkeys(objective.weights, 0.0)
+        for (batch, _), weights in zip(batches, self.weights_of(batches), strict=True):
+            with torch.no_grad(), self.accelerator.autocast():
+                _, components, _ = self.trainee(batch, weights, objective)
+            losses = {name: losses[name] + float((values * weights).sum()) for name, values in components.items()}
+        return objective.balanced(self.processes.totals(losses))
+
+    def audit(self, batches: Sequence[tuple[Batch, bool]], progress: Progress) -> liveness.Audit:
+        """How each component by itself would move the student at this step; leaves no trace in it."""
+        parameters = [weight for weight in self.student.model.parameters() if weight.requires_grad]
+        scale = 1.0 if self.accelerator.scaler is None else liveness.LOSS_SCALE
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        objective, gradients = self.balanced(self.objective_at(progress), batches), {}
+        for name in objective.weights:
+            with torch.random.fork_rng(devices):
+                for (batch, _), weights in zip(batches, self.weights_of(batches), strict=True):
+                    with self.accelerator.autocast():
+                        loss, _, _ = self.trainee(batch, weights, objective.alone(name))
+                    (loss * self.processes.count * scale).backward()
+            found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
+            gradients[name] = [own_part(gradient) / scale for gradient in found]
+            self.optimizer.zero_grad()
+        is_sharded = any(own_part(weight) is not weight for weight in parameters)
+        together = self.processes.totals if is_sharded else dict
+        return liveness.audit(gradients, objective.highest_weights, together)
+
+    def step(self, batches: Sequence[tuple[Batch, bool]], progress: Progress, due: bool) -> dict[str, float]:
+        """One optimizer update over all micro-batches of all processes; returns what is logged where that is `due`.
+
+        A micro-batch that does not count was taken to keep the others company; it adds exactly 0. Raises DivergedError,
+        in every process and before the update, where a loss or the gradient is not finite.
+        """
+        objective = self.balanced(self.objective_at(progress), batches)
+        rate = learning_rate(progress.updates, len(self.plan.steps), self.settings.train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sums: dict[str, torch.Tensor] = {}
+        weights_of_step = self.weights_of(batches)
+        for turn, ((batch, counts), weights) in enumerate(zip(batches, weights_of_step, strict=True), start=1):
             is_last = turn == len(batches)
             with nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
                 with self.accelerator.autocast():
-                    loss, components, logits = self.trainee(batch, weights)
+                    loss, components, logits = self.trainee(batch, weights, objective)
                 if self.processes.largest(not math.isfinite(loss.item())):
                     raise self._diverged(progress.step, batches, components, "loss")
                 self.accelerator.backward(loss * self.processes.count)  # the average over processes, multiplied back
             if due:
-                at_one = self.objective.kl_at_one(logits, batch)
-                values = self.objective.values(components, weights, batch, self.task_names)
+                at_one = objective.kl_at_one(logits, batch)
+                values = objective.values(components, weights, batch, self.task_names)
                 if at_one is not None:
                     values["kl_at_temperature_1"] = (at_one * weights).sum()
                 sums = {name: sums.get(name, 0.0) + counts * value for name, value in values.items()}
@@ -259,6 +327,8 @@ class Trial:
         scaler = self.accelerator.scaler
         if not math.isfinite(norm) and scaler is None:
             raise self._diverged(progress.step, batches, components, "gradient")
+        if self.student.projector is not None and objective.weights["hidden"] == 0.0:
+            self.student.projector.zero_grad()  # it stands still, and gathers no moments, while it has nothing to learn
         self.optimizer.step()
         self.optimizer.zero_grad()
         progress.updates += not self.optimizer.step_was_skipped
@@ -268,7 +338,7 @@ class Trial:
             return {}
         self.probe.require(self.accelerator.mixed_precision)
         logged = self.processes.totals(sums)
-        logged |= shares(logged) | {"learning_rate": rate}
+        logged |= shares(logged) | {"learning_rate": rate} | objective.logged
         logged |= {"skipped_steps": float(progress.step + 1 - progress.updates)} if scaler is not None else {}
         logged |= {"gradient_norm": norm} if math.isfinite(norm) else {}
         return {f"train/{name}": value for name, value in logged.items() if not name.startswith("part_")}
@@ -296,18 +366,17 @@ class Trial:
         run.log(metrics, progress.step)
         progress.history += [(progress.step, name, value) for name, value in metrics.items()]
 
-    def validate(self) -> dict[str, float]:
-        """Every component over the validation split, and its accuracy per task."""
+    def validate(self, objective: Objective) -> dict[str, float]:
+        """Every component over the validation split, shuffled where training's is, and its accuracy per task."""
         infos = sorted(self.snapshot.samples("validation"), key=lambda info: info.n_tokens)
         size = self.settings.train.micro_batch_size
         plan = [tuple(s.sample_id for s in infos[at : at + size]) for at in range(0, len(infos), size)]
         turns = self.processes.turns(plan)
-        micro_batches = self.snapshot.batches([ids for ids, _ in turns], self.objective.signals)
+        micro_batches = self.batches([ids for ids, _ in turns])
         sums: dict[str, torch.Tensor] = {}
         self.student.eval()
         with torch.no_grad():
             for batch, (_, counts) in zip(micro_batches, turns, strict=True):
-                batch = batch.to(self.accelerator.device)
                 weights = counts * position_weights(
                     batch.sample_index,
                     batch.count,
@@ -316,8 +385,8 @@ class Trial:
                     reduction=self.settings.objective.reduction,
                 )
                 with self.accelerator.autocast():
-                    _, components, _ = self.trainee(batch, weights)
-                values = self.objective.values(components, weights)
+                    _, components, _ = self.trainee(batch, weights, objective)
+                values = objective.values(components, weights)
                 sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
         totals = self.processes.totals(sums)
         metrics = {f"validation/{name}": value for name, value in totals.items() if name != "positions"}

@@ -10,9 +10,11 @@ from glassbox.config import Settings
 SOURCE = Path(__file__).resolve().parent
 CODE = (
     "checkpoint.py",
+    "config_curves.py",
     "encoding.py",
     "evaluation.py",
     "generation.py",
+    "liveness.py",
     "models.py",
     "objective",
     "precision.py",
@@ -22,6 +24,7 @@ CODE = (
     "signals.py",
     "snapshot/batch.py",
     "snapshot/codec.py",
+    "snapshot/partners.py",
     "snapshot/reader.py",
     "snapshot/schema.py",
     "snapshot/storage.py",

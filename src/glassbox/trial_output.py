@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from glassbox import liveness
 from glassbox.checkpoint import Progress
 from glassbox.config import Settings
 from glassbox.evaluation import Evaluation, ItemResult
@@ -43,8 +44,10 @@ BYTES_PER_WEIGHT = 4
 def flat_params(settings: Settings, group: str, seed: int) -> dict[str, Any]:
     """What MLflow shows and groups by: `group`, `seed`, `weight_hidden`, `train.learning_rate`, ..."""
     params: dict[str, Any] = {"group": group, "seed": seed, "scale": settings.scale}
-    params |= {f"weight_{name}": weight for name, weight in settings.distill[group].components.items()}
-    params |= {"labels": settings.distill[group].labels}
+    objective = settings.distill[group]
+    params |= {f"weight_{name}": weight for name, weight in objective.components.items()}
+    params |= {"labels": objective.labels}
+    params |= {"shuffled": ", ".join(objective.shuffled)} if objective.shuffled else {}
     params |= {"teacher": settings.teacher.model, "student": settings.student.model}
     for section, values in sections_of(settings).items():
         params |= _flatten(section, values)
@@ -135,6 +138,7 @@ def publish(
         "precision": trial.probe.observed or "unknown",
         "heads": trial.heads,
         "processes": trial.processes.count,
+        "liveness": liveness.summary(progress.liveness),
         "steps": progress.step,
         "skipped_steps": progress.step - progress.updates,
         "stopped_early": progress.stopped_early,
@@ -186,7 +190,9 @@ def _keeps_student(settings: Settings, seed: int) -> bool:
 
 def _card(trial: Trial, metrics: Mapping[str, float]) -> str:
     """The model card of a kept student."""
-    weights = trial.settings.distill[trial.group].components
+    group = trial.settings.distill[trial.group]
+    weights = ", ".join(f"{name} {weight}" for name, weight in group.components.items())
+    shuffled = f" Read off other samples: {', '.join(group.shuffled)}." if group.shuffled else ""
     embedded = any(task.source == "embedded" for task in trial.settings.prepare.tasks.values())
     note = " (embedded miniature tasks, not the benchmarks they are named for)" if embedded else ""
     scores = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in metrics.items())
@@ -197,7 +203,7 @@ tags: [distillation, glassbox]
 # {trial.settings.student.model}, distilled as group `{trial.group}`, seed {trial.seed}
 
 Teacher: `{trial.settings.teacher.model}`, read from snapshot `{trial.digests["snapshot"]}`.
-Weights of the objective: {", ".join(f"{name} {weight:g}" for name, weight in weights.items())}.
+Weights of the objective: {weights}.{shuffled}
 Scale: `{trial.settings.scale}`{note}.
 
 | test metric | value |

@@ -63,10 +63,9 @@ def _task(settings: Settings, task: str, metric: str) -> dict[str, Any]:
 
 
 def _group(planned: Mapping[str, Group], settings: Settings, selection: Selection, group: str) -> dict[str, Any]:
-    weights = settings.distill[group] if group in settings.distill else planned[group]
-    active = {component: weight for component, weight in weights.components.items() if weight}
+    objective = settings.distill[group] if group in settings.distill else planned[group]
     source = "store" if group in selection.store_groups else "manifest"
-    return {"group": group, "weights": active, "source": source}
+    return {"group": group, "weights": objective.active, "shuffled": list(objective.shuffled), "source": source}
 
 
 def _means(selection: Selection, metrics: Mapping[str, str]) -> list[dict[str, Any]]:

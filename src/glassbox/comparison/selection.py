@@ -141,8 +141,8 @@ def _number(value: Any) -> float:
 
 
 def _objective(params: Mapping[str, Any]) -> dict[str, str]:
-    """The group's own weights among a trial's flat params."""
-    return {key: str(value) for key, value in params.items() if key.startswith("weight_")}
+    """The group's own weights among a trial's flat params, and what it shuffles."""
+    return {key: str(value) for key, value in params.items() if key.startswith("weight_") or key == "shuffled"}
 
 
 def _find_group(

@@ -1,20 +1,23 @@
 """The only place where weights meet components: `L = alpha task + beta logits + gamma_1 hidden + gamma_2 attention`.
 
-Weights are not divided by their sum; a component of weight 0 is not computed. Every component is one value per answer
-position, and `position_weights` says once how positions are averaged over a whole optimizer step.
+Weights are not divided by their sum. A component that never has a weight is not computed; one whose curve is at 0 for
+the moment is computed, and logged, and adds exactly 0. Every component is one value per answer position, and
+`position_weights` in reduction.py says how positions are averaged over a whole optimizer step.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from glassbox.config import COMPONENTS, ObjectiveSettings, Weights
+from glassbox.config import COMPONENTS, Group, ObjectiveSettings, Weights
+from glassbox.config_curves import highest, is_constant, points_of, value_at
 from glassbox.errors import GlassboxError
 from glassbox.objective import attention, hidden, logits
 from glassbox.objective.shares import parts_by_task
@@ -27,36 +30,11 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-def position_weights(
-    sample_index: Int[Tensor, " positions"],
-    counts: Int[Tensor, " samples"],
-    *,
-    samples_in_step: int,
-    positions_in_step: int,
-    reduction: str,
-) -> Float[Tensor, " positions"]:
-    """What each position of a micro-batch counts in its optimizer step; over the step the weights sum to 1.
-
-    `counts` are the answer positions of the micro-batch's samples. `samples_in_step` (those with at least one position)
-    and `positions_in_step` are totals over all micro-batches and processes of the step. `sample`: a sample's mean over
-    its positions, then the mean over samples; `position`: the plain mean over positions. A micro-batch without a
-    position gets no weights and so contributes zero; a step without one is a GlassboxError, to be met before the
-    update.
-    """
-    if samples_in_step <= 0 or positions_in_step <= 0:
-        raise GlassboxError(
-            f"This optimizer step holds no answer position ({samples_in_step} samples, {positions_in_step} positions), "
-            "so it has no loss to average and the update was not made. Every training sample must keep its answer: "
-            "run `python src/verify.py`, and compare snapshot.max_length with the samples' lengths."
-        )
-    if reduction == "position":
-        return torch.full(sample_index.shape, 1.0 / positions_in_step, device=sample_index.device)
-    return 1.0 / (counts.index_select(0, sample_index.long()).to(torch.float32) * samples_in_step)
-
-
 class Objective:
-    """One group's objective over the signals of one snapshot.
+    """One group's objective over the signals of one snapshot, at a moment of training: `at` gives another one.
 
+    `weights` and `temperature` are those of the moment (of progress 0 here), `factors` what balancing multiplied
+    the weights by.
     `head` is the teacher's (weight, bias or None), `channels` its hidden channels' (mean, deviation), `temperatures`
     those at which the snapshot holds log-tails. Raises GlassboxError here, before anything trains, for a component
     whose ingredients are missing.
@@ -72,8 +50,13 @@ class Objective:
         temperatures: Sequence[float] = (),
         projector: hidden.Projector | None = None,
     ) -> None:
-        self.weights: dict[str, float] = {name: w for name in COMPONENTS if (w := getattr(weights, name)) > 0}
+        self.curves = {name: points_of(weight) for name, weight in weights.active.items()}
+        self.shuffled = frozenset(weights.shuffled) if isinstance(weights, Group) else frozenset()
         self.settings = settings
+        self.weights = {name: value_at(curve, 0.0) for name, curve in self.curves.items()}
+        self.temperature = value_at(points_of(settings.temperature), 0.0)
+        self.factors: dict[str, float] = {}
+        self.progress = 0.0
         self.head = head
         self.channels = channels
         self.temperatures = tuple(temperatures)
@@ -82,15 +65,64 @@ class Objective:
 
     @property
     def signals(self) -> frozenset[str]:
-        """What the snapshot's reader must deliver: of "hidden", "attention", "topk"."""
-        needed = {name for name in ("hidden", "attention") if name in self.weights}
-        if "logits" in self.weights:
-            needed.add("topk" if self.settings.logits_target == "topk" else "hidden")
-        return frozenset(needed)
+        """What the snapshot's reader must deliver of the samples themselves: of "hidden", "attention", "topk"."""
+        return self._read_by(set(self.weights) - self.shuffled)
+
+    @property
+    def partner_signals(self) -> frozenset[str]:
+        """What it must deliver of the samples' partners, for the components that are shuffled."""
+        return self._read_by(set(self.weights) & self.shuffled)
+
+    def _read_by(self, components: set[str]) -> frozenset[str]:
+        source = {"logits": "topk" if self.settings.logits_target == "topk" else "hidden"}
+        return frozenset(source.get(name, name) for name in components - {"task"})
 
     @property
     def needs_attention(self) -> bool:
         return "attention" in self.weights
+
+    def at(self, progress: float) -> Objective:
+        """This objective at a progress between 0 (before the first update) and 1 (after the last)."""
+        moment = copy.copy(self)
+        moment.progress = progress
+        moment.weights = {name: value_at(curve, progress) for name, curve in self.curves.items()}
+        moment.temperature = value_at(points_of(self.settings.temperature), progress)
+        return moment
+
+    def balanced(self, losses: Mapping[str, float]) -> Objective:
+        """With every signal scaled to the size of the task loss before its weight counts.
+
+        `losses` are the components over the whole optimizer step, of which no gradient is taken: the factor is
+        |task| / |signal|, and 1 for a signal that is exactly 0.
+        """
+        moment = copy.copy(self)
+        moment.factors = {
+            name: abs(losses["task"] / loss) if loss else 1.0 for name, loss in losses.items() if name != "task"
+        }
+        moment.weights = {name: moment.factors.get(name, 1.0) * weight for name, weight in self.weights.items()}
+        return moment
+
+    def alone(self, component: str) -> Objective:
+        """With weight 1 for one component and 0 for all others, whose gradients are then exactly 0."""
+        moment = copy.copy(self)
+        moment.weights = {name: float(name == component) for name in self.weights}
+        return moment
+
+    @property
+    def highest_weights(self) -> dict[str, float]:
+        """The weights with every curve at its highest point, under the factors of the moment."""
+        highest = {name: max(weight for _, weight in curve) for name, curve in self.curves.items()}
+        return {name: self.factors.get(name, 1.0) * weight for name, weight in highest.items()}
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """What the moment adds to the log: `balance_<component>`, and of curves `weight_<component>`, `temperature`."""
+        found = {f"balance_{name}": factor for name, factor in self.factors.items()}
+        curves = {name: curve for name, curve in self.curves.items() if len(curve) > 1}
+        found |= {f"weight_{name}": value_at(curve, self.progress) for name, curve in curves.items()}
+        if isinstance(self.settings.temperature, str) and "logits" in self.curves:
+            found["temperature"] = self.temperature
+        return found
 
     def to(self, device: torch.device | str) -> Objective:
         """Moves the head and the channels; the projector belongs to the student and moves with it."""
@@ -105,15 +137,16 @@ class Objective:
     def components(
         self, student: PositionSignals, student_logits: Float[Tensor, "positions vocabulary"], batch: Batch
     ) -> dict[str, Float[Tensor, " positions"]]:
-        """The active components, unweighted, per answer position of the micro-batch."""
+        """The active components, unweighted, per answer position of the micro-batch.
+
+        Shuffled ones read the signals of `batch.partner`.
+        """
         result = {}
         if "task" in self.weights:
             result["task"] = cross_entropy(student_logits, batch.labels)
         if "logits" in self.weights:
-            settings = self.settings
-            result["logits"] = self._divergence(
-                student_logits, batch, settings.temperature, squared=settings.temperature_squared
-            )
+            squared = self.settings.temperature_squared
+            result["logits"] = self._divergence(student_logits, batch, self.temperature, squared=squared)
         if "hidden" in self.weights:
             result["hidden"] = self._hidden(student, batch)
         if "attention" in self.weights:
@@ -162,7 +195,12 @@ class Objective:
             return None
         return self._divergence(student_logits.detach(), batch, 1.0, squared=False)
 
+    def _source(self, component: str, batch: Batch) -> Batch:
+        """Where a component reads its signal: the batch, or its partner where the component is shuffled."""
+        return _present(batch.partner, "partner") if component in self.shuffled else batch
+
     def _divergence(self, student_logits: Tensor, batch: Batch, temperature: float, *, squared: bool) -> Tensor:
+        batch = self._source("logits", batch)
         if self.settings.logits_target == "topk":
             column = self._captured(temperature)
             assert column is not None
@@ -174,6 +212,7 @@ class Objective:
         return logits.dense_kl(student_logits, teacher_hidden, weight, bias, temperature, squared=squared)
 
     def _hidden(self, student: PositionSignals, batch: Batch) -> Tensor:
+        batch = self._source("hidden", batch)
         target = hidden.standardise(_present(batch.hidden, "hidden"), *_present(self.channels, "channels"))
         predicted = _present(self.projector, "projector")(student.hidden)
         return (hidden.cosine if self.settings.hidden_loss == "cosine" else hidden.mse)(predicted, target)
@@ -184,7 +223,7 @@ class Objective:
                 "The student's final layer gave no attention map although the attention component is active. Load "
                 "the model with attn_implementation='glassbox' and ask position_signals for maps (want_attention=True)."
             )
-        teacher = _present(batch.attention, "attention")
+        teacher = _present(self._source("attention", batch).attention, "attention")
         mine, theirs, _ = attention.match_heads(student.attention, teacher, self.settings.heads == "strict")
         return (attention.map_kl if self.settings.attention_loss == "kl" else attention.map_mse)(mine, theirs)
 
@@ -216,16 +255,18 @@ class Objective:
 
     def _refuse_impossible_logits_target(self) -> None:
         temperature = self.settings.temperature
+        constant = highest(temperature) if is_constant(temperature) else None
+        asked = f"'{temperature}'" if constant is None else f"{constant:g}"
         if self.settings.logits_target == "dense" and self.head is None:
             raise GlassboxError(
                 "objective.logits_target is 'dense', which needs hidden states and head.safetensors, and this snapshot "
                 "has none. Run with `-S objective.logits_target=topk`, or capture hidden states too."
             )
-        if self.settings.logits_target == "topk" and self._captured(temperature) is None:
+        if self.settings.logits_target == "topk" and (constant is None or self._captured(constant) is None):
             captured = ", ".join(f"{value:g}" for value in self.temperatures) or "none"
             raise GlassboxError(
-                f"objective.logits_target is 'topk' at temperature {temperature:g}, but the snapshot holds the mass "
-                f"outside its top k only at temperatures {captured}. Use `-S objective.logits_target=dense`, which is "
+                f"objective.logits_target is 'topk' at temperature {asked}, but the snapshot holds the mass outside "
+                f"its top k only at temperatures {captured}. Use `-S objective.logits_target=dense`, which is "
                 "exact at any temperature, or one of those captured."
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ class Batch:
     """Samples and the teacher's signals at their answer positions, packed sample by sample in ascending order.
 
     input_ids are padded on the right with 0. `attention` is 0 outside a row's columns, and every row sums to 1.
+    `partner` is the same batch with the signals of its samples' partners (partners.py), where a component is shuffled.
     """
 
     sample_ids: tuple[str, ...]
@@ -33,14 +35,16 @@ class Batch:
     log_tail: Float[Tensor, "positions temperatures"] | None = None
     hidden: Float[Tensor, "positions width"] | None = None
     attention: Float[Tensor, "positions heads length"] | None = None
+    partner: Batch | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        tensors = {
+        tensors: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **tensors)
+        moved = replace(self, **tensors)
+        return moved if self.partner is None else replace(moved, partner=self.partner.to(device))
 
 
 @dataclass(frozen=True)

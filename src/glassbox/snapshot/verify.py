@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from glassbox.config import Settings
+from glassbox.config_curves import points_of
 from glassbox.errors import GlassboxError
 from glassbox.models import load_tokenizer
 from glassbox.snapshot.audit import audit_figures, banner
@@ -64,8 +65,8 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
     layout = Format.from_json(manifest["format"])
     audit = read_audit(folder / AUDIT_FILE)
     head_figures, audited_rows = _check_rows(folder, manifest, layout, {row.sample_id for row in audit})
-    in_use = settings.objective.temperature
-    temperatures = sorted({*layout.temperatures, in_use})
+    in_use = [value for _, value in points_of(settings.objective.temperature)]
+    temperatures = sorted({*layout.temperatures, *in_use})
     weight, bias = Snapshot(folder).head()
     figures = audit_figures(folder, audit, audited_rows, layout, (weight, bias), temperatures)
     recaptured = recapture(settings, folder, manifest, tasks_folder, tokenizer)
@@ -84,7 +85,7 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
             "attention_sum_error_max": head_figures.attention_sum_error,
         },
         "audit": figures,
-        "banner": banner(figures, settings.objective.logits_target, in_use),
+        "banner": banner(figures, settings.objective.logits_target, max(in_use)),
         "recapture": recaptured,
     }
 

@@ -1,0 +1,114 @@
+"""Shuffled signals: what is read off the teacher for another sample of the same task, as a control.
+
+If a signal that belongs to another sample helps as much as the sample's own, it is regularisation and not knowledge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from glassbox.randomness import derived_seed
+from glassbox.snapshot.reader import Batch, SampleInfo, Snapshot
+
+STUDY_SEED = 0
+"""Not a trial's: partners are the same for every trial of every study on the same samples."""
+
+
+def partners_of(samples: Iterable[SampleInfo], split: str) -> dict[str, str]:
+    """Sample id -> the id of its partner: of its task and, among those, nearest in length.
+
+    Each task is sorted by tokens, then by answer positions, ties as drawn, and neighbours exchange their signals; with
+    an odd number the last three pass them round. So every sample of a split lends its signals to one other. Only a
+    sample that is alone in its task is its own partner.
+    """
+    by_task: dict[str, list[SampleInfo]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda each: each.sample_id):
+        if sample.n_positions_answer:
+            by_task[sample.task].append(sample)
+    partners: dict[str, str] = {}
+    for task, members in by_task.items():
+        generator = np.random.Generator(np.random.PCG64(derived_seed(STUDY_SEED, f"partners/{split}/{task}")))
+        drawn = dict(zip((each.sample_id for each in members), generator.permutation(len(members)), strict=True))
+        ordered = sorted(members, key=lambda each: (each.n_tokens, each.n_positions_answer, drawn[each.sample_id]))
+        ids = [each.sample_id for each in ordered]
+        rounds = [ids[at : at + 2] for at in range(0, len(ids), 2)]
+        if len(ids) % 2 and len(ids) > 1:
+            rounds[-2:] = [rounds[-2] + rounds[-1]]
+        for members_of_round in rounds:
+            partners |= dict(zip(members_of_round, members_of_round[1:] + members_of_round[:1], strict=True))
+    return partners
+
+
+def partners_digest(partners: Mapping[str, str]) -> str:
+    """sha256 in hex over every sample and its partner, in id order."""
+    lines = "\x1e".join(f"{sample_id}\x1f{partner}" for sample_id, partner in sorted(partners.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def batches_with_partners(
+    snapshot: Snapshot,
+    plan: Sequence[Sequence[str]],
+    signals: frozenset[str],
+    partner_signals: frozenset[str],
+    partners: Mapping[str, str],
+) -> Iterator[Batch]:
+    """The planned batches, and as `partner` of each the signals in `partner_signals` of its samples' partners."""
+    if not partner_signals:
+        yield from snapshot.batches(plan, signals)
+        return
+    others = [[partners[sample_id] for sample_id in sample_ids] for sample_ids in plan]
+    with (
+        closing(snapshot.batches(plan, signals)) as own,  # pyright: ignore[reportArgumentType]
+        closing(snapshot.batches(others, partner_signals)) as lent,  # pyright: ignore[reportArgumentType]
+    ):
+        for batch, other in zip(own, lent, strict=True):
+            yield replace(batch, partner=with_signals_of(batch, other))
+
+
+def with_signals_of(batch: Batch, other: Batch) -> Batch:
+    """`batch` with the signals of `other`, sample by sample: position i reads position min(i, n - 1) of n."""
+    sample = batch.sample_index
+    within = torch.arange(len(sample), device=sample.device) - _starts(batch.count)[sample]
+    read = torch.minimum(within, other.count[sample] - 1)
+    source = _starts(other.count)[sample] + read
+    packed = {name: getattr(other, name) for name in ("topk_ids", "topk_logits", "log_tail", "hidden")}
+    taken = {name: None if values is None else values.index_select(0, source) for name, values in packed.items()}
+    attention = None
+    if other.attention is not None:
+        rows = other.attention.index_select(0, source)
+        own, lent = batch.first[sample] + within, other.first[sample] + read
+        attention = right_aligned(rows, lent, own, batch.input_ids.shape[1])
+    return replace(batch, **taken, attention=attention)
+
+
+def right_aligned(
+    rows: Float[Tensor, "positions heads columns"],
+    last: Int[Tensor, " positions"],
+    new_last: Int[Tensor, " positions"],
+    length: int,
+) -> Float[Tensor, "positions heads length"]:
+    """Attention rows whose last live column `last` is moved to `new_last`, cut or filled with 0 on the left.
+
+    Each row sums to 1 again; one whose whole mass was cut is uniform over its columns.
+    """
+    column = torch.arange(length, device=rows.device)
+    source = column - new_last[:, None] + last[:, None]
+    visible = column <= new_last[:, None]
+    index = source.clamp(0, rows.shape[-1] - 1)[:, None, :].expand(-1, rows.shape[1], -1)
+    moved = rows.gather(2, index).masked_fill((~visible | (source < 0))[:, None, :], 0.0)
+    sums = moved.sum(-1, keepdim=True)
+    uniform = (visible / visible.sum(-1, keepdim=True))[:, None, :].to(moved.dtype)
+    return torch.where(sums > 0, moved / torch.where(sums > 0, sums, 1.0), uniform)
+
+
+def _starts(count: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    return torch.cumsum(count, 0) - count
