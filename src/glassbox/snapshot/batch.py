@@ -84,7 +84,7 @@ def assemble(samples: list[StoredSample], layout: Format, device: torch.device) 
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
     columns = samples[0].cells.keys()
-    signals: dict[str, Tensor] = {}
+    signals: dict[str, Any] = {}
     if "hidden" in columns:
         packed = np.concatenate([hidden_array(s.cells["hidden"], layout)[-s.n_answer :] for s in samples])
         signals["hidden"] = carried(hidden_tensor(packed, layout)).to(torch.float32)
