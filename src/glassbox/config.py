@@ -66,8 +66,8 @@ class Weights(Section):
 class Group(Weights):
     """A group's objective.
 
-    `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks'. `shuffled`: the components that
-    read their signal off another sample, as a control.
+    `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks'. `shuffled`: the components
+    that read their signal off another sample, as a control.
     """
 
     labels: Literal["data", "teacher"] = "data"
