@@ -1,0 +1,64 @@
+"""Models known by their configuration alone: no weights are read, no number is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from glassbox.config import ModelSettings
+from glassbox.errors import GlassboxError
+from glassbox.estimate.abstraction import Abstraction
+from glassbox.signals import ATTENTION_NAME
+
+
+def configuration_of(settings: ModelSettings) -> Any:
+    """The configuration from a folder, or from the hub; GlassboxError where it cannot be had."""
+    try:
+        return AutoConfig.from_pretrained(
+            settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise GlassboxError(
+            f"The configuration of '{settings.model}' could not be read: {reason} It is all that a plan needs of a "
+            "model: name a folder that holds its config.json, or run the plan where the hub can be reached."
+        ) from error
+
+
+def teacher_dtype(settings: ModelSettings, on_gpu: bool) -> torch.dtype:
+    """What the teacher is loaded in: the named format, or for `auto` bfloat16 on a GPU and float32 on a CPU."""
+    if settings.dtype == "auto":
+        return torch.bfloat16 if on_gpu else torch.float32
+    return getattr(torch, settings.dtype)
+
+
+def abstract_model(abstraction: Abstraction, settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
+    """The model without data, its weights and buffers counted as `weights`."""
+    with abstraction.fake:
+        model = AutoModelForCausalLM.from_config(
+            configuration_of(settings),
+            dtype=dtype,
+            attn_implementation=ATTENTION_NAME,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    abstraction.assign([*model.parameters(), *model.buffers()], "weights")
+    return model
+
+
+def parameter_count(settings: ModelSettings) -> int:
+    """Weights of the model, each shared one counted once, by building it without storage."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            configuration_of(settings), trust_remote_code=settings.trust_remote_code
+        )
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def has_weights_here(settings: ModelSettings) -> bool:
+    """Whether the model's weights lie in a folder of this machine."""
+    return any(Path(settings.model).glob("*.safetensors")) or (
+        settings.initialisation == "random" and Path(settings.model).is_dir()
+    )

@@ -1,0 +1,150 @@
+"""How long the study will take, from a few real steps of every group on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from glassbox.checkpoint import Progress
+from glassbox.config import Settings
+from glassbox.estimate.architecture import has_weights_here
+from glassbox.estimate.disk import RESERVE
+from glassbox.estimate.memory import total
+from glassbox.evaluation import Evaluation
+from glassbox.models import load_tokenizer
+from glassbox.rehearsal import SCRATCH, SNAPSHOT, TASKS, rehearsal, samples_of, silent, spread
+from glassbox.snapshot.batch import Batch
+from glassbox.snapshot.capture import capture
+from glassbox.snapshot.composition import batches, compose_items
+from glassbox.snapshot.teacher import capture_batch, open_teacher
+from glassbox.tracking import TrialRun
+from glassbox.trial import Trial
+
+STEPS = 6
+
+
+class TimedTrial(Trial):
+    """A trial that notes how long each phase takes: (seconds, units of work) per call.
+
+    Units are padded tokens for `step`, samples for `validation` and `test`. `most_questions` cuts the test split.
+    """
+
+    most_questions: int | None = None
+    overhead = 0.0
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.noted: dict[str, list[tuple[float, int]]] = {"step": [], "validation": [], "test": []}
+        self.test = self.test[: self.most_questions]
+
+    @contextmanager
+    def _noting(self, phase: str, units: int) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.noted[phase].append((time.perf_counter() - started, units))
+
+    def step(self, batches: Sequence[Batch], progress: Progress, due: bool) -> dict[str, float]:
+        with self._noting("step", sum(batch.input_ids.numel() for batch in batches)):
+            return super().step(batches, progress, due)
+
+    def validate(self) -> dict[str, float]:
+        with self._noting("validation", len(self.validation)):
+            return super().validate()
+
+    def final_evaluation(self, run: TrialRun, progress: Progress) -> Evaluation:
+        with self._noting("test", len(self.test)):
+            return super().final_evaluation(run, progress)
+
+    def rate(self, phase: str) -> float:
+        """Seconds per unit, the median over calls: the first call of a process is slow."""
+        return median(seconds / units for seconds, units in self.noted[phase])
+
+    def noted_seconds(self) -> float:
+        return sum(seconds for calls in self.noted.values() for seconds, _ in calls)
+
+
+def measured_time(
+    settings: Settings, estimate: Mapping[str, Any], tasks_folder: Path, start_up: float
+) -> dict[str, Any]:
+    """Seconds of the capture, of a trial of each group and of all trials; or the `reason` why nothing was measured.
+
+    `start_up` is how long a process takes until it has everything imported, in seconds.
+    """
+    reason = _reason_against(settings, estimate)
+    if reason is not None:
+        return {"reason": reason}
+    started = time.monotonic()
+    capture_rate, trials = _probe(settings, tasks_folder)
+    evaluation_rate = trials[settings.groups[0]].rate("test")
+    seconds = {
+        group: start_up
+        + probed.overhead
+        + estimate["padded_tokens_per_trial"] * probed.rate("step")
+        + settings.train.epochs * estimate["samples"]["validation"] * probed.rate("validation")
+        + estimate["samples"]["test"] * evaluation_rate
+        for group, probed in trials.items()
+    }
+    return {
+        "device": estimate["memory"]["device"],
+        "threads": settings.train.threads,
+        "probe_seconds": time.monotonic() - started,
+        "seconds_per_padded_token": {group: probed.rate("step") for group, probed in trials.items()},
+        "capture_seconds": start_up + estimate["captured_tokens"] * capture_rate,
+        "trial_seconds": seconds,
+        "trials_seconds": len(settings.seeds) * sum(seconds.values()),
+    }
+
+
+def _reason_against(settings: Settings, estimate: Mapping[str, Any]) -> str | None:
+    """Why no probe runs here; None where one can."""
+    for role in ("teacher", "student"):
+        if not has_weights_here(getattr(settings, role)):
+            return f"the {role}'s weights are in no folder here ({getattr(settings, role).model})"
+    if settings.prepare.hub is None and any(task.source == "hub" for task in settings.prepare.tasks.values()):
+        return "the tasks' texts lie on the hub"
+    memory = estimate["memory"]
+    if max(map(total, memory["phases"].values())) * RESERVE > memory["free"]:
+        return f"it does not fit {memory['device']}"
+    return None
+
+
+def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, dict[str, TimedTrial]]:
+    """Seconds per captured token, and a short trial of each group; only the first answers a full batch of questions."""
+    splits = samples_of(settings, tasks_folder)
+    chosen = {
+        "train": spread(splits["train"], STEPS * settings.train.batch_size),
+        "validation": spread(splits["validation"], settings.evaluation.batch_size),
+        "test": spread(splits["test"], settings.evaluation.batch_size),
+    }
+    few = settings.train.model_copy(update={"epochs": 1, "max_steps": None, "early_stopping": None})
+    trials = {}
+    with rehearsal(settings.model_copy(update={"train": few}), chosen) as small, silent():
+        torch.set_num_threads(small.train.threads)
+        capture_rate = _capture_rate(small)
+        capture(small, TASKS, SNAPSHOT, SCRATCH)
+        for group in small.groups:
+            trial = TimedTrial(small, group, small.seeds[0])
+            trial.most_questions = small.train.batch_size if trials else None
+            started = time.perf_counter()
+            trial.run()
+            trial.overhead = time.perf_counter() - started - trial.noted_seconds()
+            trials[group] = trial
+    return capture_rate, trials
+
+
+def _capture_rate(settings: Settings) -> float:
+    """Seconds per token of the teacher over all batches but the first, which is slow."""
+    tokenizer = load_tokenizer(settings.teacher)
+    teacher = open_teacher(settings, tokenizer)
+    parts = batches(compose_items(settings, tokenizer, TASKS), settings.snapshot.batch_size)
+    capture_batch(teacher, parts[0], {})
+    started = time.perf_counter()
+    for part in parts[1:] or parts:
+        capture_batch(teacher, part, {})
+    return (time.perf_counter() - started) / sum(item.n_tokens for part in parts[1:] or parts for item in part)

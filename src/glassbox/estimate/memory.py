@@ -1,0 +1,335 @@
+"""Peak memory by part, for the capture and for each group: the study's own code on tensors without data.
+
+Bytes of tensors at the worst moment, which is what `torch.cuda.max_memory_allocated` counts; the libraries, a GPU's
+context and the allocator's gaps come on top. Parts: weights, gradients, optimizer, teacher's head, activations, logits,
+attention maps, cache (of generation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from glassbox.config import Settings, Weights
+from glassbox.estimate.abstraction import Abstraction
+from glassbox.estimate.architecture import abstract_model, configuration_of, teacher_dtype
+from glassbox.estimate.workload import Length, Question, Workload
+from glassbox.generation import GROWTH, growing_cache
+from glassbox.models import head_logits
+from glassbox.objective import Objective, position_weights
+from glassbox.objective.hidden import Projector
+from glassbox.signals import checkpoint_layers, packed_positions, position_signals
+from glassbox.snapshot.batch import Batch
+from glassbox.snapshot.codec import encode_attention, pack_ragged, top_k_with_tails
+from glassbox.snapshot.teacher import CHUNK_LOGITS
+from glassbox.student import Student, build_optimizer
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Peak = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a trial meets of the teacher: the shapes of its stored signals."""
+
+    vocabulary: int
+    width: int
+    heads: int
+    dtype: torch.dtype
+
+
+def teacher_of(settings: Settings, workload: Workload, on_gpu: bool) -> Teacher:
+    text = configuration_of(settings.teacher).get_text_config()
+    vocabulary = min(workload.vocabulary or text.vocab_size, text.vocab_size)
+    dtype = teacher_dtype(settings.teacher, on_gpu)
+    return Teacher(vocabulary, text.hidden_size, text.num_attention_heads, dtype)
+
+
+def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Peak:
+    """The teacher over its largest batch, at the format it is loaded in."""
+    size = settings.snapshot.batch_size
+    batch = sorted(workload.lengths, key=lambda length: -length.n_tokens)[:size]
+    abstraction = _abstraction(teacher.vocabulary, batch)
+    model = abstract_model(abstraction, settings.teacher, teacher.dtype).eval()
+    ids, mask = _ids_and_mask(batch)
+    count = torch.tensor([length.n_captured for length in batch])
+    first = torch.tensor([length.n_tokens for length in batch]) - 1 - count
+    with abstraction, torch.no_grad():
+        signals = position_signals(model, ids, mask, first, count, want_attention=True)
+        assert signals.attention is not None
+        stored = signals.hidden.to(getattr(torch, settings.snapshot.hidden_dtype))
+        rows = max(1, CHUNK_LOGITS // teacher.vocabulary)
+        logits = head_logits(model, stored[:rows].float(), teacher.vocabulary)
+        _ = top_k_with_tails(logits, min(settings.snapshot.top_k, teacher.vocabulary), settings.snapshot.temperatures)
+        del logits, _
+        ragged = pack_ragged(signals.attention, packed_positions(first, count)[1])
+        encode_attention(ragged, settings.snapshot.attention_codec)
+    return _without_nothing(abstraction.peak)
+
+
+def hardest_batch(
+    settings: Settings, teacher: Teacher, candidates: Sequence[tuple[Length, ...]], precision: str
+) -> tuple[Length, ...]:
+    """The micro-batch that needs the most memory, judged by the group with the most components."""
+    weights = max(settings.distill.values(), key=lambda group: sum(value > 0 for value in vars(group).values()))
+    return max(candidates, key=lambda batch: total(training_peak(settings, weights, teacher, batch, precision)))
+
+
+def training_peak(
+    settings: Settings, weights: Weights, teacher: Teacher, lengths: Sequence[Length], precision: str
+) -> Peak:
+    """The last micro-batch of an optimizer step, with the gradients of the earlier ones, and the update."""
+    abstraction = _abstraction(teacher.vocabulary, lengths)
+    autocast = _autocast(precision)
+    with abstraction:
+        student, objective = _student_and_objective(abstraction, settings, weights, teacher)
+        if settings.train.gradient_checkpointing:
+            checkpoint_layers(student.model)
+        optimizer = _optimizer(abstraction, settings, student)
+        batch = _batch(abstraction, objective, teacher, settings, lengths)
+        abstraction.forget_peak()
+        share = position_weights(
+            batch.sample_index,
+            batch.count,
+            samples_in_step=len(batch.sample_ids),
+            positions_in_step=len(batch.labels),
+            reduction=settings.objective.reduction,
+        )
+        with autocast():
+            signals, logits = student(batch, objective.needs_attention)
+        components = objective.components(signals, logits, batch)
+        loss = objective.total(components, share)
+        loss.backward()
+        objective.kl_at_one(logits, batch)
+        torch.nn.utils.clip_grad_norm_(student.parameters(), settings.train.clip_norm)
+        with abstraction.during("optimizer"):
+            optimizer.step()
+    return _without_nothing(abstraction.peak)
+
+
+def evaluation_peak(settings: Settings, workload: Workload, teacher: Teacher, precision: str) -> Peak:
+    """The student's final evaluation without what its training holds beside it (`beside`): its largest batches, and
+    generation where no answer ends before the limit."""
+    abstraction = Abstraction(_parts(teacher.vocabulary, set()))
+    model = abstract_model(abstraction, settings.student, torch.float32).eval()
+    with abstraction:
+        _evaluate(abstraction, settings, model, teacher.vocabulary, workload.questions, precision)
+    return _without_nothing(abstraction.peak)
+
+
+def beside(evaluation: Peak, training: Peak) -> Peak:
+    """An evaluation in a trial: weights, optimizer and teacher's head of the training stay where they are."""
+    return evaluation | {
+        part: training[part] for part in ("weights", "optimizer", "teacher's head") if part in training
+    }
+
+
+def teacher_evaluation_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Peak:
+    """The teacher's own test scores, which `verify` measures, with `teacher_shots` samples before each prompt."""
+    abstraction = Abstraction(_parts(teacher.vocabulary, set()))
+    model = abstract_model(abstraction, settings.teacher, teacher.dtype).eval()
+    times = 1 + settings.evaluation.teacher_shots
+    questions = [replace(question, n_prompt=times * question.n_prompt) for question in workload.questions]
+    with abstraction:
+        _evaluate(abstraction, settings, model, teacher.vocabulary, questions, "no")
+    return _without_nothing(abstraction.peak)
+
+
+def _evaluate(
+    abstraction: Abstraction,
+    settings: Settings,
+    model: PreTrainedModel,
+    vocabulary: int,
+    questions: Sequence[Question],
+    precision: str,
+) -> None:
+    with torch.no_grad(), _autocast(precision)():
+        _score_choices(settings, model, vocabulary, questions)
+        _generate(abstraction, settings, model, vocabulary, questions)
+
+
+def _score_choices(settings: Settings, model: PreTrainedModel, vocabulary: int, questions: Sequence[Question]) -> None:
+    rows = [
+        (question.n_prompt + max(question.choices) - 1, max(question.choices))
+        for question in questions
+        if question.choices
+        for _ in range(1 if max(question.choices) == 1 else len(question.choices))
+    ]
+    batch = sorted(rows, reverse=True)[: settings.evaluation.batch_size]
+    if not batch:
+        return
+    tokens = torch.tensor([row[0] for row in batch])
+    count = torch.tensor([row[1] for row in batch])
+    width = int(tokens.max())
+    ids, mask = torch.zeros(len(batch), width, dtype=torch.int64), torch.arange(width) < tokens[:, None]
+    signals = position_signals(model, ids, mask, tokens - count, count, want_attention=False)
+    torch.log_softmax(head_logits(model, signals.hidden, vocabulary), dim=-1)
+
+
+def _generate(
+    abstraction: Abstraction,
+    settings: Settings,
+    model: PreTrainedModel,
+    vocabulary: int,
+    questions: Sequence[Question],
+) -> None:
+    """The prompts at once, then the cache as full as it may get and one more token."""
+    limit = settings.evaluation.max_new_tokens
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = settings.snapshot.max_length * (1 + settings.evaluation.teacher_shots)
+    longest = longest if context is None else max(1, min(longest, context - limit))
+    prompts = sorted((min(question.n_prompt, longest) for question in questions if not question.choices), reverse=True)
+    batch = torch.tensor(prompts[: settings.evaluation.batch_size])
+    if not len(batch):
+        return
+    width = int(batch.max())
+    mask = torch.arange(width) >= (width - batch)[:, None]
+    cache: Any = growing_cache(model)
+    for length, seen in ((width, width), (1, width + limit)):
+        output = model.base_model(
+            input_ids=torch.zeros(len(batch), length, dtype=torch.int64),
+            attention_mask=torch.nn.functional.pad(mask, (0, seen - width), value=True),
+            position_ids=torch.zeros(len(batch), length, dtype=torch.int64),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        head_logits(model, output.last_hidden_state[:, -1], vocabulary)
+        del output
+        if seen == width:
+            _fill(abstraction, cache, limit - 1)
+
+
+def _fill(abstraction: Abstraction, cache: Any, tokens: int) -> None:
+    """Room and length of a growing cache as they are `tokens` later; layers of another kind stay as they are."""
+    for layer in cache.layers:
+        if hasattr(layer, "room_keys"):
+            after = layer.get_seq_length() + tokens
+            for room in ("room_keys", "room_values"):
+                held = getattr(layer, room)
+                grown = held.new_empty(*held.shape[:2], after + GROWTH, held.shape[3])
+                abstraction.assign([grown], "cache")
+                setattr(layer, room, grown)
+            layer.keys, layer.values = layer.room_keys[:, :, :after], layer.room_values[:, :, :after]
+
+
+def _student_and_objective(
+    abstraction: Abstraction, settings: Settings, weights: Weights, teacher: Teacher
+) -> tuple[Student, Objective]:
+    model = abstract_model(abstraction, settings.student, torch.float32).train()
+    projector = None
+    if weights.hidden:
+        with abstraction.fake:
+            projector = Projector(model.config.get_text_config().hidden_size, teacher.width, torch.Generator())
+        abstraction.assign(projector.parameters(), "weights")
+    student = Student(model, projector, teacher.vocabulary)
+    head = channels = None
+    if weights.logits:
+        head = abstraction.empty(teacher.vocabulary, teacher.width, dtype=torch.float32, part="teacher's head"), None
+    if weights.hidden:
+        mean, deviation = (
+            abstraction.empty(teacher.width, dtype=torch.float32, part="teacher's head") for _ in range(2)
+        )
+        channels = mean, deviation
+    objective = Objective(
+        weights,
+        settings.objective,
+        head=head,
+        channels=channels,
+        temperatures=settings.snapshot.temperatures,
+        projector=projector,
+    )
+    return student, objective
+
+
+def _optimizer(abstraction: Abstraction, settings: Settings, student: Student) -> torch.optim.AdamW:
+    """AdamW after its first update, with its moments, and with the gradients of earlier micro-batches, if any."""
+    optimizer = build_optimizer(student, settings.train)
+    for parameter in student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    abstraction.assign(moments, "optimizer")
+    abstraction.assign(
+        [parameter.grad for parameter in student.parameters() if parameter.grad is not None], "gradients"
+    )
+    if settings.train.micro_batch_size >= settings.train.batch_size:
+        optimizer.zero_grad()
+        for parameter in student.parameters():
+            parameter.register_post_accumulate_grad_hook(lambda p: abstraction.assign([p.grad], "gradients"))
+    return optimizer
+
+
+def _batch(
+    abstraction: Abstraction, objective: Objective, teacher: Teacher, settings: Settings, lengths: Sequence[Length]
+) -> Batch:
+    """What the snapshot's reader would deliver for these samples."""
+    ids, mask = _ids_and_mask(lengths)
+    first = torch.tensor([length.first for length in lengths])
+    count = torch.tensor([length.n_answer for length in lengths])
+    sample_index, _ = packed_positions(first, count)
+    positions = len(sample_index)
+    signals: dict[str, Tensor] = {}
+
+    def stored(*shape: int, dtype: torch.dtype = torch.float32, part: str = "activations") -> Tensor:
+        return abstraction.empty(*shape, dtype=dtype, part=part)
+
+    if "hidden" in objective.signals:
+        signals["hidden"] = stored(positions, teacher.width)
+    if "attention" in objective.signals:
+        signals["attention"] = stored(positions, teacher.heads, ids.shape[1], part="attention maps")
+    if "topk" in objective.signals:
+        k = min(settings.snapshot.top_k, teacher.vocabulary)
+        signals["topk_ids"] = stored(positions, k, dtype=torch.int64, part="logits")
+        signals["topk_logits"] = stored(positions, k, part="logits")
+        signals["log_tail"] = stored(positions, len(settings.snapshot.temperatures), part="logits")
+    return Batch(
+        sample_ids=tuple(length.sample_id for length in lengths),
+        tasks=tuple(length.task for length in lengths),
+        input_ids=ids,
+        attention_mask=mask,
+        first=first,
+        count=count,
+        labels=torch.zeros(positions, dtype=torch.int64),
+        sample_index=sample_index,
+        **signals,
+    )
+
+
+def _ids_and_mask(lengths: Sequence[Length]) -> tuple[Tensor, Tensor]:
+    tokens = torch.tensor([length.n_tokens for length in lengths])
+    width = int(tokens.max())
+    return torch.zeros(len(lengths), width, dtype=torch.int64), torch.arange(width) < tokens[:, None]
+
+
+def _abstraction(vocabulary: int, batch: Sequence[Length]) -> Abstraction:
+    return Abstraction(_parts(vocabulary, {max(length.n_tokens for length in batch)}))
+
+
+def _parts(vocabulary: int, lengths: set[int]) -> Callable[[torch.Size], str | None]:
+    """By shape: [positions, vocabulary] are logits, [..., heads, length] attention maps; anything else has no name."""
+
+    def part_of(shape: torch.Size) -> str | None:
+        if len(shape) == 2 and shape[-1] == vocabulary:
+            return "logits"
+        return "attention maps" if len(shape) > 2 and shape[-1] in lengths else None
+
+    return part_of
+
+
+def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
+    dtype = AUTOCAST.get(precision)
+    return nullcontext if dtype is None else lambda: torch.autocast("cpu", dtype)
+
+
+def total(peak: Peak) -> int:
+    return sum(peak.values())
+
+
+def _without_nothing(peak: Peak) -> Peak:
+    return {part: size for part, size in peak.items() if size}
