@@ -91,15 +91,16 @@ def tensor_bytes(*tensors: torch.Tensor | None) -> int:
 
 def measured_training_peak(settings: Settings, group: str) -> int:
     trial = Trial(settings, group, settings.seeds[0])
+    trial.join()
     trial.prepare()
     trial.student.train()
     tokens = {info.sample_id: info.n_tokens for info in trial.snapshot.samples("train")}
     hardest = max(trial.plan.steps, key=lambda step: max(len(b) * max(tokens[i] for i in b) for b in step))
-    loaded = [trial.snapshot.read(ids, trial.objective.signals) for ids in hardest]
+    loaded = [(trial.snapshot.read(ids, trial.objective.signals), True) for ids in hardest]
     trial.step(loaded, Progress(), due=False)
     moments = [value for state in trial.optimizer.optimizer.state.values() for value in state.values()]
     head = trial.objective.head or (None, None)
-    inputs = [value for batch in loaded for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    inputs = [value for batch, _ in loaded for value in vars(batch).values() if isinstance(value, torch.Tensor)]
     already = tensor_bytes(*trial.student.parameters(), *moments, *head, *inputs)
     return peak_of(lambda: trial.step(loaded, Progress(step=9), due=True), already)
 
@@ -157,6 +158,7 @@ def test_generation_that_never_ends_needs_the_memory_that_was_estimated(project:
     settings = shrunk_settings(project, seeds=[0], evaluation={"max_new_tokens": 64})
     workload, _, teacher = estimated(settings, project)
     trial = Trial(settings, "sft", 0)
+    trial.join()
     trial.prepare()
     trial.tokenizer.eos_token = trial.tokenizer.convert_ids_to_tokens(trial.snapshot.vocabulary - 1)
     estimate = evaluation_peak(settings, workload, teacher, "no")
@@ -170,9 +172,10 @@ def test_checkpoint_and_student_take_the_disk_that_was_estimated(project: Path):
     needs = needs_of(settings, workload, training, teacher, parameter_count(settings.student), project)
     sizes = {need.what: need.size for need in needs}
     trial = Trial(settings, "sft", 0)
+    trial.join()
     trial.prepare()
-    trial.step([trial.snapshot.read(trial.plan.steps[0][0], trial.objective.signals)], Progress(), due=False)
-    checkpoint.save(project / "kept", Progress(step=1), trial.student, trial.optimizer.optimizer)
+    trial.step([(trial.snapshot.read(trial.plan.steps[0][0], trial.objective.signals), True)], Progress(), due=False)
+    checkpoint.save(project / "kept", Progress(step=1), trial.student, trial.optimizer.optimizer, trial.processes)
     written = next((project / "kept").glob("step-*/state.safetensors")).stat().st_size
     assert sizes["two checkpoints, while a trial runs"] == pytest.approx(2 * written, rel=0.1)
 

@@ -124,7 +124,7 @@ def needs_of(
 
 def logged_values(settings: Settings, weights: Weights, training: Training) -> int:
     """Metric values that one trial logs."""
-    components = sum(value > 0 for value in weights.model_dump().values())
+    components = sum(value > 0 for value in weights.components.values())
     tasks = len(settings.prepare.tasks)
     per_line = 2 * components + 1 + 2 + bool(weights.logits) + components * tasks + 4
     lines = training.steps // settings.train.logging_interval + 1

@@ -23,7 +23,7 @@ from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.capture import capture
 from glassbox.snapshot.composition import batches, compose_items
 from glassbox.snapshot.teacher import capture_batch, open_teacher
-from glassbox.tracking import TrialRun
+from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.trial import Trial
 
 STEPS = 6
@@ -49,15 +49,15 @@ class TimedTrial(Trial):
         yield
         self.noted[phase].append((time.perf_counter() - started, units))
 
-    def step(self, batches: Sequence[Batch], progress: Progress, due: bool) -> dict[str, float]:
-        with self._noting("step", sum(batch.input_ids.numel() for batch in batches)):
+    def step(self, batches: Sequence[tuple[Batch, bool]], progress: Progress, due: bool) -> dict[str, float]:
+        with self._noting("step", sum(batch.input_ids.numel() for batch, _ in batches)):
             return super().step(batches, progress, due)
 
     def validate(self) -> dict[str, float]:
         with self._noting("validation", len(self.validation)):
             return super().validate()
 
-    def final_evaluation(self, run: TrialRun, progress: Progress) -> Evaluation:
+    def final_evaluation(self, run: TrialRun | UnrecordedRun, progress: Progress) -> Evaluation:
         with self._noting("test", len(self.test)):
             return super().final_evaluation(run, progress)
 
@@ -122,7 +122,7 @@ def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, dict[str, Tim
         "validation": spread(splits["validation"], settings.evaluation.batch_size),
         "test": spread(splits["test"], settings.evaluation.batch_size),
     }
-    few = settings.train.model_copy(update={"epochs": 1, "max_steps": None, "early_stopping": None})
+    few = settings.train.model_copy(update={"epochs": 1, "max_steps": None, "early_stopping": None, "processes": 1})
     trials = {}
     with rehearsal(settings.model_copy(update={"train": few}), chosen) as small, silent():
         torch.set_num_threads(small.train.threads)

@@ -77,7 +77,7 @@ def hardest_batch(
     settings: Settings, teacher: Teacher, candidates: Sequence[tuple[Length, ...]], precision: str
 ) -> tuple[Length, ...]:
     """The micro-batch that needs the most memory, judged by the group with the most components."""
-    weights = max(settings.distill.values(), key=lambda group: sum(value > 0 for value in vars(group).values()))
+    weights = max(settings.distill.values(), key=lambda group: sum(value > 0 for value in group.components.values()))
     return max(candidates, key=lambda batch: total(training_peak(settings, weights, teacher, batch, precision)))
 
 
