@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from glassbox.command import run
-from glassbox.config import ModelSettings, Settings, load_settings
+from glassbox.config import Settings, load_settings
 
 TASKS = Path("data/tasks")
 FOLDER = Path("data/snapshot")
@@ -30,39 +30,22 @@ def dvc_md5(lock: Path, stage: str = "snapshot") -> str | None:
     return next((output.get("md5") for output in stages.get(stage, {}).get("outs", [])), None)
 
 
-def scores_of(model_settings: ModelSettings, settings: Settings, seed: int = 0) -> dict[str, float]:
-    """Test scores of a model as it stands, by the code that also measures every trial's student."""
-    import torch
-
-    from glassbox.evaluation import evaluate
-    from glassbox.models import load_model, load_tokenizer
-    from glassbox.tasks import read_split
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(model_settings, seed=seed).to(device)  # type: ignore[arg-type]
-    evaluation = evaluate(
-        model,
-        load_tokenizer(model_settings),
-        read_split(TASKS, "test"),
-        settings.evaluation,
-        settings.snapshot.max_length,
-        settings.snapshot.overflow,
-    )
-    return evaluation.metrics("test")
-
-
 def report_on(settings: Settings) -> dict[str, Any]:
     """The gate's figures, and test scores of the teacher and of the first seed's student as trials begin with it."""
-    from glassbox.randomness import derived_seed
+    from glassbox.model_files import commit_of, model_files, pin_warning
+    from glassbox.references import measure_student, measure_teacher
     from glassbox.snapshot.verify import verify
 
     started = time.monotonic()
     report = verify(settings, FOLDER, TASKS)
     report["verify_seconds"] = round(time.monotonic() - started, 1)
     report["dvc_md5"] = dvc_md5(Path("dvc.lock"))
-    report["teacher_scores"] = scores_of(settings.teacher, settings)
-    student = settings.student.model_copy(update={"dtype": "float32"})
-    report["student_scores"] = scores_of(student, settings, derived_seed(settings.seeds[0], "student"))
+    models = {"teacher": settings.teacher, "student": settings.student}
+    report["commits"] = {role: commit_of(model_files(model)) for role, model in models.items()}
+    pins = [pin_warning(role, model, report["commits"][role]) for role, model in models.items()]
+    report |= measure_teacher(settings, TASKS)
+    report["student_scores"] = measure_student(settings, TASKS)
+    report["warnings"] = [line for line in (*pins, *report["teacher_notes"], report["banner"]) if line]
     return report
 
 
@@ -85,13 +68,14 @@ def main() -> None:
     write_synced(REPORT, (json.dumps(report, indent=2) + "\n").encode())
     write_synced(PASSED, (json.dumps({"snapshot": report["logical_digest"]}) + "\n").encode())
     print(f"{FOLDER} holds: {report['rows']} samples checked, logical digest {report['logical_digest']}")
+    shots = f" ({report['teacher_shots']} shots)" if report["teacher_shots"] else ""
     for metric in sorted(report["teacher_scores"]):
         print(
-            f"  {metric}: teacher {report['teacher_scores'][metric]:.3f}, student before training "
+            f"  {metric}: teacher{shots} {report['teacher_scores'][metric]:.3f}, student before training "
             f"{report['student_scores'][metric]:.3f}"
         )
-    if report["banner"]:
-        print(f"WARNING: {report['banner']}")
+    for warning in report["warnings"]:
+        print(f"WARNING: {warning}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hubs import TOKEN, UNGRANTED_TOKEN, commit, save_datasets, served
 from miniatures import save_model_folder, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 WRONG_TOKEN = "hf_wrongwrongwrongwrongwrongwrongwrong"
 NO_COMMIT = "0" * 40
 UNREACHABLE = "http://127.0.0.1:9"

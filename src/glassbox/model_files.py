@@ -68,3 +68,13 @@ def _weight_files(source: str, revision: str | None) -> list[Path]:
 def commit_of(files: Sequence[Path]) -> str | None:
     """The hub's commit that `model_files` were fetched from, also where a branch was named; None for a folder's."""
     return extract_commit_hash(str(files[0]), None)
+
+
+def pin_warning(role: str, settings: ModelSettings, commit: str | None) -> str | None:
+    """A line for a hub model (`role` is teacher or student) whose revision may name another commit tomorrow."""
+    if commit is None or commit == settings.revision:
+        return None
+    return (
+        f"{role}.model {settings.model} comes from '{settings.revision or 'main'}', which may move; it was commit "
+        f"{commit}. Pin it: -S {role}.revision={commit}"
+    )
