@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from projects import make_project
 
 from glassbox import tracking
 from glassbox.config import StorageSettings
@@ -29,3 +31,20 @@ def store(tmp_path: Path, initialised_store: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     (tmp_path / "mlflow.db").write_bytes(initialised_store.read_bytes())
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project with its tasks and its snapshot."""
+    folder = tmp_path_factory.mktemp("captured")
+    make_project(folder)
+    return folder
+
+
+@pytest.fixture
+def project(captured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the captured project that is the working directory and has an MLflow store."""
+    for name in ("models", "data"):
+        shutil.copytree(captured / name, store / name)
+    monkeypatch.chdir(store)
+    return store

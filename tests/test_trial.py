@@ -21,7 +21,7 @@ import torch
 import yaml
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
-from projects import ROOT, make_project, shrunk_settings
+from projects import ROOT, shrunk_settings
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -34,22 +34,6 @@ from glassbox.models import model_digest
 from glassbox.schedule import learning_rate
 from glassbox.snapshot.reader import Batch
 from glassbox.trial import Trial
-
-
-@pytest.fixture(scope="module")
-def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captured")
-    make_project(folder)
-    return folder
-
-
-@pytest.fixture
-def project(captured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the captured project that is the working directory and has an MLflow store."""
-    for name in ("models", "data"):
-        shutil.copytree(captured / name, store / name)
-    monkeypatch.chdir(store)
-    return store
 
 
 def run_trial(project: Path, group: str = "combined", seed: int = 0, **changes: Any) -> dict[str, Any]:

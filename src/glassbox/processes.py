@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from glassbox.errors import GlassboxError
 from glassbox.launcher import is_launched
 
 Item = TypeVar("Item")
@@ -96,6 +97,11 @@ def start_accelerator(precision: str, *, cpu: bool, uses_every_weight: bool = Tr
     float32; mixed precision is autocast's, as in one process.
     """
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+    if sharded and precision == "fp16":
+        raise GlassboxError(
+            "Mixed precision fp16 scales its losses, and shards of the gradient may overflow in one process alone. Use "
+            "`-S train.precision=bf16` or `no` with FSDP, or share the trial out by `-S train.parallelism=ddp`."
+        )
     plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy()) if sharded else None
     accelerator = Accelerator(
         mixed_precision=precision,
