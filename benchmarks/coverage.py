@@ -62,7 +62,7 @@ class Figure:
 
 
 def figure(section: str, case: str, hits: np.ndarray, bar: tuple[float, float] | None) -> Figure:
-    """TOST's bar is its exact size, above which half of all simulations lie: it is missed three standard errors above."""
+    """TOST's bar is its exact size, which half of all simulations exceed: it is missed three standard errors above."""
     share = float(np.mean(hits))
     error = math.sqrt(share * (1 - share) / np.size(hits))
     slack = 3 * error if bar == TOST else 0.0

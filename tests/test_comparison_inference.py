@@ -3,19 +3,395 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import evidences
+import numpy as np
+import pytest
+from scipy import stats
 
+from glassbox.comparison.evidence import Evidence, Items
 from glassbox.comparison.inference import infer
+
+PLAN = evidences.plan()
+WIDE = replace(PLAN, margins=dict.fromkeys(PLAN.margins, 0.5))
+
+
+def row(results: dict[str, Any], key: str) -> dict[str, Any]:
+    return next(each for each in results["contrasts"] if each["key"] == key)
+
+
+def with_scores(evidence: Evidence, **changes: np.ndarray) -> Evidence:
+    """The evidence with other scores, by 'group__task', and without item results."""
+    scores = evidence.scores.copy()
+    for name, values in changes.items():
+        group, task = name.split("__")
+        scores[evidence.groups.index(group), evidence.tasks.index(task)] = values
+    return replace(evidence, scores=scores, items={})
+
+
+def flat(level: float = 0.6, spread: float = 0.01, seeds: int = 7) -> Evidence:
+    """Scores without item results: a seed's own part, shared by all groups, and a little of each group's own."""
+    generator = np.random.default_rng(4)
+    shared = generator.normal(0, spread, (1, 3, seeds))
+    scores = level + shared + generator.normal(0, spread / 5, (5, 3, seeds))
+    return replace(evidences.evidence(seeds=seeds, questions=50), scores=scores, items={})
+
+
+def diverged(evidence: Evidence, group: str, *seeds: int) -> Evidence:
+    mask, scores = evidence.diverged.copy(), evidence.scores.copy()
+    mask[evidence.groups.index(group), list(seeds)] = True
+    scores[evidence.groups.index(group)][:, list(seeds)] = np.nan
+    return replace(evidence, diverged=mask, scores=scores)
+
+
+# --- the engine -----------------------------------------------------------------------------------------------
+
+
+def test_a_contrast_is_the_weighted_sum_per_seed_and_a_t_test_of_it() -> None:
+    evidence = flat()
+    b, h, a = (evidence.scores[evidence.groups.index(g), 1] for g in ("black_box", "hidden_state", "attention"))
+    expected = stats.ttest_1samp((h + a) / 2 - b, 0.0)
+    found = row(infer(PLAN, evidence), "Q1/mmlu")
+    assert found["formula"] == "(hidden_state + attention)/2 - black_box"
+    assert (found["t"], found["p"], found["n"]) == (
+        pytest.approx(expected.statistic),
+        pytest.approx(expected.pvalue),
+        7,
+    )
+    limits = expected.confidence_interval(0.95)
+    assert (found["lower"], found["upper"]) == pytest.approx((limits.low, limits.high))
+
+
+def test_both_differences_are_given_with_the_correlation_of_the_pairs() -> None:
+    evidence = flat()
+    found = row(infer(PLAN, evidence), "Q1a/mmlu")
+    h, b = (evidence.scores[evidence.groups.index(g), 1] for g in ("hidden_state", "black_box"))
+    assert found["correlation"] == pytest.approx(stats.pearsonr(h, b).statistic)
+    welch = stats.ttest_ind(h, b, equal_var=False)
+    assert (found["welch"]["p"], found["welch"]["df"]) == pytest.approx((welch.pvalue, welch.df))
+    assert found["pairing"] == "verified" and found["p"] == pytest.approx(stats.ttest_rel(h, b).pvalue)
+
+
+def test_without_verified_pairs_welch_is_the_test() -> None:
+    evidence = replace(flat(), paired=False)
+    results = infer(PLAN, evidence)
+    found = row(results, "Q1a/mmlu")
+    assert found["pairing"] == "nominal"
+    assert (found["p"], found["df"]) == (found["welch"]["p"], found["welch"]["df"])
+    assert any("Pairing is nominal" in note for note in results["guard_notes"])
+
+
+def test_the_interaction_subtracts_tasks_on_each_seed() -> None:
+    evidence = flat()
+    q1 = evidence.scores[2:4].mean(axis=0) - evidence.scores[1]
+    found = row(infer(PLAN, evidence), "Q4/gsm8k-sst2")
+    assert found["p"] == pytest.approx(stats.ttest_1samp(q1[2] - q1[0], 0.0).pvalue)
+
+
+def test_combining_helps_only_if_it_beats_both() -> None:
+    evidence = flat()
+    better = with_scores(evidence, combined__mmlu=evidence.scores[4, 1] + 0.05)
+    lifted = with_scores(better, attention__mmlu=evidence.scores[3, 1] + 0.05)
+    assert row(infer(PLAN, better), "Q3/mmlu")["verdict"].startswith("better")
+    found = row(infer(PLAN, lifted), "Q3/mmlu")
+    assert not found["verdict"].startswith("better")
+    one_sided = [
+        stats.ttest_rel(lifted.scores[4, 1], lifted.scores[g, 1], alternative="greater").pvalue for g in (2, 3)
+    ]
+    assert found["p"] == pytest.approx(max(one_sided))
+    assert [part["p"] for part in found["components"]] == pytest.approx(one_sided)
+    assert [part["decides"] for part in found["components"]] == [False, True]
+
+
+def test_the_smaller_gain_bounds_what_is_called_meaningful() -> None:
+    """The noisier leg decides p, but the other leg's gain is the one that is below the margin."""
+    evidence = flat(spread=0.001)
+    noise = np.asarray([3, -3, 2, -2, 1, -1, 0]) / 100
+    combined = evidence.scores[4, 1] + 0.01
+    made = with_scores(evidence, combined__mmlu=combined, attention__mmlu=combined - 0.2 + noise)
+    found = row(infer(PLAN, made), "Q3/mmlu")
+    assert found["lower"] > PLAN.margins["mmlu"] and found["verdict"] == "better, size uncertain"
+
+
+def test_what_did_not_run_is_said_and_stays_in_holms_count() -> None:
+    evidence = flat()
+    kept = [evidence.groups.index(group) for group in evidence.groups if group != "attention"]
+    less = replace(
+        evidence,
+        groups=tuple(evidence.groups[i] for i in kept),
+        scores=evidence.scores[kept],
+        diverged=evidence.diverged[kept],
+    )
+    found = {key: row(infer(PLAN, less), key) for key in ("Q1a/mmlu", "Q1b/mmlu", "Q1/mmlu")}
+    assert (found["Q1b/mmlu"]["status"], found["Q1b/mmlu"]["reason"]) == ("not run", "attention did not run")
+    assert found["Q1/mmlu"]["verdict"] == "not run" and found["Q1/mmlu"]["estimate"] is None
+    assert found["Q1a/mmlu"]["family_size"] == 3
+    assert found["Q1a/mmlu"]["p_adjusted"] >= min(1.0, 2 * found["Q1a/mmlu"]["p"])
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shift", "margin", "verdict"),
+    [
+        (0.05, 0.01, "better, meaningful"),
+        (0.05, 0.0495, "better, size uncertain"),
+        (0.05, 0.2, "better, below the margin"),
+        (-0.05, 0.01, "worse, meaningful"),
+        (-0.05, 0.0495, "worse, size uncertain"),
+        (-0.05, 0.2, "worse, below the margin"),
+        (0.0, 0.02, "equivalent"),
+        (0.0, 0.0001, "inconclusive"),
+    ],
+)
+def test_every_verdict_comes_from_its_own_data(shift: float, margin: float, verdict: str) -> None:
+    evidence = flat()
+    noise = np.asarray([1, -1, 2, -2, 3, -3, 1.5]) / 2000
+    made = with_scores(evidence, hidden_state__mmlu=evidence.scores[1, 1] + shift + noise)
+    plan = replace(PLAN, margins={**PLAN.margins, "mmlu": margin})
+    assert row(infer(plan, made), "Q1a/mmlu")["verdict"] == verdict
+
+
+def test_not_significant_is_never_called_alike() -> None:
+    results = infer(replace(PLAN, margins=dict.fromkeys(PLAN.margins, 1e-6)), flat(spread=0.02))
+    sentences = [each for answer in results["answers"] for each in answer["sentences"]]
+    assert all("inconclusive" in each and "equivalent" not in each and "similar" not in each for each in sentences)
+    assert all("finds differences from" in each for each in sentences)
+
+
+def test_equivalence_has_its_margin_probability_and_adjusted_p() -> None:
+    found = row(infer(WIDE, flat()), "Q2/sst2")["equivalence"]
+    assert found["equivalent"] and found["smallest_margin"] < 0.5 and found["probability_within"] > 0.999
+    assert found["p"] <= found["p_adjusted"] <= 0.05
+
+
+def test_seven_pairs_would_find_1_27_deviations() -> None:
+    found = row(infer(PLAN, flat()), "Q1/mmlu")
+    ratio = [found["minimum_detectable"][step] / found["deviation"] for step in ("planned", "holm_first")]
+    assert ratio == pytest.approx([1.27, 1.62], abs=0.005)
+
+
+def test_head_room_is_shared_out_only_under_a_teacher_who_is_surely_above() -> None:
+    results = infer(PLAN, evidences.evidence(evidences.everyone_gains(), noise=0.004))
+    b = next(each["mean"] for each in results["means"] if (each["group"], each["task"]) == ("black_box", "mmlu"))
+    found = row(results, "Q1/mmlu")
+    assert found["effect"]["head_room_share"] == pytest.approx(found["estimate"] / (0.93 - b))
+    at_ceiling = evidences.evidence(levels=(0.985, 0.55, 0.5), noise=0.002)
+    assert row(infer(PLAN, at_ceiling), "Q1/sst2")["effect"]["head_room_share"] is None
+
+
+def test_a_gain_that_points_show_and_log_odds_do_not_depends_on_the_scale() -> None:
+    """From 50 to 60 % on mmlu and from 90 to 93 % on sst2: more points, as many log-odds."""
+    evidence, noise = flat(), np.asarray([1, -1, 2, -2, 3, -3, 1.5]) / 1000
+    lifted = {
+        f"{g}__{task}": level + noise * (task == "mmlu") * (g != "black_box")
+        for task, levels in {"mmlu": (0.5, 0.6), "sst2": (0.9, 0.9311)}.items()
+        for g, level in zip(("black_box", "hidden_state", "attention"), (levels[0], levels[1], levels[1]), strict=True)
+    }
+    results = infer(PLAN, with_scores(evidence, **lifted))
+    assert row(results, "Q4/mmlu-sst2")["p_adjusted"] < 0.001
+    assert row(results, "Q4/mmlu-sst2")["verdict"] == "depends on scale"
+    leg = next(each for each in results["hypothesis"]["legs"] if each["contrast"] == "Q4/mmlu-sst2")
+    assert not leg["holds"] and "depends on scale" in leg["text"]
+
+
+# --- guards ---------------------------------------------------------------------------------------------------
+
+
+def test_equal_scores_have_no_p_and_no_g_and_are_noted() -> None:
+    evidence = with_scores(flat(), hidden_state__sst2=np.full(7, 0.75), attention__sst2=np.full(7, 0.75))
+    results = infer(PLAN, evidence)
+    found = row(results, "Q2/sst2")
+    assert (found["verdict"], found["degenerate"]) == ("degenerate", True)
+    empty = (
+        found["p"],
+        found["t"],
+        found["lower"],
+        found["effect"]["g_z"],
+        found["effect"]["g_av"],
+        found["equivalence"],
+    )
+    assert set(empty) == {None}
+    assert "Q2/sst2" in results["guards"]["degenerate"]
+    assert {"task": "sst2", "groups": ["hidden_state", "attention"]} in results["guards"]["equal_scores"]
+    assert "hidden_state on sst2: all scores are equal, the seed had no effect." in results["guard_notes"]
+    assert not any(leg["holds"] for leg in results["hypothesis"]["legs"] if "hidden_state and attention" in leg["name"])
+
+
+def test_a_task_on_which_nobody_beats_guessing_claims_no_likeness() -> None:
+    evidence = evidences.evidence(levels=(0.5, 0.55, 0.5), noise=0.001, questions=1000)
+    results = infer(WIDE, evidence)
+    assert results["guards"]["uninformative_tasks"] == ["sst2"]
+    assert all(each["near_chance"] for each in results["means"] if each["task"] == "sst2")
+    assert row(results, "Q2/sst2")["verdict"] == "uninformative"
+    assert results["hypothesis"]["verdict"] == "not established" and results["hypothesis"]["p"] is None
+    sentence = next(each for answer in results["answers"] if answer["id"] == "Q2" for each in answer["sentences"])
+    assert "nothing is said of their being alike" in sentence
+
+
+def test_limits_beyond_the_scores_are_flagged() -> None:
+    evidence = evidences.evidence(levels=(0.95, 0.55, 0.5), noise=0.03, questions=30, seeds=3)
+    found = next(each for each in infer(PLAN, evidence)["means"] if each["task"] == "sst2")
+    assert found["upper"] == found["items"]["upper"] == 1.0 and found["clipped"] and found["items"]["clipped"]
+
+
+# --- diverged trials ------------------------------------------------------------------------------------------
+
+
+def test_a_diverged_trial_leaves_its_pair_out_and_n_says_so() -> None:
+    evidence = diverged(flat(), "hidden_state", 2)
+    results = infer(PLAN, evidence)
+    found = row(results, "Q1a/mmlu")
+    assert (found["n"], found["n_dropped"], row(results, "Q1b/mmlu")["n_dropped"]) == (6, 1, 0)
+    kept = [0, 1, 3, 4, 5, 6]
+    h, b = evidence.scores[2, 1, kept], evidence.scores[1, 1, kept]
+    assert found["p"] == pytest.approx(stats.ttest_rel(h, b).pvalue)
+    mean = next(each for each in results["means"] if (each["group"], each["task"]) == ("hidden_state", "mmlu"))
+    assert (mean["n"], mean["n_diverged"]) == (6, 1)
+
+
+def test_a_verdict_that_chance_scores_would_change_depends_on_diverged_runs() -> None:
+    evidence = flat()
+    lifted = with_scores(evidence, hidden_state__mmlu=evidence.scores[1, 1] + 0.05 + evidence.scores[2, 1] / 100)
+    results = infer(PLAN, diverged(lifted, "hidden_state", 5))
+    found = row(results, "Q1a/mmlu")
+    assert found["verdict"] == "depends on diverged runs"
+    assert found["sensitivity"]["floor_imputed"]["verdict"] == "inconclusive"
+    b = evidence.scores[1, 1]
+    imputed = np.where(np.arange(7) == 5, 0.25, lifted.scores[2, 1])
+    assert found["sensitivity"]["floor_imputed"]["estimate"] == pytest.approx((imputed - b).mean())
+    assert any(each.startswith("Q1a/mmlu: depends on diverged runs") for each in results["sensitivity_changes"])
+
+
+def test_with_one_complete_seed_there_is_nothing_to_test() -> None:
+    found = row(infer(PLAN, diverged(flat(seeds=3), "combined", 0, 1)), "Q1c/mmlu")
+    assert found["status"] == "not run" and "only one seed" in found["reason"]
+
+
+# --- items ----------------------------------------------------------------------------------------------------
+
+
+def test_other_questions_widen_the_interval_and_without_items_nothing_is_said_of_them() -> None:
+    evidence = evidences.evidence(evidences.everyone_gains(), noise=0.004)
+    found = row(infer(PLAN, evidence), "Q1/mmlu")
+    wide, narrow = found["items"]["upper"] - found["items"]["lower"], found["upper"] - found["lower"]
+    assert wide > narrow and found["items"]["variance_items"] > found["items"]["variance_residual"]
+    without = infer(PLAN, replace(evidence, items={}))
+    assert row(without, "Q1/mmlu")["items"] is None
+    assert not any("questions like these" in text for answer in without["answers"] for text in answer["sentences"])
+
+
+def test_a_contrast_across_tasks_needs_the_items_of_both() -> None:
+    evidence = evidences.evidence(evidences.everyone_gains(), noise=0.004)
+    both = row(infer(PLAN, evidence), "Q4/mmlu-sst2")["items"]
+    each = [row(infer(PLAN, evidence), key)["items"] for key in ("Q1/mmlu", "Q1/sst2")]
+    assert both["variance_items"] == pytest.approx(sum(one["variance_items"] for one in each))
+    less = replace(evidence, items={task: items for task, items in evidence.items.items() if task != "sst2"})
+    assert row(infer(PLAN, less), "Q4/mmlu-sst2")["items"] is None
+
+
+def test_a_trial_without_item_results_takes_the_wider_scope_from_its_contrasts() -> None:
+    evidence = evidences.evidence()
+    items = evidence.items["mmlu"]
+    correct = items.correct.copy()
+    correct[2, 3] = np.nan
+    gap = replace(evidence, items={**evidence.items, "mmlu": Items(items.ids, correct)})
+    results = infer(PLAN, gap)
+    assert row(results, "Q1a/mmlu")["items"] is None and row(results, "Q1b/mmlu")["items"] is not None
+
+
+def test_items_of_other_runs_are_not_believed() -> None:
+    evidence = evidences.evidence()
+    shifted = replace(evidence, scores=evidence.scores + np.asarray([0, 0.01, 0])[:, None])
+    results = infer(PLAN, shifted)
+    assert row(results, "Q1/mmlu")["items"] is None and row(results, "Q1/sst2")["items"] is not None
+    assert any(note.startswith("mmlu: the item results do not average") for note in results["guard_notes"])
+
+
+def test_subjects_are_taken_as_related_and_the_other_way_is_shown() -> None:
+    found = row(infer(PLAN, evidences.evidence(evidences.everyone_gains(), clusters=8)), "Q1/mmlu")
+    assert found["items"]["clustered"] and found["items"]["df"] < 60
+    clusters = found["sensitivity"]["clusters"]
+    assert clusters["clustered"]["lower"] == found["items"]["lower"]
+    assert clusters["clustered"] != clusters["unclustered"]
+
+
+# --- the hypothesis -------------------------------------------------------------------------------------------
 
 
 def test_the_hypothesis_is_supported_where_it_is_true() -> None:
-    results = infer(evidences.plan(), evidences.evidence(evidences.everyone_gains(), noise=0.002, questions=1000))
+    results = infer(PLAN, evidences.evidence(evidences.everyone_gains(), noise=0.002, questions=1000))
     assert results["hypothesis"]["verdict"] == "supported"
     assert results["hypothesis"]["p"] == max(leg["p"] for leg in results["hypothesis"]["legs"])
     assert len(results["hypothesis"]["legs"]) == 10
 
 
-def test_two_calls_give_the_same_bytes() -> None:
-    texts = [json.dumps(infer(evidences.plan(), evidences.evidence(clusters=20)), allow_nan=False) for _ in range(2)]
+def test_one_leg_that_is_not_shown_leaves_it_open_and_is_named() -> None:
+    gains = {key: gain for key, gain in evidences.everyone_gains().items() if key[1] != "gsm8k"}
+    verdict = infer(PLAN, evidences.evidence(gains, noise=0.002, questions=1000))["hypothesis"]
+    assert verdict["verdict"] == "not established"
+    assert {leg["name"] for leg in verdict["legs"] if not leg["holds"]} == {
+        "white-box signals improve gsm8k",
+        "they improve gsm8k more than sst2",
+    }
+    assert "white-box signals improve gsm8k" in verdict["text"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "named"),
+    [
+        ({("hidden_state", "mmlu"): -0.1, ("attention", "mmlu"): -0.1}, "white-box signals improve mmlu"),
+        ({("combined", "sst2"): 0.06}, "combined and black_box equivalent on sst2"),
+    ],
+)
+def test_the_opposite_of_a_leg_refutes_it(gains: dict, named: str) -> None:
+    everyone = {**evidences.everyone_gains(), **gains}
+    verdict = infer(PLAN, evidences.evidence(everyone, noise=0.002, questions=1000))["hypothesis"]
+    assert verdict["verdict"] == "refuted" and named in verdict["text"]
+
+
+# --- sensitivity ----------------------------------------------------------------------------------------------
+
+
+def test_one_seed_that_carries_a_verdict_is_named() -> None:
+    evidence = flat()
+    gain = np.asarray([0.030, 0.031, 0.029, 0.030, 0.032, 0.028, 0.060])
+    made = with_scores(evidence, hidden_state__mmlu=evidence.scores[1, 1] + gain)
+    plan = replace(PLAN, margins={**PLAN.margins, "mmlu": 0.025})
+    results = infer(plan, made)
+    found = row(results, "Q1a/mmlu")
+    assert found["verdict"] == "better, size uncertain"
+    assert found["sensitivity"]["leave_one_out"]["verdicts"]["6"] == "better, meaningful"
+    changes = next(each for each in results["sensitivity_changes"] if each.startswith("Q1a/mmlu"))
+    assert "better, meaningful without seed 6" in changes
+    assert found["sensitivity"]["leave_one_out"]["estimate_min"] == pytest.approx(gain[:6].mean())
+
+
+def test_sign_flips_keep_silent_where_their_floor_is_too_high() -> None:
+    evidence = flat(seeds=4)
+    made = with_scores(evidence, hidden_state__mmlu=evidence.scores[1, 1] + 0.05 + evidence.scores[2, 1] / 100)
+    found = row(infer(PLAN, made), "Q1a/mmlu")
+    assert found["verdict"].startswith("better")
+    assert (found["sensitivity"]["sign_flip"]["floor"], found["sensitivity"]["sign_flip"]["verdict"]) == (0.125, None)
+    assert "sign_flip" not in found["sensitivity"]["changed"]
+
+
+def test_the_result_does_not_depend_on_the_order_of_seeds_or_calls() -> None:
+    evidence = evidences.evidence(clusters=20)
+    texts = [json.dumps(infer(PLAN, evidence), allow_nan=False, sort_keys=True) for _ in range(2)]
     assert texts[0] == texts[1]
+    order = [3, 0, 6, 1, 5, 2, 4]
+    turned = replace(
+        evidence,
+        seeds=tuple(evidence.seeds[i] for i in order),
+        scores=evidence.scores[..., order],
+        diverged=evidence.diverged[..., order],
+        items={t: Items(e.ids, e.correct[:, order], e.clusters) for t, e in evidence.items.items()},
+    )
+    one, other = infer(PLAN, evidence), infer(PLAN, turned)
+    for first, second in zip(one["contrasts"], other["contrasts"], strict=True):
+        assert first["verdict"] == second["verdict"]
+        assert first["p"] == (second["p"] if first["p"] is None else pytest.approx(second["p"]))

@@ -47,6 +47,12 @@ class Analysis:
     legs: tuple[Analysis, ...] = ()
 
     @property
+    def testable(self) -> bool:
+        """Whether it, or each of its legs, varies over seeds at all."""
+        parts = self.legs or (self,)
+        return all(part.estimate is not None and bool(part.estimate.testable) for part in parts)
+
+    @property
     def deciding(self) -> Analysis:
         """The leg whose numbers these are; itself where it has none."""
         return max(self.legs, key=lambda leg: -math.inf if math.isnan(leg.p) else leg.p) if self.legs else self
@@ -129,15 +135,18 @@ def _judge(found: Analysis, alpha: float) -> Analysis:
         return found
     if found.contrast.test == "descriptive":
         return replace(found, verdict=verdicts.DESCRIPTIVE)
-    if not found.estimate.testable:
+    if not found.testable:
         return replace(found, verdict=verdicts.DEGENERATE)
     return replace(found, verdict=verdict_of(found, alpha, found.p_adjusted))
 
 
 def verdict_of(found: Analysis, alpha: float, p_adjusted: float) -> str:
-    """The verdict were p_adjusted the contrast's adjusted p: the t test's own, or another test's of the same values."""
+    """The verdict were p_adjusted the contrast's adjusted p: the t test's own, or another test's of the same values.
+
+    Of several legs, the lowest limit of all bounds the smallest gain, whichever leg decides p.
+    """
     assert found.estimate is not None
-    limits, margin = (found.lower, found.upper), found.contrast.margin
+    limits, margin = (min([found.lower, *(leg.lower for leg in found.legs)]), found.upper), found.contrast.margin
     return verdicts.contrast_verdict(
         float(found.estimate.value), limits, p_adjusted, found.equivalence_adjusted, margin, alpha
     )

@@ -29,9 +29,7 @@ def equal_scores(evidence: Evidence) -> list[dict[str, Any]]:
 def guards(
     means: list[dict[str, Any]], analyses: Mapping[str, Analysis], evidence: Evidence, uninformative: list[str]
 ) -> dict[str, Any]:
-    without_spread = [
-        key for key, each in analyses.items() if each.estimate is not None and not bool(each.estimate.testable)
-    ]
+    without_spread = [key for key, each in analyses.items() if each.estimate is not None and not each.testable]
     return {
         "uninformative_tasks": uninformative,
         "degenerate": without_spread,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,16 +36,21 @@ class Leg:
         return self.blocked is None and self.p <= alpha
 
 
-def judge(plan: Plan, analyses: Mapping[str, Analysis], uninformative: Collection[str] = ()) -> dict[str, Any]:
+def judge(plan: Plan, analyses: Mapping[str, Analysis], overruled: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Verdict, p and legs.
 
     All legs must hold, each at alpha: an intersection-union test, whose p is the largest leg's (Berger 1982), with no
     adjustment. A leg of likeness is TOST against the plan's margin, one of gain a one-sided t test. The hypothesis is
     refuted where the opposite of a leg is shown (a difference beyond the margin, a gain below 0), by p-values that
-    Holm adjusts over all legs, so that a true hypothesis is called refuted in at most alpha of studies. p is None
-    where a leg has none.
+    Holm adjusts over all legs, so that a true hypothesis is called refuted in at most alpha of studies.
+
+    overruled: key of a contrast -> why its test decides nothing (diverged runs, scale, an uninformative task). Such a
+    leg neither holds nor is contradicted, and the whole has no p; nor has it where a leg could not be tested.
     """
-    legs = _contradicted([*_alike(plan, analyses, uninformative), *_gains(plan, analyses)], plan.alpha)
+    legs = _contradicted(
+        [replace(leg, blocked=_blocked(leg, overruled or {})) for leg in (*_alike(analyses), *_gains(plan, analyses))],
+        plan.alpha,
+    )
     verdict = OPEN
     if any(leg.contradicted for leg in legs):
         verdict = REFUTED
@@ -57,19 +62,19 @@ def judge(plan: Plan, analyses: Mapping[str, Analysis], uninformative: Collectio
     return {"verdict": verdict, "p": largest, "legs": rows, "text": _text(plan, verdict, largest, legs)}
 
 
-def _alike(plan: Plan, analyses: Mapping[str, Analysis], uninformative: Collection[str]) -> list[Leg]:
+def _blocked(leg: Leg, overruled: Mapping[str, str]) -> str | None:
+    return overruled.get(leg.analysis.contrast.key) if leg.analysis else None
+
+
+def _alike(analyses: Mapping[str, Analysis]) -> list[Leg]:
     legs = []
     for found in analyses.values():
         if found.contrast.id == ALIKE:
-            task = found.contrast.place
-            margin = found.contrast.margin
-            against = math.nan
+            against, margin = math.nan, found.contrast.margin
             if found.estimate is not None and margin is not None:
                 against = float(minimum_effect_p(found.estimate, margin))
-            blocked = f"{task} is uninformative: all groups are near chance" if task in uninformative else None
-            first, second = found.contrast.groups
-            name = f"{first} and {second} equivalent on {task}"
-            legs.append(Leg(name, found, found.equivalence_p, against, blocked=blocked))
+            name = f"{' and '.join(found.contrast.groups)} equivalent on {found.contrast.place}"
+            legs.append(Leg(name, found, found.equivalence_p, against))
     return legs
 
 
@@ -96,7 +101,10 @@ def _contradicted(legs: Sequence[Leg], alpha: float) -> list[Leg]:
     if not legs:
         return []
     adjusted = holm(np.asarray([leg.against for leg in legs]))
-    return [replace(leg, contradicted=bool(p <= alpha)) for leg, p in zip(legs, adjusted, strict=True)]
+    return [
+        replace(leg, contradicted=bool(leg.blocked is None and p <= alpha))
+        for leg, p in zip(legs, adjusted, strict=True)
+    ]
 
 
 def _row(leg: Leg, plan: Plan) -> dict[str, Any]:

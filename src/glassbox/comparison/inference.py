@@ -39,7 +39,7 @@ def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
     primary = analyse(contrasts, evidence, plan.alpha)
     others = analyse_otherwise(contrasts, evidence, plan)
     rows = _rows(primary, others, evidence, plan, set(nobody_learnt))
-    verdict, changes = _hypothesis(plan, primary, others, nobody_learnt)
+    verdict, changes = _hypothesis(plan, primary, others, rows)
     found = guards(means, primary, evidence, nobody_learnt)
     return _plain(
         {
@@ -68,16 +68,18 @@ def _rows(
 
 
 def _hypothesis(
-    plan: Plan, primary: Mapping[str, Analysis], others: Alternatives, uninformative: list[str]
+    plan: Plan, primary: Mapping[str, Analysis], others: Alternatives, rows: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], list[str]]:
     """The hypothesis' verdict, and a sentence if other analyses end in another. Diverged runs overrule it."""
-    found = hypothesis.judge(plan, primary, uninformative)
+    overruled = {row["key"]: row["verdict"] for row in rows if row["verdict"] in verdicts.OVERRULING}
+    lasting = {key: verdict for key, verdict in overruled.items() if verdict != verdicts.DIVERGED}
+    found = hypothesis.judge(plan, primary, overruled)
     alternatives = {"Welch's test": others.welch}
-    alternatives |= {f"without seed {seed}": each for seed, each in others.without.items()}
+    alternatives |= {f"leaving out seed {seed}": each for seed, each in others.without.items()}
     if others.floor_imputed:
         alternatives[IMPUTED] = others.floor_imputed
-    other = {name: hypothesis.judge(plan, each, uninformative)["verdict"] for name, each in alternatives.items()}
-    differing = [f"{name}: {verdict}" for name, verdict in other.items() if verdict != found["verdict"]]
+    other = {name: hypothesis.judge(plan, each, lasting)["verdict"] for name, each in alternatives.items()}
+    differing = [f"{verdict} by {name}" for name, verdict in other.items() if verdict != found["verdict"]]
     changes = [f"Hypothesis: {found['verdict']}; {', '.join(differing)}."] if differing else []
     if other.get(IMPUTED, found["verdict"]) != found["verdict"]:
         found["text"] = f"Not established: it {verdicts.DIVERGED}. {found['text']}"

@@ -67,5 +67,6 @@ def _items(evidence: Evidence, plan: Plan, group: str, task: str) -> tuple[dict[
     if scope is None:
         return None, None
     lower, upper = (float(limit) for limit in t_interval(scope[0], plan.confidence))
-    limits = {"lower": max(lower, 0.0), "upper": min(upper, 1.0), "df": float(scope[0].df), "clustered": clustered}
-    return limits, float(scope[0].standard_error)
+    limits = {"lower": max(lower, 0.0), "upper": min(upper, 1.0), "df": float(scope[0].df)}
+    marks = {"clipped": lower < 0.0 or upper > 1.0, "clustered": clustered}
+    return {**limits, **marks}, float(scope[0].standard_error)

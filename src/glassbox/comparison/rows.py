@@ -73,7 +73,7 @@ def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan
         "effect": _effect(deciding, evidence),
         "minimum_detectable": _minimum_detectable(found, plan),
         "components": [_component(leg, deciding is leg) for leg in found.legs],
-        "degenerate": not bool(found.estimate.testable),
+        "degenerate": not found.testable,
     }
 
 

@@ -112,7 +112,7 @@ def _sign_flips(primary: Analyses) -> dict[str, tuple[float, float]]:
 
 
 def _flipped(found: Analysis) -> float:
-    if found.estimate is None or not found.estimate.testable:
+    if not found.testable:
         return math.nan
     if found.legs:
         return float(intersection_union(np.asarray([_flipped(leg) for leg in found.legs])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from glassbox.comparison.statistics.estimates import Array, Estimate, t_quantile, t_test
 
@@ -37,7 +37,7 @@ def equivalence(estimate: Estimate, margin: float, alpha: float = 0.05) -> Equiv
     return Equivalence(
         p=np.maximum(p_below, p_above),
         smallest_margin=np.where(estimate.testable, reach, np.nan),
-        probability_within=stats.t.cdf(from_below, estimate.df) - stats.t.cdf(from_above, estimate.df),
+        probability_within=special.stdtr(estimate.df, from_below) - special.stdtr(estimate.df, from_above),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 DEGENERATE_DEVIATION = 1e-9
 
@@ -92,12 +92,12 @@ def t_test(estimate: Estimate, alternative: Alternative = "two_sided", null: flo
     t = _ratio(estimate.value - null, estimate)
     df = np.where(estimate.testable, estimate.df, np.nan)
     if alternative == "two_sided":
-        return t, 2 * stats.t.sf(np.abs(t), df)
-    return t, stats.t.sf(t if alternative == "greater" else -t, df)
+        return t, 2 * special.stdtr(df, -np.abs(t))
+    return t, special.stdtr(df, -t if alternative == "greater" else t)
 
 
 def t_quantile(probability: float, df: Array | float) -> Array:
-    return np.asarray(stats.t.ppf(probability, df))
+    return np.asarray(special.stdtrit(df, probability))
 
 
 def _ratio(numerator: Array, estimate: Estimate) -> Array:
