@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from glassbox import tracking
+from glassbox.analysis_plan import plan_digest
 from glassbox.config import Settings, StorageSettings, load_settings
+from glassbox.item_results import items_digest, write_items
+from glassbox.tracking.trial_run import RunStatus
+
+CONF = Path(__file__).parents[1] / "conf"
 
 GROUPS = ("sft", "black_box", "hidden_state", "attention", "combined")
 COMPONENTS = {
@@ -24,6 +32,7 @@ COMPONENTS = {
 }
 WEIGHTS = {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.1}
 METRICS = {"sst2": "test/accuracy_sst2", "mmlu": "test/accuracy_mmlu", "gsm8k": "test/exact_match_gsm8k"}
+CHOICES = {"sst2": 2, "mmlu": 4}
 LEVELS = {"sst2": 0.93, "mmlu": 0.71, "gsm8k": 0.42}
 TEACHER = {"test/accuracy_sst2": 0.99, "test/accuracy_mmlu": 0.93, "test/exact_match_gsm8k": 0.81}
 STUDENT = {"test/accuracy_sst2": 0.88, "test/accuracy_mmlu": 0.61, "test/exact_match_gsm8k": 0.30}
@@ -56,12 +65,38 @@ def key_of(settings: Settings, group: str, seed: int, snapshot_digest: str, task
     return digest("key", sorted(settings.distill[group].model_dump().items()), seed, snapshot_digest, tasks_digest)
 
 
-def manifest(group: str, seed: int, **changes: Any) -> dict[str, Any]:
-    generator = np.random.default_rng([seed, GROUPS.index(group) if group in GROUPS else 9])
-    gain = 0.02 * (GROUPS.index(group) if group in GROUPS else 0)
-    scores = {
-        METRICS[task]: round(LEVELS[task] + gain * 0.5 + 0.012 * generator.standard_normal(), 4) for task in METRICS
-    }
+def items_of(group: str, seed: int) -> list[dict[str, Any]]:
+    """100 questions a task; about as many are right as LEVELS and the group's gain say. mmlu has ten subjects."""
+    place = GROUPS.index(group) if group in GROUPS else len(GROUPS)
+    generator = np.random.default_rng([seed, place])
+    rows = []
+    for task, level in LEVELS.items():
+        right = generator.permutation(100) < round(100 * (level + 0.01 * place + 0.012 * generator.standard_normal()))
+        for number, correct in enumerate(right.tolist()):
+            rows.append(
+                {
+                    "sample_id": f"{task}/test/{number:03d}",
+                    "task": task,
+                    "correct": correct,
+                    "tie": False,
+                    "prediction": " A",
+                    "gold": " A" if correct else " B",
+                    "log_likelihoods": [] if task == "gsm8k" else generator.normal(size=CHOICES[task]).tolist(),
+                    "cluster": f"subject-{number % 10}" if task == "mmlu" else "",
+                }
+            )
+    return rows
+
+
+def scores_of(items: list[dict[str, Any]]) -> dict[str, float]:
+    right = {task: [item["correct"] for item in items if item["task"] == task] for task in METRICS}
+    return {METRICS[task]: sum(of) / len(of) for task, of in right.items() if of}
+
+
+def manifest(group: str, seed: int, items: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
+    items = items_of(group, seed) if items is None else items
+    scores = scores_of(items)
+    validation = {name.replace("test/", "validation/"): score for name, score in scores.items()}
     content = {
         "schema": 1,
         "group": group,
@@ -70,7 +105,7 @@ def manifest(group: str, seed: int, **changes: Any) -> dict[str, Any]:
         "key": key_of(settings((group,)), group, seed, digest("snapshot"), digest("tasks")),
         "study_key": digest("study"),
         "run_id": digest("run", group, seed)[:32],
-        "metrics": {"train/loss_total": 1.25, **scores},
+        "metrics": {"train/loss_total": 1.25, "validation/loss_task": 0.5, "seconds": 20.5, **validation, **scores},
         "params": {"group": group, "seed": seed, **{f"weight_{k}": v for k, v in objective(group).items()}},
         "tags": {},
         "digests": {
@@ -79,36 +114,58 @@ def manifest(group: str, seed: int, **changes: Any) -> dict[str, Any]:
             "data_order": digest("order", seed),
             "initial_student": digest("initial", seed),
             "final_student": digest("final", group, seed),
-            "items": digest("items", group, seed),
+            "items": items_digest(items),
         },
         "precision": "no",
+        "steps": 200,
         "seconds": 20.5,
+        "plan": plan_digest(CONF),
+        "peak_memory_bytes": 700_000_000 + seed,
+        "liveness": {name: {"gradient_norm": 1.0 + seed, "share": 0.5} for name in objective(group)},
         "versions": {},
         "files": {},
-        "teacher": TEACHER,
     }
     content.update(changes)
     named = {f"{name}_digest": value for name, value in content["digests"].items() if value}
-    known = {name: str(content[name]) for name in ("group", "seed", "key", "study_key", "precision")}
+    known = {name: str(content[name]) for name in ("group", "seed", "key", "study_key", "precision", "plan")}
     content["tags"] = {**named, **known, "outcome": content["status"]}
     return content
 
 
-def write_trial(folder: Path, group: str, seed: int, *, log: bool = True, **changes: Any) -> dict[str, Any]:
+def write_trial(
+    folder: Path,
+    group: str,
+    seed: int,
+    *,
+    log: bool = True,
+    items: list[dict[str, Any]] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
     """Write runs/<group>/<seed>.json with its history and items and, with `log`, its run in MLflow."""
-    content = manifest(group, seed, **changes)
-    beside = folder / "runs" / group / str(seed)
-    beside.mkdir(parents=True)
-    history = {"step": [0, 1], "metric": ["train/loss_total"] * 2, "value": [2.0, 1.25]}
-    parquet.write_table(pa.table(history), beside / "history.parquet")
-    parquet.write_table(pa.table({"sample_id": ["a"], "correct": [True]}), beside / "items.parquet")
+    conf = folder / "conf"
+    content = manifest(group, seed, items, **{"plan": plan_digest(conf if conf.exists() else CONF), **changes})
+    place = folder / "runs" / group / f"{seed}.json"
+    write_files(content, place, items)
     if log:
-        content["run_id"] = log_trial(content)
-    (folder / "runs" / group / f"{seed}.json").write_text(json.dumps(content), encoding="utf-8")
+        content["run_id"] = log_trial(content, place)
+    place.write_text(json.dumps(content), encoding="utf-8")
     return content
 
 
-def log_trial(content: dict[str, Any]) -> str:
+def write_files(content: dict[str, Any], place: Path, items: list[dict[str, Any]] | None = None) -> None:
+    """What lies beside a manifest, named in it; a diverged trial has no items."""
+    beside = place.with_suffix("")
+    beside.mkdir(parents=True)
+    value = 2.0 + 0.1 * content["seed"]
+    history = {"step": [1, 100, 200], "metric": ["train/loss_total"] * 3, "value": [value, 1.5, 1.25]}
+    parquet.write_table(pa.table(history), beside / "history.parquet")
+    if content["status"] == "finished":
+        write_items(beside / "items.parquet", items_of(content["group"], content["seed"]) if items is None else items)
+    content["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in beside.iterdir()}
+
+
+def log_trial(content: dict[str, Any], place: Path | None = None, status: RunStatus | None = None) -> str:
+    """The trial's run in MLflow with its files and manifest; without a place, with files made here."""
     run = tracking.TrialRun(
         StorageSettings(),
         name=f"{content['group']}/{content['seed']}",
@@ -116,26 +173,58 @@ def log_trial(content: dict[str, Any]) -> str:
         tags=content["tags"],
         snapshot={"name": "snapshot", "digest": content["digests"]["snapshot"], "source": "data/snapshot"},
     )
-    with run:
-        run.log({key: value for key, value in content["metrics"].items() if value is not None}, 1)
-        run.finish("FINISHED" if content["status"] == "finished" else "FAILED")
+    with run, TemporaryDirectory() as scratch:
+        if place is None:
+            place = Path(scratch) / content["group"] / f"{content['seed']}.json"
+            write_files(content, place)
+        place.write_text(json.dumps({**content, "run_id": run.run_id}), encoding="utf-8")
+        for path in (place, *place.with_suffix("").iterdir()):
+            run.artifact(path)
+        finite = {key: value for key, value in content["metrics"].items() if value is not None}
+        run.log({key: value for key, value in finite.items() if np.isfinite(value)}, 1)
+        run.finish(status or ("FINISHED" if content["status"] == "finished" else "FAILED"))
     return run.run_id
+
+
+def clone_run(database: Path, run_id: str, count: int, *, tags: dict[str, str] | None = None) -> None:
+    """Copies of a run's rows under new ids, straight into the database: thousands in a second."""
+    ids = [digest("clone", run_id, number)[:32] for number in range(count)]
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for table in ("runs", "tags", "params", "latest_metrics"):
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            rows = connection.execute(f"SELECT * FROM {table} WHERE run_uuid = ?", (run_id,)).fetchall()
+            place = columns.index("run_uuid")
+            marks = ", ".join("?" * len(columns))
+            connection.executemany(
+                f"INSERT INTO {table} VALUES ({marks})",
+                ((*row[:place], new, *row[place + 1 :]) for new in ids for row in rows),
+            )
+        for key, value in (tags or {}).items():
+            connection.executemany(
+                "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?", ((value, new, key) for new in ids)
+            )
 
 
 def write_study(
     folder: Path, groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2), *, log: bool = True
 ) -> None:
+    if not (folder / "conf").exists():
+        write_conf(folder, seeds)
     for group in groups:
         for seed in seeds:
             write_trial(folder, group, seed, log=log)
     write_snapshot_report(folder)
-    if not (folder / "conf").exists():
-        write_conf(folder, seeds)
 
 
 def write_snapshot_report(folder: Path) -> None:
     (folder / "reports").mkdir(exist_ok=True)
-    report = {"teacher_scores": TEACHER, "student_scores": STUDENT}
+    sizes = {"topk": 300, "hidden": 1000, "attention": 600, "head": 50, "channels": 7}
+    report = {
+        "logical_digest": digest("snapshot"),
+        "signal_bytes": sizes,
+        "teacher_scores": TEACHER,
+        "student_scores": STUDENT,
+    }
     (folder / "reports" / "snapshot.json").write_text(json.dumps(report), encoding="utf-8")
 
 

@@ -34,7 +34,7 @@ def test_a_restored_run_serves_as_a_group_from_the_store(store: Path) -> None:
     content = studies.write_trial(store, "combined", 0, log=False)
     restore_runs(store / "runs", StorageSettings())
     (record,) = tracking.find_by_key(content["key"])
-    assert tracking.history(record.run_id, "train/loss_total") == [(0, 2.0), (1, 1.25)]
+    assert tracking.history(record.run_id, "train/loss_total") == [(1, 2.0), (100, 1.5), (200, 1.25)]
     studies.write_study(store, ("sft",), (0,))
     results = compare_study(studies.settings(("sft",), (0,)), studies.key_of, folder=store).results
     assert results["integrity"]["from_store"] == ["combined/0"]

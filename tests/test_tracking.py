@@ -172,8 +172,8 @@ def test_a_lost_run_is_restored_once_and_found_under_its_old_id(store: Path, tmp
         "digests": {"snapshot": "cd" * 32},
     }
     rows = [(0, "train/loss_total", 2.0), (1, "train/loss_total", 1.0)]
-    restored = tracking.restore_run(manifest, rows, items, STORAGE)
-    assert tracking.restore_run(manifest, rows, items, STORAGE) == restored
+    restored = tracking.restore_run(manifest, rows, [items], STORAGE)
+    assert tracking.restore_run(manifest, rows, [items], STORAGE) == restored
     record = only("1" * 32)
     assert (record.run_id, record.original_id, record.status) == (restored, "1" * 32, "FINISHED")
     assert record.metrics == {"test/accuracy_sst2": 0.75, "train/loss_total": 1.0}
@@ -194,8 +194,9 @@ def test_a_comparison_lists_its_source_runs(store: Path, tmp_path: Path) -> None
     reports = tmp_path / "reports"
     reports.mkdir()
     (reports / "results.json").write_text("{}", encoding="utf-8")
-    run_id = tracking.log_comparison(reports, {"sft/accuracy_sst2": 0.5}, ["a", "b"], STORAGE)
-    assert only(run_id).tags["kind"] == "comparison" and only(run_id).metrics == {"sft/accuracy_sst2": 0.5}
+    run_id = tracking.log_comparison(reports, {"sft/accuracy_sst2": 0.5}, ["a", "b"], {"plan": "p"}, STORAGE)
+    assert only(run_id).tags["kind"] == "comparison" and only(run_id).tags["plan"] == "p"
+    assert only(run_id).metrics == {"sft/accuracy_sst2": 0.5}
     folder = artifact_folder(tmp_path, run_id)
     assert sorted(path.name for path in folder.iterdir()) == ["results.json", "source_runs.json"]
 

@@ -33,7 +33,9 @@ def restore_runs(runs: Path, storage: StorageSettings) -> Restoration:
             present.append(name)
             continue
         beside = path.with_suffix("")
-        tracking.restore_run(manifest, _history(beside / "history.parquet"), beside / "items.parquet", storage)
+        history = beside / "history.parquet"
+        files = (history, beside / "items.parquet", beside / "diverged.json", path)
+        tracking.restore_run(manifest, _history(history), files, storage)
         restored.append(name)
     return Restoration(tuple(restored), tuple(present))
 

@@ -6,7 +6,6 @@ place by one rename before the manifest is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -23,7 +22,8 @@ from torch import Tensor
 from glassbox import liveness
 from glassbox.checkpoint import Progress
 from glassbox.config import Settings
-from glassbox.evaluation import Evaluation, ItemResult
+from glassbox.evaluation import Evaluation
+from glassbox.item_results import items_digest, write_items
 from glassbox.memory import peak_gpu_bytes, peak_memory_bytes
 from glassbox.models import model_digest
 from glassbox.snapshot.reader import Batch
@@ -110,9 +110,9 @@ def publish(
     require_free_space(staging, size * BYTES_PER_WEIGHT, f"Trial {trial.group}/{trial.seed}")
     columns = zip(*progress.history, strict=True) if progress.history else ([], [], [])
     _write_table(staging / "history.parquet", dict(zip(("step", "metric", "value"), columns, strict=True)))
-    if evaluation is not None:
-        items = [vars(item) for item in evaluation.items]
-        _write_table(staging / "items.parquet", {name: [item[name] for item in items] for name in items[0]})
+    items = [] if evaluation is None else [vars(item) for item in evaluation.items]
+    if items:
+        write_items(staging / "items.parquet", items)
     if (trial.scratch / DUMP).exists():
         shutil.copyfile(trial.scratch / DUMP, staging / DUMP)
     final = {} if evaluation is None else evaluation.metrics("test")
@@ -121,7 +121,7 @@ def publish(
     digests = trial.digests | {
         "initial_student": progress.initial_student,
         "final_student": model_digest(part_of(weights, "model")),
-        "items": items_digest(evaluation.items) if evaluation is not None else "",
+        "items": items_digest(items) if items else "",
     }
     manifest = {
         "schema": SCHEMA_VERSION,
@@ -158,7 +158,7 @@ def publish(
     run.tag("precision", manifest["precision"])
     run.tag("outcome", status)
     manifest["tags"] = trial.tags(progress) | {"precision": manifest["precision"], "outcome": status}
-    for path in (staging / "items.parquet", staging / DUMP):
+    for path in (staging / "history.parquet", staging / "items.parquet", staging / DUMP):
         if path.exists():
             run.artifact(path)
     shutil.rmtree(target, ignore_errors=True)
@@ -170,12 +170,6 @@ def publish(
 
 def _write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
-
-
-def items_digest(items: Sequence[ItemResult]) -> str:
-    """sha256 in hex over every item's result, in id order."""
-    lines = sorted(json.dumps(vars(item), sort_keys=True) for item in items)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def clean(scratch: Path) -> None:

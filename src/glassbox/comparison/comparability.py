@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
-from glassbox.comparison.selection import Selection, Trial
+from glassbox.comparison.item_table import Answers, Fault
+from glassbox.comparison.selection import Selection
+from glassbox.comparison.trials import Trial
 from glassbox.config import Settings
 from glassbox.errors import IncomparableRunsError, MissingTrialsError
 
@@ -24,9 +25,25 @@ class Breach:
     trials: tuple[Trial, ...]
 
 
-def refuse_incomparable(selection: Selection, metrics: Sequence[str]) -> None:
-    """Raise IncomparableRunsError with the table `field | value | groups | run ids` if anything does not fit."""
-    breaches = [*_differing(selection), *_unsound(selection, metrics), *_identical_students(selection, metrics)]
+def refuse_incomparable(
+    selection: Selection,
+    metrics: Sequence[str],
+    answers: Mapping[str, Answers],
+    faults: Sequence[Fault],
+    snapshot: str | None,
+) -> None:
+    """Raise IncomparableRunsError with the table `field | value | groups | run ids` if anything does not fit.
+
+    snapshot: the digest that `verify` last passed, where it is known.
+    """
+    breaches = [
+        *_differing(selection),
+        *_of_another_snapshot(selection, snapshot),
+        *_unsound(selection, metrics),
+        *_by_value(faults),
+        *_identical(selection, "same final student in two groups", lambda trial: trial.digests["final_student"]),
+        *_identical(selection, "same log-likelihoods in two groups", lambda trial: _likelihoods(answers, trial)),
+    ]
     if breaches:
         raise IncomparableRunsError(
             "The trials cannot be compared, and no report is written. What does not fit:\n\n"
@@ -37,11 +54,11 @@ def refuse_incomparable(selection: Selection, metrics: Sequence[str]) -> None:
 
 def refuse_missing(selection: Selection) -> None:
     """Raise MissingTrialsError if a cell of the grid has neither a finished nor a diverged trial."""
-    missing = [name for name in selection.missing if PurePath(name).parts[0] not in selection.store_groups]
-    if missing:
+    if selection.missing:
         planned = (len(selection.groups) - len(selection.store_groups)) * len(selection.seeds)
+        cells = [f"{name} (MLflow: {known})" if known else name for name, known in selection.missing.items()]
         raise MissingTrialsError(
-            f"{len(missing)} of {planned} trials are missing: {', '.join(missing)}. "
+            f"{len(cells)} of {planned} trials are missing: {', '.join(cells)}. "
             "Run `dvc repro` to train them, or `python src/compare.py --allow-incomplete` to compare what there is."
         )
 
@@ -62,6 +79,15 @@ def task_metrics(settings: Settings, trials: Sequence[Trial]) -> dict[str, str]:
     return found
 
 
+def pairing(selection: Selection) -> tuple[bool, str]:
+    """Whether every trial says which data order and initial student it had, so that pairs by seed are verified."""
+    shared = ("data_order", "initial_student")
+    silent = [trial.name for trial in selection.trials if not all(trial.digests[name] for name in shared)]
+    if silent:
+        return False, f"nominal: {', '.join(silent)} recorded no digest of data order or initial student"
+    return True, "verified: for every seed, data order and initial student are the same over all groups"
+
+
 def _differing(selection: Selection) -> list[Breach]:
     trials = selection.trials
     breaches = _one_value("study key", trials, lambda trial: trial.study_key)
@@ -71,7 +97,8 @@ def _differing(selection: Selection) -> list[Breach]:
         of_seed = [trial for trial in trials if trial.seed == seed]
         for digest in ("data_order", "initial_student"):
             field = f"{digest.replace('_', ' ')} of seed {seed}"
-            breaches += _one_value(field, of_seed, lambda trial, name=digest: trial.digests[name])
+            recorded = [trial for trial in of_seed if trial.digests[digest]]
+            breaches += _one_value(field, recorded, lambda trial, name=digest: trial.digests[name])
     for group in selection.groups:
         field = f"objective of {group}"
         breaches += _one_value(field, selection.of(group), lambda trial: str(sorted(trial.objective.items())))
@@ -85,6 +112,13 @@ def _one_value(field: str, trials: Sequence[Trial], value_of: Callable[[Trial], 
     return [Breach(field, value, tuple(of)) for value, of in by_value.items()] if len(by_value) > 1 else []
 
 
+def _of_another_snapshot(selection: Selection, snapshot: str | None) -> list[Breach]:
+    """Trials of a snapshot that is not the verified one, whose teacher the report would show beside them."""
+    others = [trial for trial in selection.trials if snapshot and trial.digests["snapshot"] != snapshot]
+    field = "snapshot that `verify` did not pass"
+    return [Breach(field, str(others[0].digests["snapshot"]), tuple(others))] if others else []
+
+
 def _unsound(selection: Selection, metrics: Sequence[str]) -> list[Breach]:
     breaches = []
     for trial in (trial for trial in selection.trials if trial.finished):
@@ -92,28 +126,33 @@ def _unsound(selection: Selection, metrics: Sequence[str]) -> list[Breach]:
             value = trial.metrics.get(metric, math.nan)
             if not math.isfinite(value):
                 breaches.append(Breach(metric, "not a number" if metric in trial.metrics else "absent", (trial,)))
-            logged = selection.logged_metrics.get(trial.run_id, {}).get(metric, value)
+            logged = selection.logged.get(trial.run_id, {}).get(metric, value)
             if math.isfinite(value) and not math.isclose(logged, value, rel_tol=1e-9, abs_tol=1e-12):
                 breaches.append(Breach(metric, f"{value} in the manifest, {logged} in MLflow", (trial,)))
     return breaches
 
 
-def _identical_students(selection: Selection, metrics: Sequence[str]) -> list[Breach]:
-    """Two groups that end in the same weights, or in the same log-likelihoods of every item, are one under two names.
+def _by_value(faults: Sequence[Fault]) -> list[Breach]:
+    grouped: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+    for fault in faults:
+        grouped[fault.field, fault.value].append(fault.trial)
+    return [Breach(field, value, tuple(trials)) for (field, value), trials in grouped.items()]
 
-    Items say so only where a task has choices: generated answers alone may agree by chance.
-    """
-    breaches = []
-    has_choices = any(metric.startswith("test/accuracy_") for metric in metrics)
-    for digest in ("final_student", "items") if has_choices else ("final_student",):
-        by_value: dict[str, list[Trial]] = defaultdict(list)
-        for trial in selection.trials:
-            if trial.finished and trial.digests[digest]:
-                by_value[str(trial.digests[digest])].append(trial)
-        for value, same in by_value.items():
-            if len({trial.group for trial in same}) > 1:
-                breaches.append(Breach(f"same {digest.replace('_', ' ')} in two groups", value, tuple(same)))
-    return breaches
+
+def _likelihoods(answers: Mapping[str, Answers], trial: Trial) -> str | None:
+    return answers[trial.name].likelihoods if trial.name in answers else None
+
+
+def _identical(selection: Selection, field: str, value_of: Callable[[Trial], str | None]) -> list[Breach]:
+    """Two groups that end in the same weights, or in the same log-likelihoods of every question, are one group under
+    two names. Equal scores alone are no such sign."""
+    by_value: dict[str, list[Trial]] = defaultdict(list)
+    for trial in selection.trials:
+        if trial.finished and (value := value_of(trial)):
+            by_value[value].append(trial)
+    return [
+        Breach(field, value, tuple(same)) for value, same in by_value.items() if len({each.group for each in same}) > 1
+    ]
 
 
 def _table(breaches: Sequence[Breach]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from glassbox.comparison.trials import Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,3 +41,18 @@ class Evidence:
     items: Mapping[str, Items] = field(default_factory=dict)
     teacher: Mapping[str, float] = field(default_factory=dict)
     start: Mapping[str, float] = field(default_factory=dict)
+
+
+def score_table(
+    trials: Sequence[Trial], groups: Sequence[str], seeds: Sequence[int], metrics: Mapping[str, str]
+) -> tuple[Float[np.ndarray, "groups tasks seeds"], Bool[np.ndarray, "groups seeds"]]:
+    """Scores of the finished trials, and which trials diverged. metrics: task -> its test metric."""
+    scores = np.full((len(groups), len(metrics), len(seeds)), np.nan)
+    diverged = np.zeros((len(groups), len(seeds)), dtype=bool)
+    for trial in trials:
+        row, column = groups.index(trial.group), seeds.index(trial.seed)
+        if trial.finished:
+            scores[row, :, column] = [trial.metrics[metric] for metric in metrics.values()]
+        else:
+            diverged[row, column] = True
+    return scores, diverged

@@ -2,49 +2,72 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
+from glassbox.comparison import notes
+from glassbox.comparison.costs import group_cost
+from glassbox.comparison.curves import learning_curves
+from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.integrity import integrity
 from glassbox.comparison.plan import Plan
-from glassbox.comparison.selection import DIGESTS, Selection, Trial
-from glassbox.comparison.statistics import MeanInterval, mean_interval
+from glassbox.comparison.selection import Selection
+from glassbox.comparison.trials import DIGESTS, Trial
 from glassbox.config import Group, Settings
 
-SCHEMA = 1
-CONFIDENCE = 0.95
+SCHEMA = 2
+PLAN_PATH = "conf/analysis.yaml"
 REFERENCES = {"teacher": "teacher_scores", "initial_student": "student_scores"}
+LIBRARIES = ("numpy", "scipy")
 
 
-def build_results(
-    settings: Settings,
-    plan: Plan,
-    planned: Mapping[str, Group],
-    selection: Selection,
-    metrics: Mapping[str, str],
-    snapshot_report: Path,
-) -> dict[str, Any]:
-    """All that the reports show, as plain JSON values. metrics: task -> its test metric. Scores are shares of 1."""
-    means = _means(selection, metrics)
-    return {
+@dataclass(frozen=True)
+class Study:
+    """All that a comparison is made of. metrics: task -> its test metric. gate: reports/snapshot.json, or empty."""
+
+    settings: Settings
+    plan: Plan
+    planned: Mapping[str, Group]
+    selection: Selection
+    metrics: Mapping[str, str]
+    evidence: Evidence
+    pairing: str
+    gate: Mapping[str, Any]
+
+    def objective(self, group: str) -> Group:
+        distill = self.settings.distill
+        return distill[group] if group in distill else self.planned[group]
+
+
+def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the reports show, as plain JSON values: scores are shares of 1. inferred: what `infer` returned."""
+    settings, plan, selection = study.settings, study.plan, study.selection
+    results = {
         "schema": SCHEMA,
         "scale": settings.scale,
         "study_key": next((trial.study_key for trial in selection.trials), None),
-        "confidence": CONFIDENCE,
-        "tasks": [_task(settings, task, metric) for task, metric in metrics.items()],
-        "groups": [_group(planned, settings, selection, group) for group in selection.groups],
+        "alpha": plan.alpha,
+        "confidence": plan.confidence,
+        "plan": _plan(study),
+        "tasks": [_task(study, task) for task in study.metrics],
+        "groups": [_group(study, group) for group in selection.groups],
         "seeds": list(selection.seeds),
-        "means": means,
-        "references": _references(snapshot_report, metrics),
-        "trials": _trials(selection, metrics),
-        "banners": _banners(settings, plan, selection),
-        "notes": _notes(selection, means, metrics),
-        "integrity": _integrity(selection),
+        "references": references(study.gate, study.metrics),
+        "trials": _trials(study),
+        "curves": learning_curves(selection.trials, plan.confidence),
+        "costs": [_cost(study, group, inferred["means"]) for group in selection.groups],
+        "pairing": {"verified": study.evidence.paired, "text": study.pairing},
+        "banners": notes.banners(plan, selection),
+        "notes": notes.notes(selection, study.evidence),
+        "integrity": integrity(selection, study.evidence),
         "source_run_ids": sorted(trial.run_id for trial in selection.trials),
+        "versions": {name: version(name) for name in LIBRARIES},
     }
+    return rounded({**results, **inferred})
 
 
 def rounded(value: Any) -> Any:
@@ -56,54 +79,85 @@ def rounded(value: Any) -> Any:
     return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _task(settings: Settings, task: str, metric: str) -> dict[str, Any]:
-    embedded = settings.prepare.tasks[task].source == "embedded"
-    name = metric.removeprefix("test/").removesuffix(f"_{task}")
-    return {"task": task, "metric": name, "key": metric, "embedded": embedded}
-
-
-def _group(planned: Mapping[str, Group], settings: Settings, selection: Selection, group: str) -> dict[str, Any]:
-    objective = settings.distill[group] if group in settings.distill else planned[group]
-    source = "store" if group in selection.store_groups else "manifest"
-    return {"group": group, "weights": objective.active, "shuffled": list(objective.shuffled), "source": source}
-
-
-def _means(selection: Selection, metrics: Mapping[str, str]) -> list[dict[str, Any]]:
-    rows = []
-    for group in selection.groups:
-        trials = selection.of(group)
-        for task, metric in metrics.items():
-            estimate: MeanInterval = mean_interval(
-                [trial.metrics[metric] for trial in trials if trial.finished], confidence=CONFIDENCE
-            )
-            diverged = sum(not trial.finished for trial in trials)
-            rows.append({"group": group, "task": task, **asdict(estimate), "n_diverged": diverged})
-    return rows
-
-
-def _references(snapshot_report: Path, metrics: Mapping[str, str]) -> dict[str, dict[str, float]]:
+def references(gate: Mapping[str, Any], metrics: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """Test scores of the teacher and of the student before distillation, by task, as far as `verify` reported them."""
-    report = json.loads(snapshot_report.read_text(encoding="utf-8")) if snapshot_report.is_file() else {}
-    found: dict[str, dict[str, float]] = {}
-    for reference, section in REFERENCES.items():
-        scores = report.get(section) or {}
-        found[reference] = {task: float(scores[key]) for task, key in metrics.items() if key in scores}
-    return found
+    return {
+        reference: {task: float(scores[key]) for task, key in metrics.items() if key in scores}
+        for reference, section in REFERENCES.items()
+        for scores in [gate.get(section) or {}]
+    }
 
 
-def _trials(selection: Selection, metrics: Mapping[str, str]) -> list[dict[str, Any]]:
+def _plan(study: Study) -> dict[str, Any]:
+    plan, trials = study.plan, study.selection.trials
+    digests = sorted({trial.plan for trial in trials})
+    return {
+        "path": PLAN_PATH,
+        "digest": plan.digest,
+        "state": notes.plan_state(plan, trials),
+        "trial_digests": {digest: [trial.name for trial in trials if trial.plan == digest] for digest in digests},
+        "control": plan.control,
+        "groups": list(plan.groups),
+        "optional_groups": list(plan.optional_groups),
+        "seeds": list(plan.seeds),
+    }
+
+
+def _task(study: Study, task: str) -> dict[str, Any]:
+    plan, items, metric = study.plan, study.evidence.items.get(task), study.metrics[task]
+    clusters = None if items is None else items.clusters
+    return {
+        "task": task,
+        "metric": metric.removeprefix("test/").removesuffix(f"_{task}"),
+        "key": metric,
+        "embedded": study.settings.prepare.tasks[task].source == "embedded",
+        "planned": task not in plan.unplanned,
+        "chance": plan.tasks[task].chance,
+        "margin": plan.margins.get(task),
+        "margin_reason": plan.margin_reasons.get(task),
+        "n_items": None if items is None else len(items.ids),
+        "n_clusters": None if clusters is None else int(np.unique(clusters).size),
+    }
+
+
+def _group(study: Study, group: str) -> dict[str, Any]:
+    from_store = sum(trial.source == "store" for trial in study.selection.of(group))
+    return {
+        "group": group,
+        "weights": study.objective(group).active,
+        "shuffled": list(study.objective(group).shuffled),
+        "source": "store" if group in study.selection.store_groups else "manifest",
+        "n_from_store": from_store,
+        "optional": group in study.plan.optional_groups,
+    }
+
+
+def _cost(study: Study, group: str, means: list[dict[str, Any]]) -> dict[str, Any]:
+    by_cell = {(row["group"], row["task"]): row["mean"] for row in means}
+    gain = {}
+    for task in study.metrics:
+        mean, control = by_cell.get((group, task)), by_cell.get((study.plan.control, task))
+        gain[task] = None if mean is None or control is None else mean - control
+    cost = group_cost(
+        list(study.objective(group).active),
+        study.selection.of(group),
+        study.gate.get("signal_bytes"),
+        study.settings.objective.logits_target,
+    )
+    return {"group": group, **cost, "gain": gain}
+
+
+def _trials(study: Study) -> list[dict[str, Any]]:
     """A row per planned trial, the missing ones included."""
+    selection, metrics = study.selection, study.metrics
     rows = [_trial(trial, metrics) for trial in selection.trials]
-    for name in selection.missing:
-        group, seed = name.rsplit("/", 1)
-        empty = {"source": None, "run_id": None, "key": None, "precision": None, "seconds": None}
-        row = {"group": group, "seed": int(seed), "status": "missing", **empty}
-        rows.append({**row, "digests": dict.fromkeys(DIGESTS), "scores": dict.fromkeys(metrics)})
+    rows += [_missing(name, metrics) for name in (*selection.missing, *selection.gaps)]
     order = {group: position for position, group in enumerate(selection.groups)}
     return sorted(rows, key=lambda row: (order[row["group"]], row["seed"]))
 
 
 def _trial(trial: Trial, metrics: Mapping[str, str]) -> dict[str, Any]:
+    known = {name: value for name, value in trial.metrics.items() if np.isfinite(value)}
     return {
         "group": trial.group,
         "seed": trial.seed,
@@ -111,69 +165,30 @@ def _trial(trial: Trial, metrics: Mapping[str, str]) -> dict[str, Any]:
         "source": trial.source,
         "run_id": trial.run_id,
         "key": trial.key,
+        "plan": trial.plan,
         "precision": trial.precision,
         "seconds": trial.seconds,
+        "peak_memory_bytes": trial.peak_memory_bytes,
+        "liveness": trial.liveness,
         "digests": trial.digests,
-        "scores": {task: trial.metrics[key] if trial.finished else None for task, key in metrics.items()},
+        "losses": {name: value for name, value in known.items() if name.partition("/")[2].startswith("loss_")},
+        "scores": {task: known.get(key) if trial.finished else None for task, key in metrics.items()},
+        "validation_scores": {task: known.get(key.replace("test/", "validation/")) for task, key in metrics.items()},
     }
 
 
-def _banners(settings: Settings, plan: Plan, selection: Selection) -> list[str]:
-    banners = []
-    if selection.missing:
-        missing = ", ".join(selection.missing)
-        banners.append(
-            f"Incomplete: {len(selection.missing)} trials are missing ({missing}). Means are over what there is."
-        )
-    left_out = [f"seed {seed}" for seed in plan.seeds if seed not in settings.seeds]
-    left_out += [f"group {group}" for group in selection.absent_groups if group in plan.groups]
-    if left_out:
-        banners.append(f"Partial, exploratory: the plan also holds {', '.join(left_out)}.")
-    return banners
-
-
-def _notes(selection: Selection, means: list[dict[str, Any]], metrics: Mapping[str, str]) -> list[str]:
-    notes = []
-    if selection.store_groups:
-        names = ", ".join(selection.store_groups)
-        notes.append(
-            f"From the store: {names}. Not selected now; their trials of this same study were found in MLflow."
-        )
-    if selection.lost_runs:
-        names = ", ".join(selection.lost_runs)
-        notes.append(
-            f"The MLflow store misses the runs of {names}. Their results are in this report; "
-            "`python src/restore.py` writes them into the store again."
-        )
-    diverged = [trial.name for trial in selection.trials if not trial.finished]
-    if diverged:
-        notes.append(f"Diverged: {', '.join(diverged)}. They have no score; means are over the finished trials.")
-    if selection.ignored_files:
-        names = ", ".join(f"runs/{name}" for name in selection.ignored_files)
-        notes.append(f"Not part of this grid, ignored: {names}.")
-    for row in means:
-        if row["degenerate"]:
-            notes.append(f"{row['group']} on {row['task']}: all {row['n']} scores are equal, the seed had no effect.")
-    precisions = sorted({trial.precision for trial in selection.trials})
-    if len(precisions) > 1:
-        notes.append(f"Trials ran in different precisions: {', '.join(precisions)}.")
-    return notes
-
-
-def _integrity(selection: Selection) -> dict[str, Any]:
-    trials = selection.trials
-    shared = {name: sorted({str(trial.digests[name]) for trial in trials}) for name in ("snapshot", "tasks")}
-    seconds = [trial.seconds for trial in trials if trial.seconds is not None]
+def _missing(name: str, metrics: Mapping[str, str]) -> dict[str, Any]:
+    group, seed = name.rsplit("/", 1)
+    nothing = dict.fromkeys(
+        ("source", "run_id", "key", "plan", "precision", "seconds", "peak_memory_bytes", "liveness")
+    )
     return {
-        "planned": len(trials) + len(selection.missing),
-        "finished": sum(trial.finished for trial in trials),
-        "diverged": [trial.name for trial in trials if not trial.finished],
-        "missing": list(selection.missing),
-        "from_store": [trial.name for trial in trials if trial.source == "store"],
-        "lost_runs": list(selection.lost_runs),
-        "ignored_files": list(selection.ignored_files),
-        "precision": sorted({trial.precision for trial in trials}),
-        "digests": shared,
-        "shared_per_seed": "data order and initial student weights are equal over all groups for every seed",
-        "seconds": math.fsum(seconds),
+        "group": group,
+        "seed": int(seed),
+        "status": "missing",
+        **nothing,
+        "digests": dict.fromkeys(DIGESTS),
+        "losses": {},
+        "scores": dict.fromkeys(metrics),
+        "validation_scores": dict.fromkeys(metrics),
     }

@@ -2,166 +2,147 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from glassbox import tracking
+from glassbox.comparison.trials import Trial, outcome_of, read_manifest, trial_of_record
 from glassbox.config import Group, Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError
 
-SCHEMA = 1
-DIGESTS = ("snapshot", "tasks", "data_order", "initial_student", "final_student", "items")
-Source = Literal["manifest", "store"]
 KeyOf = Callable[[Settings, str, int, str, str], str]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One group with one seed. `metrics` are the final values; `digests` and `precision` are what it recorded."""
-
-    group: str
-    seed: int
-    status: str
-    source: Source
-    key: str
-    study_key: str
-    run_id: str
-    metrics: dict[str, float]
-    objective: dict[str, str]
-    digests: dict[str, str | None]
-    precision: str
-    seconds: float | None
-
-    @property
-    def finished(self) -> bool:
-        return self.status == "finished"
-
-    @property
-    def name(self) -> str:
-        return f"{self.group}/{self.seed}"
-
-
-@dataclass(frozen=True)
 class Selection:
-    """groups: those of the grid and those found in the store, in the plan's order, unplanned ones last."""
+    """groups: those of the grid and those found in the store, in the plan's order, unplanned ones last.
+
+    missing: cells of the grid without a manifest, as "group/seed" with what MLflow knows of their runs. gaps: cells of
+    groups from the store that it does not hold. out_of_date: trials whose key is not that of the present settings.
+    cut_off: manifests whose run MLflow does not show as ended. logged: run id -> final metrics in MLflow.
+    """
 
     groups: tuple[str, ...]
     store_groups: tuple[str, ...]
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
-    missing: tuple[str, ...]
+    missing: Mapping[str, str]
+    gaps: tuple[str, ...]
     absent_groups: tuple[str, ...]
     ignored_files: tuple[str, ...]
     lost_runs: tuple[str, ...]
-    logged_metrics: Mapping[str, Mapping[str, float]] = field(repr=False)
+    out_of_date: tuple[str, ...]
+    cut_off: Mapping[str, str]
+    logged: Mapping[str, Mapping[str, float]] = field(repr=False)
 
     def of(self, group: str) -> tuple[Trial, ...]:
         return tuple(trial for trial in self.trials if trial.group == group)
 
 
+@dataclass(frozen=True)
+class _Keys:
+    """The key of any cell, among trials that read the same snapshot and tasks as a known one."""
+
+    settings: Settings
+    planned: Mapping[str, Group]
+    key_of: KeyOf
+    snapshot: str
+    tasks: str
+
+    def of(self, group: str, seed: int) -> str:
+        weights = self.settings.distill.get(group, self.planned.get(group))
+        assert weights is not None
+        settings = self.settings.model_copy(update={"distill": {**self.settings.distill, group: weights}})
+        return self.key_of(settings, group, seed, self.snapshot, self.tasks)
+
+
 def select_trials(
-    settings: Settings, planned: Mapping[str, Group], runs: Path, key_of: KeyOf, use: Mapping[str, str] | None = None
+    settings: Settings,
+    planned: Mapping[str, Group],
+    runs: Path,
+    key_of: KeyOf,
+    use: Mapping[str, str] | None = None,
 ) -> Selection:
     """Read the manifests of `groups` x `seeds`, ask MLflow for exactly their runs, look up other planned groups.
 
     planned: every planned group's weights. key_of(settings, group, seed, snapshot digest, tasks digest) gives a
     trial's key. use: "group/seed" -> run id, for cells of which the store holds differing runs.
-    Raises IncomparableRunsError for those that `use` leaves open.
+    Raises IncomparableRunsError for those that `use` leaves open, and GlassboxError for a `use` without an effect.
     """
-    cells = [(group, seed) for group in settings.groups for seed in settings.seeds]
-    paths = {(group, seed): runs / group / f"{seed}.json" for group, seed in cells}
+    use = dict(use or {})
+    paths = {(group, seed): runs / group / f"{seed}.json" for group in settings.groups for seed in settings.seeds}
     trials = [read_manifest(path) for path in paths.values() if path.is_file()]
-    missing = [f"{group}/{seed}" for (group, seed), path in paths.items() if not path.is_file()]
+    keys = _keys(settings, planned, key_of, trials)
     records = {record.original_id: record for record in tracking.find_runs(trial.run_id for trial in trials)}
-    store_groups, absent = [], []
-    for group, weights in planned.items():
-        if group not in settings.groups:
-            extended = settings.model_copy(update={"distill": {**settings.distill, group: weights}})
-            found = _find_group(extended, group, trials[:1], key_of, use or {})
-            (store_groups if found else absent).append(group)
-            trials.extend(found)
-            held = {trial.seed for trial in found}
-            missing.extend(f"{group}/{seed}" for seed in settings.seeds if found and seed not in held)
+    present = tuple(trials)
+    found: dict[str, list[Trial]] = {}
+    for group in planned:
+        if group not in settings.groups and keys is not None:
+            cells = [_find_trial(keys.of(group, seed), group, seed, use) for seed in settings.seeds]
+            found[group] = [trial for trial in cells if trial is not None]
+    store_groups = tuple(group for group, of in found.items() if of)
+    trials += [trial for of in found.values() for trial in of]
+    _refuse_unused(use, trials)
+    held = {trial.name for trial in trials}
     return Selection(
         groups=_in_order(planned, (*settings.groups, *store_groups)),
-        store_groups=tuple(store_groups),
+        store_groups=store_groups,
         seeds=settings.seeds,
         trials=tuple(trials),
-        missing=tuple(missing),
-        absent_groups=tuple(absent),
+        missing={
+            f"{group}/{seed}": _known_of(keys, group, seed)
+            for (group, seed), path in paths.items()
+            if not path.is_file()
+        },
+        gaps=tuple(
+            f"{group}/{seed}" for group in store_groups for seed in settings.seeds if f"{group}/{seed}" not in held
+        ),
+        absent_groups=tuple(group for group in planned if group not in (*settings.groups, *store_groups)),
         ignored_files=_other_files(runs, set(paths.values())),
-        lost_runs=tuple(trial.name for trial in trials if trial.source == "manifest" and trial.run_id not in records),
-        logged_metrics={run_id: record.metrics for run_id, record in records.items()},
+        lost_runs=tuple(trial.name for trial in present if trial.run_id not in records),
+        out_of_date=tuple(
+            trial.name for trial in present if keys is not None and trial.key != keys.of(trial.group, trial.seed)
+        ),
+        cut_off={
+            trial.name: records[trial.run_id].status
+            for trial in present
+            if trial.run_id in records and records[trial.run_id].status not in ("FINISHED", "FAILED")
+        },
+        logged={run_id: record.metrics for run_id, record in records.items()},
     )
 
 
-def _in_order(planned: Mapping[str, Group], groups: tuple[str, ...]) -> tuple[str, ...]:
-    return (
-        *(group for group in planned if group in groups),
-        *(group for group in groups if group not in planned),
-    )
+def _keys(settings: Settings, planned: Mapping[str, Group], key_of: KeyOf, trials: Sequence[Trial]) -> _Keys | None:
+    """Keys among the trials of the first manifest's snapshot and tasks; None where there is no manifest."""
+    if not trials:
+        return None
+    digests = trials[0].digests
+    return _Keys(settings, planned, key_of, str(digests["snapshot"]), str(digests["tasks"]))
+
+
+def _in_order(planned: Iterable[str], groups: tuple[str, ...]) -> tuple[str, ...]:
+    known = list(planned)
+    return (*(group for group in known if group in groups), *(group for group in groups if group not in known))
 
 
 def _other_files(runs: Path, selected: set[Path]) -> tuple[str, ...]:
     return tuple(sorted(path.relative_to(runs).as_posix() for path in {*runs.glob("*/*.json")} - selected))
 
 
-def read_manifest(path: Path) -> Trial:
-    """A trial from its manifest. Raises GlassboxError for a file that is not a manifest of this schema."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']}, this version reads {SCHEMA}")
-        return Trial(
-            group=content["group"],
-            seed=content["seed"],
-            status=content["status"],
-            source="manifest",
-            key=content["key"],
-            study_key=content["study_key"],
-            run_id=content["run_id"],
-            metrics={key: _number(value) for key, value in content["metrics"].items()},
-            objective=_objective(content["params"]),
-            digests={name: content["digests"].get(name) for name in DIGESTS},
-            precision=str(content["precision"]),
-            seconds=content["seconds"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise GlassboxError(
-            f"{path} cannot be read as a trial's manifest ({type(error).__name__}: {error}): "
-            "delete it and run `dvc repro`, which trains that trial again."
-        ) from error
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _objective(params: Mapping[str, Any]) -> dict[str, str]:
-    """The group's own weights among a trial's flat params, and what it shuffles."""
-    return {key: str(value) for key, value in params.items() if key.startswith("weight_") or key == "shuffled"}
-
-
-def _find_group(
-    settings: Settings, group: str, known: Sequence[Trial], key_of: KeyOf, use: Mapping[str, str]
-) -> list[Trial]:
-    """The group's trials in the store that read the same snapshot and tasks as a known trial of this study."""
-    found = []
-    for trial in known:
-        digests = str(trial.digests["snapshot"]), str(trial.digests["tasks"])
-        keys = {seed: key_of(settings, group, seed, *digests) for seed in settings.seeds}
-        found += [_find_trial(key, group, seed, use) for seed, key in keys.items()]
-    return [trial for trial in found if trial is not None]
+def _known_of(keys: _Keys | None, group: str, seed: int) -> str:
+    """What MLflow knows of a cell without a manifest: its runs and how they ended."""
+    if keys is None:
+        return ""
+    records = tracking.find_by_key(keys.of(group, seed))
+    return ", ".join(f"run {record.run_id[:8]} {outcome_of(record) or record.status}" for record in records)
 
 
 def _find_trial(key: str, group: str, seed: int, use: Mapping[str, str]) -> Trial | None:
     """The store's finished or diverged trial of this key; never the latest or the best of several that differ."""
-    trials = [_from_record(record, group, seed) for record in tracking.find_by_key(key) if _status(record)]
+    records = [record for record in tracking.find_by_key(key) if outcome_of(record)]
     chosen = use.get(f"{group}/{seed}")
-    trials = [trial for trial in trials if chosen in (None, trial.run_id)]
+    trials = [trial_of_record(record, group, seed) for record in records if chosen in (None, record.run_id)]
     finished = [trial for trial in trials if trial.finished] or trials
     results = {(trial.digests["final_student"], trial.digests["items"]) for trial in finished}
     if len(results) > 1:
@@ -173,24 +154,13 @@ def _find_trial(key: str, group: str, seed: int, use: Mapping[str, str]) -> Tria
     return finished[0] if finished else None
 
 
-def _status(record: tracking.RunRecord) -> str | None:
-    if record.tags.get("outcome") == "diverged":
-        return "diverged"
-    return "finished" if record.status == "FINISHED" else None
-
-
-def _from_record(record: tracking.RunRecord, group: str, seed: int) -> Trial:
-    return Trial(
-        group=group,
-        seed=seed,
-        status=_status(record) or record.status,
-        source="store",
-        key=record.tags["key"],
-        study_key=record.tags.get("study_key", ""),
-        run_id=record.run_id,
-        metrics=record.metrics,
-        objective=_objective(record.params),
-        digests={name: record.tags.get(f"{name}_digest") for name in DIGESTS},
-        precision=record.tags.get("precision", "unknown"),
-        seconds=record.metrics.get("seconds"),
-    )
+def _refuse_unused(use: Mapping[str, str], trials: Sequence[Trial]) -> None:
+    for cell, run_id in use.items():
+        if not any(trial.name == cell and trial.run_id == run_id for trial in trials):
+            named = next((trial for trial in trials if trial.name == cell and trial.source == "manifest"), None)
+            why = (
+                f"runs/{cell}.json names {named.run_id}, and a cell of the grid is always its manifest's run"
+                if named
+                else "MLflow holds no finished or diverged run of that id under the key of this cell"
+            )
+            raise GlassboxError(f"--use {cell}={run_id} has no effect: {why}. Leave it away, or name another run.")

@@ -38,6 +38,7 @@ from glassbox.snapshot.schema import (
     Row,
     logical_digest,
 )
+from glassbox.snapshot.sizes import signal_bytes
 from glassbox.snapshot.storage import (
     REMEDY,
     brief_ids,
@@ -76,6 +77,7 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
         "positions": manifest["positions"],
         "counts": manifest["counts"],
         "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
+        "signal_bytes": signal_bytes(folder, manifest),
         "parts": len(manifest["parts"]),
         "format": layout.as_json(),
         "head": {

@@ -32,13 +32,17 @@ def log_snapshot(report: Mapping[str, Any], storage: StorageSettings) -> str:
 
 
 def log_comparison(
-    reports: Path, summary: Mapping[str, float], source_run_ids: Sequence[str], storage: StorageSettings
+    reports: Path,
+    summary: Mapping[str, float],
+    source_run_ids: Sequence[str],
+    tags: Mapping[str, str],
+    storage: StorageSettings,
 ) -> str:
     """Log a comparison as a run that names the runs it was made of; its artifacts are the reports folder's."""
     ensure_store(storage)
     client = open_client()
-    tags = {"kind": "comparison", "n_source_runs": str(len(source_run_ids))}
-    run_id = start_run(client, "comparison", {}, tags)
+    every_tag = {**tags, "kind": "comparison", "n_source_runs": str(len(source_run_ids))}
+    run_id = start_run(client, "comparison", {}, every_tag)
     client.log_dict(run_id, {"source_run_ids": list(source_run_ids)}, "source_runs.json")
     write_values(client, run_id, summary, step=0)
     client.log_artifacts(run_id, str(reports))
@@ -49,12 +53,13 @@ def log_comparison(
 def restore_run(
     manifest: Mapping[str, Any],
     history_rows: Iterable[tuple[int, str, float]],
-    items: Path | None,
+    files: Iterable[Path],
     storage: StorageSettings,
 ) -> str:
     """Write one trial's run again from what lies beside its manifest, under a new id tagged with the old one.
 
-    history_rows: (step, metric, value). Returns the run id in the store; a run that the store still has is left alone.
+    history_rows: (step, metric, value). files: its artifacts, as far as they are there. Returns the run id in the
+    store; a run that the store still has is left alone.
     """
     known = find_runs([manifest["run_id"]])
     if known:
@@ -74,8 +79,9 @@ def restore_run(
     by_step.setdefault(max(by_step, default=0), {}).update(rest)
     for step, values in sorted(by_step.items()):
         write_values(client, run_id, values, step)
-    if items is not None and items.is_file():
-        client.log_artifact(run_id, str(items))
+    for path in files:
+        if path.is_file():
+            client.log_artifact(run_id, str(path))
     client.set_terminated(run_id, "FINISHED" if manifest["status"] == "finished" else "FAILED")
     return run_id
 

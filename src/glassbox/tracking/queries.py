@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glassbox.tracking.store import experiment_id, open_client, readable_client
@@ -69,6 +70,14 @@ def find_by_key(key: str) -> list[RunRecord]:
     """Every run whose tag `key` is the key of a trial, ordered by id so that nothing depends on the store."""
     client = readable_client()
     return [] if client is None else sorted(search(client, f"tags.key = '{key}'"), key=lambda record: record.run_id)
+
+
+def artifact(run_id: str, name: str) -> Path | None:
+    """Where a file among the run's artifacts lies on this machine; None where the run has none of that name."""
+    client = open_client()
+    if not any(found.path == name for found in client.list_artifacts(run_id)):
+        return None
+    return Path(client.download_artifacts(run_id, name))
 
 
 def history(run_id: str, key: str) -> list[tuple[int, float]]:

@@ -1,0 +1,65 @@
+"""Learning curves: every metric over the steps, its mean over seeds and a pointwise t band."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+from scipy import stats
+
+from glassbox.comparison.trials import Trial
+
+FILE = "history.parquet"
+SHOWN = ("validation/", "train/loss_", "train/gradient_norm")
+MOST_POINTS = 60
+
+History = Mapping[str, Mapping[int, float]]
+
+
+def learning_curves(trials: Sequence[Trial], confidence: float) -> list[dict[str, Any]]:
+    """A row per group, metric and step: n, mean, and the band mean +- t((1 + confidence) / 2, n - 1) s / sqrt(n).
+
+    Diverged trials count as far as they came, so that n may fall with the step. At most 60 steps a metric are kept,
+    the last among them. Trials without a history are left out.
+    """
+    by_group: dict[str, list[History]] = defaultdict(list)
+    for trial in trials:
+        by_group[trial.group].append(_history(trial))
+    return [row for group, histories in by_group.items() for row in _group_rows(group, histories, confidence)]
+
+
+def _history(trial: Trial) -> History:
+    """Metric -> step -> value, of the metrics that are shown."""
+    path = trial.file(FILE)
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    if path is not None:
+        columns = parquet.read_table(path, columns=["step", "metric", "value"]).to_pydict()
+        for step, metric, value in zip(columns["step"], columns["metric"], columns["value"], strict=True):
+            if metric.startswith(SHOWN) and np.isfinite(value):
+                found[metric][step] = value
+    return found
+
+
+def _group_rows(group: str, histories: Sequence[History], confidence: float) -> Iterator[dict[str, Any]]:
+    for metric in sorted({metric for history in histories for metric in history}):
+        curves = [history[metric] for history in histories if metric in history]
+        for step in _thinned(sorted({step for curve in curves for step in curve})):
+            values = [curve[step] for curve in curves if step in curve]
+            yield {"group": group, "metric": metric, "step": step, **_band(values, confidence)}
+
+
+def _thinned(steps: Sequence[int]) -> list[int]:
+    if len(steps) <= MOST_POINTS:
+        return list(steps)
+    return [steps[place] for place in np.linspace(0, len(steps) - 1, MOST_POINTS).round().astype(int)]
+
+
+def _band(values: Sequence[float], confidence: float) -> dict[str, Any]:
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return {"n": n, "mean": mean, "lower": None, "upper": None}
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * float(np.std(values, ddof=1)) / n**0.5
+    return {"n": n, "mean": mean, "lower": mean - half, "upper": mean + half}

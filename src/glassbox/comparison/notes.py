@@ -1,0 +1,89 @@
+"""Sentences about the selection itself: banners that stand over every table, and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.integrity import without_items
+from glassbox.comparison.plan import Plan
+from glassbox.comparison.selection import Selection
+from glassbox.comparison.trials import Trial
+
+AS_PLANNED = "as planned"
+CHANGED = "plan changed after the data: exploratory"
+
+
+def plan_state(plan: Plan, trials: Sequence[Trial]) -> str:
+    """Whether every trial carries the digest of the plan as it is now."""
+    return AS_PLANNED if all(trial.plan == plan.digest for trial in trials) else CHANGED
+
+
+def banners(plan: Plan, selection: Selection) -> list[str]:
+    found = []
+    if selection.missing:
+        missing = ", ".join(selection.missing)
+        found.append(
+            f"Incomplete: {len(selection.missing)} trials are missing ({missing}). Means are over what there is."
+        )
+    left_out = [f"seed {seed}" for seed in plan.seeds if seed not in selection.seeds]
+    left_out += [f"group {group}" for group in selection.absent_groups if group in plan.groups]
+    left_out += [name for name in selection.gaps if name.rsplit("/", 1)[0] in plan.groups]
+    if left_out:
+        found.append(f"Partial, exploratory: the plan also holds {', '.join(left_out)}.")
+    beyond = [str(seed) for seed in selection.seeds if seed not in plan.seeds]
+    if beyond:
+        found.append(f"Beyond the plan, exploratory: it does not hold the seeds {', '.join(beyond)}.")
+    if plan_state(plan, selection.trials) == CHANGED:
+        found.append(_changed_plan(plan, selection.trials))
+    return found
+
+
+def _changed_plan(plan: Plan, trials: Sequence[Trial]) -> str:
+    without = sum(not trial.plan for trial in trials)
+    other = sum(trial.plan not in ("", plan.digest) for trial in trials)
+    told = []
+    if other:
+        told.append(f"{other} of {len(trials)} trials began under another plan than the present conf/analysis.yaml")
+    if without:
+        told.append(f"{without} of {len(trials)} trials carry no plan, so that nothing shows that it came first")
+    return f"P{CHANGED[1:]}. {'; '.join(told)}."
+
+
+def notes(selection: Selection, evidence: Evidence) -> list[str]:
+    found = []
+    if selection.store_groups:
+        names = ", ".join(selection.store_groups)
+        found.append(
+            f"From the store: {names}. Not selected now; their trials of this same study were found in MLflow."
+        )
+    if selection.lost_runs:
+        found.append(
+            f"The MLflow store misses the runs of {_some(selection.lost_runs, selection)}. Their results are in this "
+            "report; `python src/restore.py` writes them into the store again."
+        )
+    if selection.cut_off:
+        names = ", ".join(f"{name} ({status})" for name, status in selection.cut_off.items())
+        found.append(f"MLflow does not show these runs as ended, though their trials published all results: {names}.")
+    if selection.out_of_date:
+        found.append(
+            f"Trained under other settings or code than the present ones: {_some(selection.out_of_date, selection)}. "
+            "`dvc repro` trains them again."
+        )
+    diverged = [trial.name for trial in selection.trials if not trial.finished]
+    if diverged:
+        found.append(f"Diverged: {', '.join(diverged)}. They have no score; means are over the finished trials.")
+    if selection.ignored_files:
+        names = ", ".join(f"runs/{name}" for name in selection.ignored_files)
+        found.append(f"Not part of this grid, ignored: {names}.")
+    absent = without_items(selection, evidence)
+    if absent:
+        found.append(f"Without results by question: {_some(absent, selection)}.")
+    precisions = sorted({trial.precision for trial in selection.trials})
+    if len(precisions) > 1:
+        found.append(f"Trials ran in different precisions: {', '.join(precisions)}.")
+    return found
+
+
+def _some(names: Sequence[str], selection: Selection) -> str:
+    return f"all {len(names)} trials" if len(names) == len(selection.trials) else ", ".join(names)
