@@ -1,15 +1,24 @@
-"""Stage `compare`: the trials' manifests and MLflow runs -> reports/."""
+"""Stage `compare`: the trials' manifests and MLflow runs -> reports/. With --plan-power: what the plan can detect."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from glassbox.command import run
-from glassbox.comparison import compare_study
-from glassbox.config import load_settings
+from glassbox.comparison import compare_study, results_of
+from glassbox.comparison.plan import read_plan
+from glassbox.comparison.power import power_rows, power_table, study_deviations
+from glassbox.config import Settings, load_settings
 from glassbox.errors import GlassboxError
 from glassbox.trial_key import trial_key
+
+CONF = Path("conf")
+RESULTS = Path("reports/results.json")
 
 
 def main() -> None:
@@ -23,20 +32,59 @@ def main() -> None:
         metavar="GROUP/SEED=RUN",
         help="the run to take where the store holds several that differ; may be repeated",
     )
+    parser.add_argument("--plan-power", action="store_true", help="what the plan's seeds can detect; writes nothing")
+    parser.add_argument(
+        "--difference", type=float, default=1.0, metavar="POINTS", help="for --plan-power (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--deviation",
+        type=float,
+        metavar="POINTS",
+        help="for --plan-power: of every contrast over seeds (default: those of the finished study)",
+    )
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
+    if arguments.plan_power:
+        print(plan_power(settings, arguments.difference, arguments.deviation))
+        return
     use = dict(_cell_and_run(choice) for choice in arguments.use)
     comparison = compare_study(settings, trial_key, allow_incomplete=arguments.allow_incomplete, use=use)
-    for line in (*comparison.results["banners"], *comparison.results["notes"]):
-        print(line)
-    print(f"\n{_title(comparison.results)}\n\n{comparison.table}\n")
+    print("\n".join([*summary(comparison.results), "", comparison.table, ""]))
     print(f"The page:  {comparison.page.resolve()}")
     print("All runs:  mlflow ui   (in the repository's root, then http://127.0.0.1:5000)")
 
 
-def _title(results: dict) -> str:
+def plan_power(settings: Settings, difference: float, deviation: float | None) -> str:
+    """The table of what the plan's seeds can detect, from one deviation in points or from the finished study's own."""
+    plan = read_plan(CONF, settings.scale)
+    deviations = study_deviations(_study(settings)["contrasts"]) if deviation is None else deviation / 100
+    return power_table(power_rows(plan, deviations, difference / 100), plan)
+
+
+def _study(settings: Settings) -> Mapping[str, Any]:
+    """The results of the finished study: those that were written, else computed now."""
+    written = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    if written.get("scale") == settings.scale and "contrasts" in written:
+        return written
+    try:
+        return results_of(settings, trial_key)
+    except GlassboxError as error:
+        raise GlassboxError(
+            "--plan-power needs a finished study to learn from, and there is none at this scale. "
+            f"Give a standard deviation over seeds in points instead: --deviation 2. ({error})"
+        ) from error
+
+
+def summary(results: Mapping[str, Any]) -> list[str]:
+    """Banners and notes, the hypothesis' verdict with its legs, an answer per question, and the table's title."""
+    hypothesis = results["hypothesis"]
+    lines = [*results["banners"], *results["notes"], *results["sensitivity_changes"], ""]
+    lines += [hypothesis["text"]]
+    for answer in results["answers"]:
+        lines += ["", f"{answer['id']}: {answer['question']}", *(f"  {each}" for each in answer["sentences"])]
     embedded = " on embedded miniature tasks" if any(task["embedded"] for task in results["tasks"]) else ""
-    return f"Mean test score in percent with its 95 % t interval over seeds{embedded}"
+    confidence = f"{100 * results['confidence']:g} %"
+    return [*lines, "", f"Mean test score in percent with its {confidence} t interval over seeds{embedded}"]
 
 
 def _cell_and_run(choice: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from glassbox.config import Settings
 from glassbox.errors import IncomparableRunsError, MissingTrialsError
 
 METRICS = ("accuracy", "exact_match")
+MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def refuse_missing(selection: Selection) -> None:
     if selection.missing:
         planned = (len(selection.groups) - len(selection.store_groups)) * len(selection.seeds)
         cells = [f"{name} (MLflow: {known})" if known else name for name, known in selection.missing.items()]
+        more = f" and {len(cells) - MOST_NAMED} more" if len(cells) > MOST_NAMED else ""
         raise MissingTrialsError(
-            f"{len(cells)} of {planned} trials are missing: {', '.join(cells)}. "
+            f"{len(cells)} of {planned} trials are missing: {', '.join(cells[:MOST_NAMED])}{more}. "
             "Run `dvc repro` to train them, or `python src/compare.py --allow-incomplete` to compare what there is."
         )
 
