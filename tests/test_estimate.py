@@ -96,13 +96,16 @@ def measured_training_peak(settings: Settings, group: str) -> int:
     trial.student.train()
     tokens = {info.sample_id: info.n_tokens for info in trial.snapshot.samples("train")}
     hardest = max(trial.plan.steps, key=lambda step: max(len(b) * max(tokens[i] for i in b) for b in step))
-    loaded = [(trial.snapshot.read(ids, trial.objective.signals), True) for ids in hardest]
+    loaded = [(batch, True) for batch in trial.batches(hardest)]
     trial.step(loaded, Progress(), due=False)
     moments = [value for state in trial.optimizer.optimizer.state.values() for value in state.values()]
     head = trial.objective.head or (None, None)
     inputs = [value for batch, _ in loaded for value in vars(batch).values() if isinstance(value, torch.Tensor)]
     already = tensor_bytes(*trial.student.parameters(), *moments, *head, *inputs)
-    return peak_of(lambda: trial.step(loaded, Progress(step=9), due=True), already)
+    return max(
+        peak_of(lambda: trial.audit(loaded, Progress(step=1)), already),
+        peak_of(lambda: trial.step(loaded, Progress(step=9), due=True), already),
+    )
 
 
 def estimated(settings: Settings, folder: Path) -> tuple[Any, Any, Any]:
@@ -221,6 +224,15 @@ def test_parameters_are_counted_from_a_configuration_alone(tmp_path: Path):
     assert parameter_count(settings.student) == 1_100_048_384
 
 
+def test_shuffled_signals_need_no_other_memory_than_the_samples_own(project: Path):
+    settings = shrunk_settings(project, seeds=[0])
+    _, training, teacher = estimated(settings, project)
+    own = settings.distill["combined"]
+    shuffled = own.model_copy(update={"shuffled": ("hidden", "attention")})
+    peaks = [training_peak(settings, each, teacher, training.candidates[0], "no") for each in (own, shuffled)]
+    assert total(peaks[1]) == pytest.approx(total(peaks[0]), rel=0.1)
+
+
 @pytest.mark.slow
 def test_the_paper_scale_is_estimated_without_weights_texts_or_network(tmp_path: Path):
     settings = paper_settings(tmp_path)
@@ -246,7 +258,7 @@ def test_a_count_that_nothing_bounds_is_refused(tmp_path: Path):
 
 def test_a_configuration_that_cannot_be_had_is_refused(tmp_path: Path):
     settings = shrunk_settings(tmp_path)
-    with pytest.raises(GlassboxError, match=r"configuration of .*config\.json"):
+    with pytest.raises(GlassboxError, match=r"could not be opened.*config\.json"):
         parameter_count(settings.teacher)
 
 

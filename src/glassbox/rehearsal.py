@@ -83,7 +83,7 @@ def samples_of(settings: Settings, tasks_folder: Path) -> dict[str, list[Sample]
             return {split: read_split(tasks_folder, split) for split in SPLITS}
         except GlassboxError:
             pass
-    return load_samples(settings.prepare, report=lambda line: None)
+    return load_samples(settings.prepare)
 
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -9,30 +9,25 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from glassbox.config import ModelSettings
-from glassbox.errors import GlassboxError
 from glassbox.estimate.abstraction import Abstraction
+from glassbox.model_files import opening
+from glassbox.models import loaded_dtype
 from glassbox.signals import ATTENTION_NAME
 
 
 def configuration_of(settings: ModelSettings) -> Any:
     """The configuration from a folder, or from the hub; GlassboxError where it cannot be had."""
-    try:
+    with opening("model", settings.model, settings.revision):
         return AutoConfig.from_pretrained(
             settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise GlassboxError(
-            f"The configuration of '{settings.model}' could not be read: {reason} It is all that a plan needs of a "
-            "model: name a folder that holds its config.json, or run the plan where the hub can be reached."
-        ) from error
 
 
 def teacher_dtype(settings: ModelSettings, on_gpu: bool) -> torch.dtype:
-    """What the teacher is loaded in: the named format, or for `auto` bfloat16 on a GPU and float32 on a CPU."""
-    if settings.dtype == "auto":
+    """What the teacher is loaded in; a GPU that is not here is taken for one that has bfloat16."""
+    if settings.dtype == "auto" and on_gpu != torch.cuda.is_available():
         return torch.bfloat16 if on_gpu else torch.float32
-    return getattr(torch, settings.dtype)
+    return loaded_dtype(settings)
 
 
 def abstract_model(abstraction: Abstraction, settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:

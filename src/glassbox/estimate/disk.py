@@ -124,9 +124,9 @@ def needs_of(
 
 def logged_values(settings: Settings, weights: Weights, training: Training) -> int:
     """Metric values that one trial logs."""
-    components = sum(value > 0 for value in weights.components.values())
+    components = len(weights.active)
     tasks = len(settings.prepare.tasks)
-    per_line = 2 * components + 1 + 2 + bool(weights.logits) + components * tasks + 4
+    per_line = 2 * components + 1 + 2 + ("logits" in weights.active) + components * tasks + 4
     lines = training.steps // settings.train.logging_interval + 1
     return lines * per_line + settings.train.epochs * (2 * components + 2 + tasks)
 

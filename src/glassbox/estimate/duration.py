@@ -18,6 +18,7 @@ from glassbox.estimate.disk import RESERVE
 from glassbox.estimate.memory import total
 from glassbox.evaluation import Evaluation
 from glassbox.models import load_tokenizer
+from glassbox.objective import Objective
 from glassbox.rehearsal import SCRATCH, SNAPSHOT, TASKS, rehearsal, samples_of, silent, spread
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.capture import capture
@@ -53,9 +54,9 @@ class TimedTrial(Trial):
         with self._noting("step", sum(batch.input_ids.numel() for batch, _ in batches)):
             return super().step(batches, progress, due)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, objective: Objective) -> dict[str, float]:
         with self._noting("validation", len(self.validation)):
-            return super().validate()
+            return super().validate(objective)
 
     def final_evaluation(self, run: TrialRun | UnrecordedRun, progress: Progress) -> Evaluation:
         with self._noting("test", len(self.test)):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from glassbox import liveness
 from glassbox.config import Settings, Weights
 from glassbox.estimate.abstraction import Abstraction
 from glassbox.estimate.architecture import abstract_model, configuration_of, teacher_dtype
@@ -29,6 +30,7 @@ from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.codec import encode_attention, pack_ragged, top_k_with_tails
 from glassbox.snapshot.teacher import CHUNK_LOGITS
 from glassbox.student import Student, build_optimizer
+from glassbox.trainee import Trainee
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Peak = dict[str, int]
@@ -77,16 +79,15 @@ def hardest_batch(
     settings: Settings, teacher: Teacher, candidates: Sequence[tuple[Length, ...]], precision: str
 ) -> tuple[Length, ...]:
     """The micro-batch that needs the most memory, judged by the group with the most components."""
-    weights = max(settings.distill.values(), key=lambda group: sum(value > 0 for value in group.components.values()))
+    weights = max(settings.distill.values(), key=lambda group: len(group.active))
     return max(candidates, key=lambda batch: total(training_peak(settings, weights, teacher, batch, precision)))
 
 
 def training_peak(
     settings: Settings, weights: Weights, teacher: Teacher, lengths: Sequence[Length], precision: str
 ) -> Peak:
-    """The last micro-batch of an optimizer step, with the gradients of the earlier ones, and the update."""
+    """An optimizer step at its last micro-batch, or the audit of the first steps where that needs more."""
     abstraction = _abstraction(teacher.vocabulary, lengths)
-    autocast = _autocast(precision)
     with abstraction:
         student, objective = _student_and_objective(abstraction, settings, weights, teacher)
         if settings.train.gradient_checkpointing:
@@ -94,23 +95,49 @@ def training_peak(
         optimizer = _optimizer(abstraction, settings, student)
         batch = _batch(abstraction, objective, teacher, settings, lengths)
         abstraction.forget_peak()
-        share = position_weights(
-            batch.sample_index,
-            batch.count,
-            samples_in_step=len(batch.sample_ids),
-            positions_in_step=len(batch.labels),
-            reduction=settings.objective.reduction,
-        )
-        with autocast():
-            signals, logits = student(batch, objective.needs_attention)
-        components = objective.components(signals, logits, batch)
-        loss = objective.total(components, share)
-        loss.backward()
-        objective.kl_at_one(logits, batch)
+        if settings.train.liveness_steps > 1:
+            _audit(abstraction, settings, student, objective, batch, precision)
+        if settings.train.micro_batch_size < settings.train.batch_size:
+            _set_gradients(abstraction, student)
+        _backward(settings, student, objective, batch, precision)
         torch.nn.utils.clip_grad_norm_(student.parameters(), settings.train.clip_norm)
         with abstraction.during("optimizer"):
             optimizer.step()
     return _without_nothing(abstraction.peak)
+
+
+def _backward(settings: Settings, student: Student, objective: Objective, batch: Batch, precision: str) -> None:
+    """A micro-batch as in the trial's step, on a step that is logged."""
+    share = position_weights(
+        batch.sample_index,
+        batch.count,
+        samples_in_step=len(batch.sample_ids),
+        positions_in_step=len(batch.labels),
+        reduction=settings.objective.reduction,
+    )
+    with _autocast(precision)():
+        loss, _, logits = Trainee(student)(batch, share, objective)
+    loss.backward()
+    objective.kl_at_one(logits, batch)
+
+
+def _audit(
+    abstraction: Abstraction,
+    settings: Settings,
+    student: Student,
+    objective: Objective,
+    batch: Batch,
+    precision: str,
+) -> None:
+    """The last component's turn: the gradients of all others are kept beside it, then all are compared."""
+    names = list(objective.weights)
+    parameters = [weight for weight in student.model.parameters() if weight.requires_grad]
+    gradients = {name: [torch.zeros_like(weight) for weight in parameters] for name in names[:-1]}
+    abstraction.assign([each for found in gradients.values() for each in found], "gradients")
+    _backward(settings, student, objective.alone(names[-1]), batch, precision)
+    gradients[names[-1]] = [weight.grad for weight in parameters if weight.grad is not None]
+    liveness.audit(gradients, objective.highest_weights)
+    student.zero_grad()
 
 
 def evaluation_peak(settings: Settings, workload: Workload, teacher: Teacher, precision: str) -> Peak:
@@ -223,15 +250,15 @@ def _student_and_objective(
 ) -> tuple[Student, Objective]:
     model = abstract_model(abstraction, settings.student, torch.float32).train()
     projector = None
-    if weights.hidden:
+    if "hidden" in weights.active:
         with abstraction.fake:
             projector = Projector(model.config.get_text_config().hidden_size, teacher.width, torch.Generator())
         abstraction.assign(projector.parameters(), "weights")
     student = Student(model, projector, teacher.vocabulary)
     head = channels = None
-    if weights.logits:
+    if "logits" in weights.active:
         head = abstraction.empty(teacher.vocabulary, teacher.width, dtype=torch.float32, part="teacher's head"), None
-    if weights.hidden:
+    if "hidden" in weights.active:
         mean, deviation = (
             abstraction.empty(teacher.width, dtype=torch.float32, part="teacher's head") for _ in range(2)
         )
@@ -248,57 +275,66 @@ def _student_and_objective(
 
 
 def _optimizer(abstraction: Abstraction, settings: Settings, student: Student) -> torch.optim.AdamW:
-    """AdamW after its first update, with its moments, and with the gradients of earlier micro-batches, if any."""
+    """AdamW after its first update, with its moments."""
     optimizer = build_optimizer(student, settings.train)
-    for parameter in student.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+    _set_gradients(abstraction, student)
     optimizer.step()
+    optimizer.zero_grad()
     moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     abstraction.assign(moments, "optimizer")
-    abstraction.assign(
-        [parameter.grad for parameter in student.parameters() if parameter.grad is not None], "gradients"
-    )
-    if settings.train.micro_batch_size >= settings.train.batch_size:
-        optimizer.zero_grad()
-        for parameter in student.parameters():
-            parameter.register_post_accumulate_grad_hook(lambda p: abstraction.assign([p.grad], "gradients"))
+    for parameter in student.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: abstraction.assign([p.grad], "gradients"))
     return optimizer
+
+
+def _set_gradients(abstraction: Abstraction, student: Student) -> None:
+    """Gradients as earlier micro-batches leave them."""
+    for parameter in student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+        abstraction.assign([parameter.grad], "gradients")
 
 
 def _batch(
     abstraction: Abstraction, objective: Objective, teacher: Teacher, settings: Settings, lengths: Sequence[Length]
 ) -> Batch:
-    """What the snapshot's reader would deliver for these samples."""
+    """What the snapshot's reader would deliver for these samples, with their partners where signals are shuffled."""
     ids, mask = _ids_and_mask(lengths)
     first = torch.tensor([length.first for length in lengths])
     count = torch.tensor([length.n_answer for length in lengths])
     sample_index, _ = packed_positions(first, count)
     positions = len(sample_index)
-    signals: dict[str, Tensor] = {}
+    k = min(settings.snapshot.top_k, teacher.vocabulary)
+    shapes = {
+        "hidden": (("hidden", (positions, teacher.width), torch.float32, "activations"),),
+        "attention": (("attention", (positions, teacher.heads, ids.shape[1]), torch.float32, "attention maps"),),
+        "topk": (
+            ("topk_ids", (positions, k), torch.int64, "logits"),
+            ("topk_logits", (positions, k), torch.float32, "logits"),
+            ("log_tail", (positions, len(settings.snapshot.temperatures)), torch.float32, "logits"),
+        ),
+    }
 
-    def stored(*shape: int, dtype: torch.dtype = torch.float32, part: str = "activations") -> Tensor:
-        return abstraction.empty(*shape, dtype=dtype, part=part)
+    def with_signals(wanted: frozenset[str], partner: Batch | None) -> Batch:
+        signals: dict[str, Any] = {
+            name: abstraction.empty(*shape, dtype=dtype, part=part)
+            for signal in wanted
+            for name, shape, dtype, part in shapes[signal]
+        }
+        return Batch(
+            sample_ids=tuple(length.sample_id for length in lengths),
+            tasks=tuple(length.task for length in lengths),
+            input_ids=ids,
+            attention_mask=mask,
+            first=first,
+            count=count,
+            labels=torch.zeros(positions, dtype=torch.int64),
+            sample_index=sample_index,
+            partner=partner,
+            **signals,
+        )
 
-    if "hidden" in objective.signals:
-        signals["hidden"] = stored(positions, teacher.width)
-    if "attention" in objective.signals:
-        signals["attention"] = stored(positions, teacher.heads, ids.shape[1], part="attention maps")
-    if "topk" in objective.signals:
-        k = min(settings.snapshot.top_k, teacher.vocabulary)
-        signals["topk_ids"] = stored(positions, k, dtype=torch.int64, part="logits")
-        signals["topk_logits"] = stored(positions, k, part="logits")
-        signals["log_tail"] = stored(positions, len(settings.snapshot.temperatures), part="logits")
-    return Batch(
-        sample_ids=tuple(length.sample_id for length in lengths),
-        tasks=tuple(length.task for length in lengths),
-        input_ids=ids,
-        attention_mask=mask,
-        first=first,
-        count=count,
-        labels=torch.zeros(positions, dtype=torch.int64),
-        sample_index=sample_index,
-        **signals,
-    )
+    lent = objective.partner_signals
+    return with_signals(objective.signals, with_signals(lent, None) if lent else None)
 
 
 def _ids_and_mask(lengths: Sequence[Length]) -> tuple[Tensor, Tensor]:
