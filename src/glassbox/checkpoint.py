@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,24 @@ def _write(folder: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     require_free_space(staging, sum(tensor.nbytes for tensor in tensors.values()), "A checkpoint")
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, staging / "state.safetensors"
-    )
+    save_file(_apart(tensors), staging / "state.safetensors")
     (staging / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     target = folder / f"step-{progress.step:08d}"
     shutil.rmtree(target, ignore_errors=True)
     os.replace(staging, target)
     for older in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(older, ignore_errors=True)
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, each in a memory of its own: safetensors refuses tied weights, which are one tensor."""
+    apart: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        apart[name] = value.clone() if value.data_ptr() in places else value
+        places.add(value.data_ptr())
+    return apart
 
 
 def load(folder: Path, student: Student, optimizer: torch.optim.AdamW, processes: Processes) -> Progress | None:
