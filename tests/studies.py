@@ -158,10 +158,15 @@ def write_files(content: dict[str, Any], place: Path, items: list[dict[str, Any]
     beside.mkdir(parents=True)
     value = 2.0 + 0.1 * content["seed"]
     history = {"step": [1, 100, 200], "metric": ["train/loss_total"] * 3, "value": [value, 1.5, 1.25]}
-    parquet.write_table(pa.table(history), beside / "history.parquet")
+    write_history(beside, history)
     if content["status"] == "finished":
         write_items(beside / "items.parquet", items_of(content["group"], content["seed"]) if items is None else items)
     content["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in beside.iterdir()}
+
+
+def write_history(beside: Path, rows: dict[str, list[Any]]) -> None:
+    """rows: the columns step, metric and value."""
+    parquet.write_table(pa.table(rows), beside / "history.parquet")
 
 
 def log_trial(content: dict[str, Any], place: Path | None = None, status: RunStatus | None = None) -> str:
@@ -186,8 +191,8 @@ def log_trial(content: dict[str, Any], place: Path | None = None, status: RunSta
     return run.run_id
 
 
-def clone_run(database: Path, run_id: str, count: int, *, tags: dict[str, str] | None = None) -> None:
-    """Copies of a run's rows under new ids, straight into the database: thousands in a second."""
+def clone_run(database: Path, run_id: str, count: int, *, tags: dict[str, str] | None = None) -> list[str]:
+    """Copies of a run's rows under new ids, which are returned: straight into the database, thousands in a second."""
     ids = [digest("clone", run_id, number)[:32] for number in range(count)]
     with closing(sqlite3.connect(database)) as connection, connection:
         for table in ("runs", "tags", "params", "latest_metrics"):
@@ -203,6 +208,7 @@ def clone_run(database: Path, run_id: str, count: int, *, tags: dict[str, str] |
             connection.executemany(
                 "UPDATE tags SET value = ? WHERE run_uuid = ? AND key = ?", ((value, new, key) for new in ids)
             )
+    return ids
 
 
 def write_study(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import studies
 
-from glassbox.comparison import compare_study
+from glassbox import tracking
+from glassbox.comparison import results_of
 from glassbox.comparison.plan import planned_weights, read_plan
 from glassbox.comparison.selection import Selection, select_trials
 from glassbox.config import Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError, MissingTrialsError
+from glassbox.tracking.trial_run import RunStatus
 
 PAIR = ("sft", "black_box")
 
@@ -25,10 +30,10 @@ def select(folder: Path, settings: Settings, **options: object) -> Selection:
     return select_trials(settings, planned, folder / "runs", studies.key_of, **options)  # type: ignore[arg-type]
 
 
-def compare(folder: Path, settings: Settings, **options: object):
+def compare(folder: Path, settings: Settings, **options: object) -> dict[str, Any]:
     if not (folder / "conf").exists():
         studies.write_conf(folder, settings.seeds)
-    return compare_study(settings, studies.key_of, folder=folder, **options)  # type: ignore[arg-type]
+    return results_of(settings, studies.key_of, folder=folder, **options)  # type: ignore[arg-type]
 
 
 def names(selection: Selection) -> list[str]:
@@ -53,7 +58,7 @@ def test_groups_that_were_not_selected_come_from_the_store(store: Path) -> None:
     assert selection.store_groups == ("sft", "combined")
     assert selection.absent_groups == ("hidden_state", "attention")
     assert {trial.source for trial in selection.of("sft")} == {"store"} and len(selection.of("sft")) == 3
-    results = compare(store, studies.settings(("black_box",))).results
+    results = compare(store, studies.settings(("black_box",)))
     assert any(note.startswith("From the store: sft, combined") for note in results["notes"])
     assert any("group hidden_state" in banner for banner in results["banners"])
 
@@ -91,16 +96,16 @@ def test_a_missing_cell_is_refused_unless_incomplete_is_allowed(store: Path) -> 
     with pytest.raises(MissingTrialsError, match=r"1 of 6 trials are missing: sft/1.*--allow-incomplete") as refusal:
         compare(store, settings)
     assert refusal.value.exit_code == 3
-    results = compare(store, settings, allow_incomplete=True).results
+    results = compare(store, settings, allow_incomplete=True)
     assert results["banners"][0].startswith("Incomplete: 1 trials are missing (sft/1)")
 
 
 def test_a_narrowed_grid_is_called_partial(store: Path) -> None:
     studies.write_conf(store, (0, 1, 2))
     studies.write_study(store, studies.GROUPS, (0, 1))
-    results = compare(store, studies.settings(seeds=(0, 1))).results
+    results = compare(store, studies.settings(seeds=(0, 1)))
     assert results["banners"] == ["Partial, exploratory: the plan also holds seed 2."]
-    assert compare(store, studies.settings(seeds=(0, 1))).results == results
+    assert compare(store, studies.settings(seeds=(0, 1))) == results
 
 
 def test_a_diverged_trial_is_shown_and_has_no_score(store: Path) -> None:
@@ -109,7 +114,7 @@ def test_a_diverged_trial_is_shown_and_has_no_score(store: Path) -> None:
         studies.write_trial(store, "sft", seed)
     digests = {**studies.manifest("sft", 2)["digests"], "final_student": None, "items": None}
     studies.write_trial(store, "sft", 2, status="diverged", metrics={"train/loss_total": 9.0}, digests=digests)
-    results = compare(store, studies.settings(PAIR)).results
+    results = compare(store, studies.settings(PAIR))
     (row,) = [row for row in results["means"] if row["group"] == "sft" and row["task"] == "mmlu"]
     assert (row["n"], row["n_diverged"]) == (2, 1)
     assert results["integrity"]["diverged"] == ["sft/2"]
@@ -120,7 +125,7 @@ def test_runs_that_mlflow_has_lost_are_noticed(store: Path) -> None:
     studies.write_study(store, PAIR, (0, 1))
     studies.write_trial(store, "combined", 0)
     studies.write_trial(store, "combined", 1, log=False)
-    results = compare(store, studies.settings((*PAIR, "combined"), (0, 1))).results
+    results = compare(store, studies.settings((*PAIR, "combined"), (0, 1)))
     assert results["integrity"]["lost_runs"] == ["combined/1"]
     assert any("misses the runs of combined/1" in note and "python src/restore.py" in note for note in results["notes"])
 
@@ -175,9 +180,9 @@ def test_a_file_that_is_no_manifest_is_named(store: Path) -> None:
 
 def test_the_result_does_not_depend_on_other_runs_in_the_store(store: Path) -> None:
     studies.write_study(store, PAIR, (0, 1))
-    before = compare(store, studies.settings(PAIR, (0, 1))).results
+    before = compare(store, studies.settings(PAIR, (0, 1)))
     studies.log_trial(studies.manifest("attention", 5))
-    assert compare(store, studies.settings(PAIR, (0, 1))).results == before
+    assert compare(store, studies.settings(PAIR, (0, 1))) == before
 
 
 def test_the_plan_is_what_conf_names_under_the_current_weights(store: Path) -> None:
@@ -187,3 +192,126 @@ def test_the_plan_is_what_conf_names_under_the_current_weights(store: Path) -> N
     assert plan.groups == studies.GROUPS and plan.seeds == (0, 1, 2, 3)
     planned = planned_weights(store / "conf", plan, settings)
     assert planned["combined"].hidden == 0.1 and planned["black_box"].hidden == 0.0
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED", "FAILED"])
+def test_a_run_without_an_outcome_is_no_trial_and_a_missing_cell_names_it(store: Path, status: RunStatus) -> None:
+    studies.write_study(store, ("black_box",), (0,))
+    unfinished = studies.manifest("combined", 0)
+    unfinished["tags"].pop("outcome")
+    run_id = studies.log_trial(unfinished, status=status)
+    settings = studies.settings(("black_box",), (0,))
+    assert select(store, settings).of("combined") == ()
+    with pytest.raises(MissingTrialsError, match=rf"combined/0 \(MLflow: run {run_id[:8]} {status}\)"):
+        compare(store, studies.settings(("black_box", "combined"), (0,)))
+
+
+def test_a_run_that_was_cut_off_after_it_published_everything_is_noted(store: Path) -> None:
+    studies.write_conf(store, (0,))
+    content = studies.manifest("sft", 0)
+    place = store / "runs" / "sft" / "0.json"
+    studies.write_files(content, place)
+    content["run_id"] = studies.log_trial(content, place, status="KILLED")
+    place.write_text(json.dumps(content), encoding="utf-8")
+    results = compare(store, studies.settings(("sft",), (0,)))
+    assert any("sft/0 (KILLED)" in note for note in results["notes"]) and results["integrity"]["finished"] == 1
+
+
+def test_a_use_without_an_effect_is_refused(store: Path) -> None:
+    studies.write_study(store, ("sft",), (0,))
+    settings = studies.settings(("sft",), (0,))
+    with pytest.raises(GlassboxError, match=r"--use sft/0=abc has no effect: runs/sft/0\.json names"):
+        select(store, settings, use={"sft/0": "abc"})
+    with pytest.raises(GlassboxError, match=r"--use combined/0=abc has no effect: MLflow holds no finished"):
+        select(store, settings, use={"combined/0": "abc"})
+
+
+def test_trials_of_a_snapshot_that_verify_did_not_pass_are_refused(store: Path) -> None:
+    studies.write_study(store, ("sft",), (0,), log=False)
+    report = store / "reports" / "snapshot.json"
+    report.write_text(json.dumps({"logical_digest": studies.digest("recaptured")}), encoding="utf-8")
+    with pytest.raises(IncomparableRunsError, match="snapshot that `verify` did not pass"):
+        compare(store, studies.settings(("sft",), (0,)))
+
+
+def test_neither_stray_runs_nor_other_experiments_nor_their_order_change_the_result(store: Path) -> None:
+    studies.write_conf(store, (0, 1))
+    stored = [studies.log_trial(studies.manifest("combined", seed)) for seed in (1, 0)]
+    studies.write_study(store, PAIR, (0, 1))
+    settings = studies.settings(PAIR, (0, 1))
+    before = compare(store, settings)
+    database = store / "mlflow.db"
+    studies.clone_run(database, stored[0], 1200, tags={"key": "another", "study_key": "another"})
+    elsewhere = studies.clone_run(database, stored[1], 3, tags={"final_student_digest": "another"})
+    with closing(sqlite3.connect(database)) as connection, connection:
+        columns = "'another', artifact_location, lifecycle_stage, creation_time, last_update_time, workspace"
+        connection.execute(f"INSERT INTO experiments SELECT 99, {columns} FROM experiments WHERE name = 'glassbox'")
+        for run_id in elsewhere:
+            connection.execute("UPDATE runs SET experiment_id = 99 WHERE run_uuid = ?", (run_id,))
+    assert tracking.find_runs(elsewhere) == []
+    assert compare(store, settings) == before
+
+
+def test_a_group_of_the_store_that_lacks_seeds_makes_the_comparison_partial(store: Path) -> None:
+    studies.write_conf(store, (0, 1))
+    studies.log_trial(studies.manifest("combined", 0))
+    studies.write_study(store, ("sft",), (0, 1))
+    results = compare(store, studies.settings(("sft",), (0, 1)))
+    (partial,) = [banner for banner in results["banners"] if banner.startswith("Partial, exploratory")]
+    assert partial.endswith("combined/1.")
+    assert [row["status"] for row in results["trials"] if row["group"] == "combined"] == ["finished", "missing"]
+    assert {row["status"] for row in results["contrasts"] if row["id"] == "Q1"} == {"not run"}
+
+
+def test_an_optional_group_is_compared_where_it_ran_and_never_missed(store: Path) -> None:
+    studies.write_study(store, ("black_box",), (0, 1))
+    path = store / "conf" / "distill" / "shuffled_logits.yaml"
+    path.write_text("shuffled_logits: {task: 1.0, logits: 0.5, shuffled: [logits]}\n", encoding="utf-8")
+    settings = studies.settings(("black_box",), (0, 1))
+    assert "shuffled_logits" not in json.dumps(compare(store, settings)["banners"])
+    objective = planned_weights(store / "conf", read_plan(store / "conf", "small"), settings)["shuffled_logits"]
+    own = settings.model_copy(update={"distill": {"shuffled_logits": objective}})
+    digests = studies.digest("snapshot"), studies.digest("tasks")
+    studies.log_trial(studies.manifest("shuffled_logits", 0, key=studies.key_of(own, "shuffled_logits", 0, *digests)))
+    results = compare(store, settings)
+    (entry,) = [group for group in results["groups"] if group["group"] == "shuffled_logits"]
+    assert entry["optional"] and entry["n_from_store"] == 1
+    assert "shuffled_logits" not in json.dumps(results["banners"])
+
+
+def test_seeds_beyond_the_plan_are_exploratory(store: Path) -> None:
+    studies.write_conf(store, (0, 1))
+    studies.write_study(store, studies.GROUPS, (0, 1, 2), log=False)
+    results = compare(store, studies.settings(seeds=(0, 1, 2)))
+    assert results["banners"] == ["Beyond the plan, exploratory: it does not hold the seeds 2."]
+
+
+@pytest.mark.parametrize(
+    ("carried", "told"), [("0" * 64, "1 of 2 trials began under another plan"), ("", "1 of 2 trials carry no plan")]
+)
+def test_a_plan_that_the_trials_do_not_carry_makes_the_report_exploratory(store: Path, carried: str, told: str) -> None:
+    studies.write_study(store, ("sft",), (0,), log=False)
+    studies.write_trial(store, "black_box", 0, log=False, plan=carried)
+    results = compare(store, studies.settings(PAIR, (0,)))
+    assert results["plan"]["state"] == "plan changed after the data: exploratory"
+    assert results["plan"]["trial_digests"][carried] == ["black_box/0"]
+    assert any(
+        banner.startswith("Plan changed after the data: exploratory") and told in banner
+        for banner in results["banners"]
+    )
+
+
+def test_the_same_plan_on_every_trial_is_as_planned(store: Path) -> None:
+    studies.write_study(store, studies.GROUPS, (0,), log=False)
+    results = compare(store, studies.settings(seeds=(0,)))
+    assert results["plan"]["state"] == "as planned" and results["banners"] == []
+
+
+def test_trials_of_other_settings_are_told_from_those_of_the_present_ones(store: Path) -> None:
+    studies.write_study(store, ("black_box",), (0,), log=False)
+    settings = studies.settings(("black_box",), (0,))
+    distill = {"black_box": settings.distill["black_box"].model_copy(update={"logits": 0.7})}
+    assert compare(store, settings)["integrity"]["out_of_date"] == []
+    changed = compare(store, settings.model_copy(update={"distill": distill}))
+    assert changed["integrity"]["out_of_date"] == ["black_box/0"]
+    assert any(note.startswith("Trained under other settings or code") for note in changed["notes"])
