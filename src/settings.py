@@ -1,4 +1,5 @@
-"""Stage `settings`: check all of params.yaml before anything runs -> data/settings.json, equal for all good settings.
+"""Stage `settings`: check all of params.yaml before anything runs -> data/settings.json, equal for all good settings,
+and data/groups.json, which says of every selected group whose labels and whether signals it uses, and no weight.
 
 Every stage depends on that constant, so that bad settings stop a study before an output is removed, and good ones
 invalidate nothing. MLflow's store is made here, once, before trials could open it side by side.
@@ -7,6 +8,7 @@ invalidate nothing. MLflow's store is made here, once, before trials could open 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from glassbox.command import run
@@ -16,6 +18,7 @@ from glassbox.tracking import ensure_store, root
 
 OUTPUT = Path("data/settings.json")
 CONTENT = '{"settings": "valid"}\n'
+GROUPS = Path("data/groups.json")
 
 
 def main() -> None:
@@ -26,6 +29,10 @@ def main() -> None:
     ensure_store(settings.storage)
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(CONTENT, encoding="utf-8", newline="\n")
+    groups = {
+        name: {"labels": group.labels, "uses_signals": group.uses_signals} for name, group in settings.distill.items()
+    }
+    GROUPS.write_text(json.dumps(groups, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

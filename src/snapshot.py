@@ -30,11 +30,15 @@ def main() -> None:
 
     import torch
 
-    from glassbox.models import load_tokenizer, refuse_different_tokenizers
-    from glassbox.snapshot.capture import capture
+    from glassbox.pair import tokens_are_shared
+    from glassbox.snapshot.capture import capture, capture_nothing
     from glassbox.snapshot.reader import read_manifest
 
-    refuse_different_tokenizers(load_tokenizer(settings.teacher), load_tokenizer(settings.student), settings.groups[0])
+    if not tokens_are_shared(settings):
+        if is_main():
+            capture_nothing(FOLDER)
+        print(f"{FOLDER}: teacher and student cut text into other tokens, so nothing was captured")
+        return
     torch.set_num_threads(settings.train.threads)
     capture(settings, TASKS, FOLDER, scratch_folder(settings))
     if not is_main():

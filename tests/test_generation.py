@@ -8,7 +8,7 @@ from miniatures import tiny_llama
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from glassbox.errors import DivergedError
-from glassbox.generation import generate_greedily, left_padded
+from glassbox.generation import generate_tokens, left_padded
 from glassbox.signals import ATTENTION_NAME
 
 VOCABULARY = 320
@@ -44,7 +44,7 @@ def small_mistral() -> PreTrainedModel:
 
 def generate(model: PreTrainedModel, prompts: list[list[int]], end: int, new: int = NEW_TOKENS) -> list[list[int]]:
     names = [f"toy/test/{row}" for row in range(len(prompts))]
-    return generate_greedily(model, prompts, names, vocabulary=VOCABULARY, end=end, max_new_tokens=new)
+    return generate_tokens(model, prompts, names, vocabulary=VOCABULARY, end=end, max_new_tokens=new)
 
 
 def transformers_generate(model: PreTrainedModel, prompt: list[int], end: int) -> list[int]:
@@ -97,7 +97,7 @@ def test_ids_past_the_vocabulary_are_never_generated() -> None:
     model = tiny_llama()
     with torch.no_grad():
         model.lm_head.weight[300:] *= 100
-    texts = generate_greedily(model, random_prompts(4), list("abcd"), vocabulary=300, end=-1, max_new_tokens=8)
+    texts = generate_tokens(model, random_prompts(4), list("abcd"), vocabulary=300, end=-1, max_new_tokens=8)
     assert max(token for text in texts for token in text) < 300
 
 

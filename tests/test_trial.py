@@ -21,17 +21,21 @@ import torch
 import yaml
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
+from miniatures import tiny_tokenizer
 from projects import ROOT, shrunk_settings
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from glassbox import tracking
 from glassbox.analysis_plan import plan_digest
+from glassbox.answers import ask_teacher
 from glassbox.checkpoint import Progress
-from glassbox.config import Settings
+from glassbox.config import Group, Settings
 from glassbox.errors import DivergedError, GlassboxError
+from glassbox.labels import write_teacher_labels
 from glassbox.models import model_digest
 from glassbox.schedule import learning_rate
+from glassbox.snapshot.capture import capture_nothing
 from glassbox.snapshot.reader import Batch
 from glassbox.trial import Trial
 
@@ -173,6 +177,47 @@ def test_a_student_with_another_tokenizer_is_refused_before_a_run_is_opened(proj
     with pytest.raises(GlassboxError, match="cuts text into other tokens"):
         run_trial(project)
     assert not (project / "runs").exists()
+
+
+def with_answers(project: Path, text: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Settings of the group seqkd alone, for which the teacher has answered, or `text` stands for each answer."""
+    own = {"seqkd": {"task": 1.0, "labels": "teacher"}}
+    settings = shrunk_settings(project, groups=["seqkd"], **changes)
+    settings = settings.model_copy(update={"distill": {"seqkd": Group.model_validate(own["seqkd"])}})
+    answers, facts = ask_teacher(settings, project / "data/tasks", project / ".glassbox")
+    if text is not None:
+        answers = [replace(answer, answer=text) for answer in answers]
+    write_teacher_labels(project / "data/answers/seqkd", answers, facts)
+    Trial(settings, "seqkd", 0).run()
+    return json.loads((project / "runs/seqkd/0.json").read_text(encoding="utf-8"))
+
+
+def test_the_teachers_answers_teach_in_the_order_that_all_groups_share(project: Path) -> None:
+    sft, seqkd = run_trial(project, "sft"), with_answers(project)
+    for name in ("data_order", "initial_student", "snapshot", "tasks"):
+        assert sft["digests"][name] == seqkd["digests"][name]
+    assert sft["study_key"] == seqkd["study_key"]
+    assert sft["digests"]["final_student"] != seqkd["digests"]["final_student"]
+    assert seqkd["params"]["labels"] == "teacher"
+    assert "answers" not in sft["digests"]
+
+
+def test_other_answers_are_another_trial_of_the_same_study(project: Path) -> None:
+    first, second = with_answers(project), with_answers(project, " 7")
+    assert first["digests"]["answers"] != second["digests"]["answers"]
+    assert first["key"] != second["key"]
+    assert first["study_key"] == second["study_key"]
+
+
+def test_a_student_with_another_tokenizer_learns_from_answers_and_is_refused_signals(project: Path) -> None:
+    tiny_tokenizer(["zebra quilt vexing jumps over hazy lakes"] * 3).save_pretrained(project / "models/student")
+    capture_nothing(project / "data/snapshot")
+    manifest = with_answers(project)
+    assert manifest["status"] == "finished"
+    assert manifest["digests"]["snapshot"] == "none"
+    assert run_trial(project, "sft")["digests"]["data_order"] == manifest["digests"]["data_order"]
+    with pytest.raises(GlassboxError, match=r"cuts text into other tokens.*`-S distill=seqkd`"):
+        run_trial(project, "black_box")
 
 
 def test_early_stopping_ends_training_after_its_patience(project: Path) -> None:

@@ -85,20 +85,23 @@ def encode_sample(
     *,
     max_length: int,
     overflow: Literal["truncate", "refuse"],
+    ends: bool = True,
+    may_be_empty: bool = False,
 ) -> Encoded:
     """Tokenize one sample: the prompt alone, as at evaluation, the ids that follow it in prompt + answer, and eos.
 
     Over `max_length` the prompt loses its start (after bos), the answer nothing; `overflow="refuse"` raises instead.
-    Raises GlassboxError for an answer without tokens or longer than the limit.
+    `ends=False` leaves eos out: the answer was cut off, and its last token is not an end. Raises GlassboxError for an
+    answer longer than the limit, and for one without tokens unless it `may_be_empty`.
     """
     prefix, following, retokenised = _split(tokenizer, prompt, answer)
-    if not following.ids:
+    if not following.ids and not may_be_empty:
         raise GlassboxError(
             f"The sample that begins {prompt[:60]!r} has an empty answer: give it one in its task file."
         )
     beginning = _beginning(tokenizer)
     prefix_size = len(beginning) + len(prefix.ids)
-    tail = [*following.ids, tokenizer.eos_token_id]
+    tail = [*following.ids, *([tokenizer.eos_token_id] if ends else [])]
     surplus = _surplus(prefix_size, prefix_size + len(tail), max_length, overflow, prompt)
     ids = (*beginning, *prefix.ids[surplus:], *tail)
     return Encoded(ids, prefix_size - surplus - 1, retokenised, surplus > 0)

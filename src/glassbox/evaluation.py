@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from glassbox.config import EvaluationSettings
 from glassbox.encoding import encode_prompt, encode_sample
 from glassbox.errors import GlassboxError
-from glassbox.generation import generate_greedily, require_finite
+from glassbox.generation import Pick, generate_tokens, most_likely, require_finite
 from glassbox.models import head_logits, vocabulary_size
 from glassbox.signals import packed_positions, position_signals
 from glassbox.tasks import Sample, is_correct_generation, metric_name
@@ -67,6 +67,14 @@ class Evaluation:
     def metrics(self, prefix: str) -> dict[str, float]:
         """{'test/accuracy_sst2': 0.91, ...} for the prefix 'test'."""
         return {f"{prefix}/{score.metric}": score.value for score in self.scores.values()}
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A prompt's ids as the model saw them and those that it generated, without the end of sequence."""
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -195,30 +203,44 @@ def _score_generations(
     max_length: int,
     overflow: Overflow,
 ) -> dict[int, ItemResult]:
-    limit = _prompt_limit(model, settings.max_new_tokens, max_length)
-    prompts = {
-        index: _generation_prompt(tokenizer, sample, limit, overflow)
-        for index, sample in enumerate(samples)
-        if not sample.choices
-    }
-    vocabulary = vocabulary_size(tokenizer, model)
+    places = [index for index, sample in enumerate(samples) if not sample.choices]
+    generated = continuations(model, tokenizer, [samples[index] for index in places], settings, max_length, overflow)
     results = {}
-    for batch in _by_length(list(prompts), [len(prompt) for prompt in prompts.values()], settings.batch_size):
-        generated = generate_greedily(
+    for index, continuation in zip(places, generated, strict=True):
+        sample, text = samples[index], str(tokenizer.decode(list(continuation.ids), skip_special_tokens=True))
+        correct = is_correct_generation(sample, text)
+        results[index] = ItemResult(sample.sample_id, sample.task, correct, False, text, sample.gold, ())
+    return results
+
+
+def continuations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    samples: Sequence[Sample],
+    settings: EvaluationSettings,
+    max_length: int,
+    overflow: Overflow,
+    pick: Pick = most_likely,
+) -> list[Continuation]:
+    """What the model generates after every sample's prompt, in the order of the samples."""
+    limit = _prompt_limit(model, settings.max_new_tokens, max_length)
+    prompts = [_generation_prompt(tokenizer, sample, limit, overflow) for sample in samples]
+    vocabulary = vocabulary_size(tokenizer, model)
+    found: dict[int, Continuation] = {}
+    for batch in _by_length(range(len(samples)), [len(prompt) for prompt in prompts], settings.batch_size):
+        generated = generate_tokens(
             model,
             [prompts[index] for index in batch],
             [samples[index].sample_id for index in batch],
             vocabulary=vocabulary,
             end=cast(int, tokenizer.eos_token_id),
             max_new_tokens=settings.max_new_tokens,
+            pick=pick,
         )
-        for index, ids in zip(batch, generated, strict=True):
-            sample, text = samples[index], str(tokenizer.decode(ids, skip_special_tokens=True))
-            correct = is_correct_generation(sample, text)
-            results[index] = ItemResult(
-                sample.sample_id, sample.task, correct, False, text, sample.gold, (), sample.cluster
-            )
-    return results
+        found |= {
+            index: Continuation(tuple(prompts[index]), tuple(ids)) for index, ids in zip(batch, generated, strict=True)
+        }
+    return [found[index] for index in range(len(samples))]
 
 
 def _prompt_limit(model: PreTrainedModel, max_new_tokens: int, max_length: int) -> int:

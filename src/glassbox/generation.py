@@ -1,8 +1,8 @@
-"""Greedy generation for many prompts at once: left-padded, cached, finished rows leave the batch."""
+"""Generation for many prompts at once, greedy or sampled: left-padded, cached, finished rows leave the batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,9 +12,40 @@ from transformers.cache_utils import DynamicLayer
 
 from glassbox.errors import DivergedError
 from glassbox.models import head_logits
+from glassbox.randomness import generator_for
 
 SHRINK_BELOW = 0.8
 GROWTH = 32
+
+# The next token of every row, from its logits, the rows' sample ids and the number of the token
+Pick = Callable[[Tensor, Sequence[str], int], Tensor]
+
+
+def most_likely(logits: Float[Tensor, "rows vocabulary"], sample_ids: Sequence[str], step: int) -> Int[Tensor, " rows"]:
+    return logits.argmax(dim=-1)
+
+
+class Sampler:
+    """Draws tokens from softmax(logits / temperature), one uniform number per sample and token.
+
+    The numbers come from `seed` and the sample's id, so that a draw does not depend on what shares the batch.
+    """
+
+    def __init__(self, temperature: float, seed: int, max_new_tokens: int) -> None:
+        self.temperature, self.seed, self.max_new_tokens = temperature, seed, max_new_tokens
+        self._uniform: dict[str, Tensor] = {}
+
+    def __call__(
+        self, logits: Float[Tensor, "rows vocabulary"], sample_ids: Sequence[str], step: int
+    ) -> Int[Tensor, " rows"]:
+        for sample_id in sample_ids:
+            if sample_id not in self._uniform:
+                generator = generator_for(self.seed, f"answers/{sample_id}")
+                self._uniform[sample_id] = torch.rand(self.max_new_tokens, generator=generator, dtype=torch.float64)
+        uniform = torch.stack([self._uniform[sample_id][step] for sample_id in sample_ids]).to(logits.device)
+        cumulated = torch.softmax(logits.double() / self.temperature, dim=-1).cumsum(dim=-1)
+        drawn = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)[:, 0]
+        return drawn.clamp(max=logits.shape[-1] - 1)
 
 
 class GrowingLayer(DynamicLayer):
@@ -79,7 +110,7 @@ def require_finite(logits: Float[Tensor, "rows vocabulary"], sample_ids: Sequenc
 
 
 @torch.no_grad()
-def generate_greedily(
+def generate_tokens(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     sample_ids: Sequence[str],
@@ -87,8 +118,9 @@ def generate_greedily(
     vocabulary: int,
     end: int,
     max_new_tokens: int,
+    pick: Pick = most_likely,
 ) -> list[list[int]]:
-    """The most likely continuation of every prompt, token by token, up to `end` (left out) or `max_new_tokens`.
+    """A continuation of every prompt, token by token as `pick` says, up to `end` (left out) or `max_new_tokens`.
 
     Raises DivergedError at the first non-finite logit.
     """
@@ -109,8 +141,9 @@ def generate_greedily(
             use_cache=True,
         )
         logits = head_logits(model, output.last_hidden_state[:, -1], vocabulary)
-        require_finite(logits, [sample_ids[row] for row in rows])
-        chosen = logits.argmax(dim=-1)
+        held = [sample_ids[row] for row in rows]
+        require_finite(logits, held)
+        chosen = pick(logits, held, step)
         alive &= chosen != end
         for row, token, continues in zip(rows, chosen.tolist(), alive.tolist(), strict=True):
             if continues:

@@ -28,7 +28,6 @@ __all__ = [
     "model_digest",
     "output_head",
     "position_signals",
-    "refuse_different_tokenizers",
     "tokenizer_differences",
     "tokenizer_fingerprint",
     "vocabulary_size",
@@ -227,17 +226,3 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     facts = _tokenizer_facts(tokenizer, _padding_only(tokenizer))
     facts["pieces"] = sorted(facts["pieces"].items())
     return hashlib.sha256(json.dumps(facts, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
-
-
-def refuse_different_tokenizers(teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast, group: str) -> None:
-    """Raise GlassboxError where `group` would compare positions of two different tokenizations.
-
-    Every group reads the teacher's tokens from the snapshot, also one that uses no signal but the labels.
-    """
-    differences = tokenizer_differences(teacher, student)
-    if differences:
-        raise GlassboxError(
-            f"Group '{group}' compares teacher and student token by token, but their tokenizers differ: "
-            f"{'; '.join(differences)}. The same position would mean another text in each. Choose a student with the "
-            "teacher's tokenizer (`dvc exp run -S student.model=...`), or a teacher with the student's."
-        )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from glassbox.config import ModelSettings, TrainSettings
-from glassbox.models import head_logits, load_model
+from glassbox.models import head_logits, load_model, output_head
 from glassbox.objective.hidden import Projector
 from glassbox.randomness import derived_seed, generator_for
 from glassbox.signals import PositionSignals, position_signals
@@ -33,8 +33,10 @@ class Student(nn.Module):
         return signals, head_logits(self.model, signals.hidden, self.vocabulary)
 
 
-def build_student(settings: ModelSettings, seed: int, vocabulary: int, teacher_width: int | None) -> Student:
+def build_student(settings: ModelSettings, seed: int, vocabulary: int | None, teacher_width: int | None) -> Student:
     """The student before its first step; `teacher_width` None means that no hidden states are distilled.
+
+    `vocabulary` None stands for all rows of the student's own output layer: no teacher shares them.
 
     Weights are float32 whatever the files hold: mixed precision needs full-precision master weights.
     """
@@ -44,7 +46,8 @@ def build_student(settings: ModelSettings, seed: int, vocabulary: int, teacher_w
     if teacher_width is not None:
         width = model.config.get_text_config().hidden_size
         projector = Projector(width, teacher_width, generator_for(seed, "projector"))
-    return Student(model, projector, vocabulary)
+    own: int = len(output_head(model).weight)  # type: ignore[arg-type]
+    return Student(model, projector, own if vocabulary is None else vocabulary)
 
 
 def build_optimizer(student: Student, settings: TrainSettings) -> torch.optim.AdamW:

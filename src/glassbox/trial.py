@@ -1,7 +1,7 @@
 """One trial: a group's objective, one seed, from the snapshot to a published result. Read it from top to bottom.
 
-The teacher is not loaded; everything it has to say is in the snapshot. What a trial needs to go on after an
-interruption lies in `.glassbox/trials/<key>/`, outside the stage's outputs, which DVC removes before it runs.
+The teacher is not loaded; everything it has to say is in the snapshot, or in its stored answers. What a trial needs to
+go on after an interruption lies in `.glassbox/trials/<key>/`, outside the stage's outputs, which DVC removes first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from glassbox.config import Settings
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.evaluation import Evaluation, evaluate, scored
 from glassbox.interruption import Interruption
+from glassbox.labels import read_teacher_labels
 from glassbox.models import load_tokenizer, model_digest, tokenizer_fingerprint
 from glassbox.objective import Objective, pair_heads, position_weights, shares
 from glassbox.precision import PrecisionProbe, cuda_has_bf16, resolve
@@ -31,15 +32,18 @@ from glassbox.randomness import derived_seed
 from glassbox.schedule import learning_rate, make_plan
 from glassbox.signals import checkpoint_layers
 from glassbox.snapshot.partners import batches_with_partners, partners_digest, partners_of
-from glassbox.snapshot.reader import Batch, Snapshot
+from glassbox.snapshot.reader import Batch, Snapshot, open_snapshot
+from glassbox.snapshot.schema import NOTHING_CAPTURED
 from glassbox.student import Student, build_optimizer, build_student
 from glassbox.tasks import Sample, read_split, tasks_digest
+from glassbox.texts import Source, Texts
 from glassbox.tracking import TrialRun, UnrecordedRun, root
 from glassbox.trainee import Trainee
 from glassbox.trial_key import study_key, trial_key
 
 SNAPSHOT_FOLDER = Path("data/snapshot")
 TASKS_FOLDER = Path("data/tasks")
+ANSWERS_FOLDER = Path("data/answers")
 CONF_FOLDER = Path("conf")
 LEAST_LOSS_SCALE = 1.0  # float16 gradients that overflow below it overflow without any scaling
 
@@ -49,10 +53,15 @@ class Trial:
 
     def __init__(self, settings: Settings, group: str, seed: int) -> None:
         self.settings, self.group, self.seed = settings, group, seed
-        self.snapshot = Snapshot(SNAPSHOT_FOLDER)
-        self.digests = {"snapshot": self.snapshot.logical_digest, "tasks": tasks_digest(TASKS_FOLDER)}
-        self.key = trial_key(settings, group, seed, *self.digests.values())
+        self.snapshot = open_snapshot(SNAPSHOT_FOLDER)
+        snapshot = self.snapshot.logical_digest if self.snapshot else NOTHING_CAPTURED
+        self.digests = {"snapshot": snapshot, "tasks": tasks_digest(TASKS_FOLDER)}
         self.study_key = study_key(settings, *self.digests.values())
+        self.answers = None
+        if settings.distill[group].labels == "teacher":
+            labels = read_teacher_labels(ANSWERS_FOLDER / group, self.digests["tasks"])
+            self.answers, self.digests["answers"] = labels.answers, labels.digest
+        self.key = trial_key(settings, group, seed, *self.digests.values())
         scratch = Path(settings.storage.scratch) if settings.storage.scratch else root() / ".glassbox"
         self.scratch = scratch / "trials" / self.key
 
@@ -62,11 +71,15 @@ class Trial:
         torch.set_num_threads(settings.threads)
         torch.manual_seed(derived_seed(self.seed, f"dropout/{self.processes.index}"))
         self.tokenizer = load_tokenizer(self.settings.student)
-        self._refuse_other_tokenizer()
         weights = self.settings.distill[self.group]
-        channels = self.snapshot.channels() if "hidden" in weights.active else None
+        snapshot = self._shared_snapshot()
+        channels = snapshot.channels() if snapshot and "hidden" in weights.active else None
+        self.source = self._source(snapshot)
         student = build_student(
-            self.settings.student, self.seed, self.snapshot.vocabulary, len(channels[0]) if channels else None
+            self.settings.student,
+            self.seed,
+            snapshot.vocabulary if snapshot else None,
+            len(channels[0]) if channels else None,
         )
         self.initial_student = model_digest(student.model)
         if settings.gradient_checkpointing:
@@ -76,42 +89,52 @@ class Trial:
         self.objective = Objective(
             weights,
             self.settings.objective,
-            head=self.snapshot.head() if "logits" in weights.active else None,
+            head=snapshot.head() if snapshot and "logits" in weights.active else None,
             channels=channels,
-            temperatures=self.snapshot.temperatures,
+            temperatures=snapshot.temperatures if snapshot else (),
             projector=student.projector,
         ).to(self.accelerator.device)
         self.trainee, self.optimizer = self.accelerator.prepare(Trainee(student), build_optimizer(student, settings))
-        self.partners = self._find_partners()
-        self.heads = self._pair_heads() if "attention" in weights.active else None
-        self.plan = make_plan({s.sample_id: s.n_tokens for s in self.snapshot.samples("train")}, settings, self.seed)
+        self.partners = self._find_partners(snapshot)
+        self.heads = self._pair_heads(snapshot) if snapshot and "attention" in weights.active else None
+        self.plan = make_plan({s.sample_id: s.n_tokens for s in self.source.samples("train")}, settings, self.seed)
         self.digests["data_order"] = self.plan.digest()
         self.test, self.validation = (read_split(TASKS_FOLDER, split) for split in ("test", "validation"))
 
-    def _pair_heads(self) -> str:
+    def _pair_heads(self, snapshot: Snapshot) -> str:
         """How attention maps of different head counts are compared; refused early where the settings are strict."""
         student = self.student.model.config.get_text_config().num_attention_heads
         strict = self.settings.objective.heads == "strict"
-        return pair_heads(student, self.snapshot.format.heads, strict).description
+        return pair_heads(student, snapshot.format.heads, strict).description
 
-    def _find_partners(self) -> dict[str, str]:
+    def _find_partners(self, snapshot: Snapshot | None) -> dict[str, str]:
         """Whose signals each sample gets where a component is shuffled; the same for every trial of a study."""
-        if not self.objective.partner_signals:
+        if snapshot is None or not self.objective.partner_signals:
             return {}
         splits = ("train", "validation")
-        partners = {k: v for split in splits for k, v in partners_of(self.snapshot.samples(split), split).items()}
+        partners = {k: v for split in splits for k, v in partners_of(snapshot.samples(split), split).items()}
         self.digests["partners"] = partners_digest(partners)
         return partners
 
-    def _refuse_other_tokenizer(self) -> None:
-        expected, found = self.snapshot.manifest["provenance"]["tokenizer"], tokenizer_fingerprint(self.tokenizer)
-        if expected != found:
+    def _shared_snapshot(self) -> Snapshot | None:
+        """The snapshot, where its tokens are the student's too. Raises GlassboxError where a signal is needed of it."""
+        found = tokenizer_fingerprint(self.tokenizer)
+        if self.snapshot and self.snapshot.manifest["provenance"]["tokenizer"] == found:
+            return self.snapshot
+        if self.settings.distill[self.group].uses_signals:
             raise GlassboxError(
                 f"Group {self.group}: the student '{self.settings.student.model}' cuts text into other tokens than the "
-                f"teacher did (tokenizer fingerprints {found[:12]} and {expected[:12]}), so comparing them token by "
-                "token means nothing. Choose a student with the teacher's tokenizer, or capture a snapshot of another "
-                "teacher; `python src/verify.py` names the differences."
+                "teacher did, so comparing them token by token means nothing. `-S distill=seqkd` trains such a student "
+                "on the teacher's answers as text; or choose a student with the teacher's tokenizer. "
+                "`python src/pair.py` names the differences."
             )
+        return None
+
+    def _source(self, snapshot: Snapshot | None) -> Source:
+        """Where samples come from: texts for the teacher's answers, and where no snapshot has the student's tokens."""
+        if snapshot and self.answers is None:
+            return snapshot
+        return Texts(TASKS_FOLDER, self.tokenizer, self.settings.snapshot, self.answers)
 
     def run(self) -> str:
         """Train, evaluate and publish; returns the status, "finished" or "diverged"."""
@@ -240,7 +263,10 @@ class Trial:
     def batches(self, plan: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """The planned batches on the device, with all that the objective reads."""
         signals, lent = self.objective.signals, self.objective.partner_signals
-        found = batches_with_partners(self.snapshot, plan, signals, lent, self.partners)
+        if self.snapshot and lent:
+            found = batches_with_partners(self.snapshot, plan, signals, lent, self.partners)
+        else:
+            found = self.source.batches(plan, signals)
         return (batch.to(self.accelerator.device) for batch in found)
 
     def weights_of(self, batches: Sequence[tuple[Batch, bool]]) -> list[torch.Tensor]:
@@ -368,7 +394,7 @@ class Trial:
 
     def validate(self, objective: Objective) -> dict[str, float]:
         """Every component over the validation split, shuffled where training's is, and its accuracy per task."""
-        infos = sorted(self.snapshot.samples("validation"), key=lambda info: info.n_tokens)
+        infos = sorted(self.source.samples("validation"), key=lambda info: info.n_tokens)
         size = self.settings.train.micro_batch_size
         plan = [tuple(s.sample_id for s in infos[at : at + size]) for at in range(0, len(infos), size)]
         turns = self.processes.turns(plan)

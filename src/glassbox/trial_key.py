@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
+from glassbox.code_digest import code_digest
 from glassbox.config import Settings
 
-SOURCE = Path(__file__).resolve().parent
 CODE = (
     "checkpoint.py",
     "config_curves.py",
     "encoding.py",
     "evaluation.py",
     "generation.py",
+    "labels.py",
     "liveness.py",
     "models.py",
     "objective",
@@ -31,6 +31,7 @@ CODE = (
     "student.py",
     "tasks/sample.py",
     "tasks/storage.py",
+    "texts.py",
     "trainee.py",
     "trial.py",
 )
@@ -46,26 +47,27 @@ def sections_of(settings: Settings) -> dict[str, dict[str, Any]]:
     }
 
 
-def code_digest() -> str:
-    """sha256 over the names and texts of the modules in `CODE`; line ends do not count."""
-    digest = hashlib.sha256()
-    for name in CODE:
-        place = SOURCE / name
-        for path in sorted(place.glob("*.py")) if place.is_dir() else [place]:
-            text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
-            digest.update(f"{path.relative_to(SOURCE).as_posix()}\x1f{len(text)}\x1f{text}".encode())
-    return digest.hexdigest()
+def trial_key(
+    settings: Settings,
+    group: str | None,
+    seed: int | None,
+    snapshot_digest: str,
+    tasks_digest: str,
+    answers_digest: str | None = None,
+) -> str:
+    """sha256 in hex over snapshot, tasks, the sections a trial reads, its resolved weights, its seed and the code.
 
-
-def trial_key(settings: Settings, group: str | None, seed: int | None, snapshot_digest: str, tasks_digest: str) -> str:
-    """sha256 in hex over snapshot, tasks, the sections a trial reads, its resolved weights, its seed and the code."""
+    `answers_digest` names the teacher's answers; it counts for a group whose labels they are, and for no other.
+    """
+    own = settings.distill[group] if group is not None else None
     facts = {
         "snapshot": snapshot_digest,
         "tasks": tasks_digest,
-        "code": code_digest(),
+        "code": code_digest(CODE),
         "settings": sections_of(settings),
         "encoding": {"max_length": settings.snapshot.max_length, "overflow": settings.snapshot.overflow},
-        "weights": settings.distill[group].model_dump(mode="json") if group is not None else None,
+        "weights": own.model_dump(mode="json") if own is not None else None,
+        "answers": answers_digest if own is not None and own.labels == "teacher" else None,
         "group": group,
         "seed": seed,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -67,8 +68,14 @@ class StoredSample:
         return self.n_tokens - 1 - self.loss_start
 
 
-def assemble(samples: list[StoredSample], layout: Format, device: torch.device) -> Batch:
-    """Pack stored cells into a batch: undecoded bytes travel to `device` (pinned, for CUDA) and are decoded there."""
+def _carried(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """A tensor on `device`; on its way to CUDA it is pinned."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def assemble_tokens(samples: Sequence[StoredSample], device: torch.device) -> Batch:
+    """Pack samples into a batch that carries no signal."""
     length = max(sample.n_tokens for sample in samples)
     ids = np.zeros((len(samples), length), dtype=np.int64)
     for row, sample in enumerate(samples):
@@ -77,33 +84,39 @@ def assemble(samples: list[StoredSample], layout: Format, device: torch.device) 
     first = np.array([sample.loss_start for sample in samples])
     count = tokens - 1 - first
     sample_index = np.repeat(np.arange(len(samples)), count)
-    position = np.concatenate([np.arange(start, start + size) for start, size in zip(first, count, strict=True)])
+    labels = ids[sample_index, _positions(samples) + 1]
+    return Batch(
+        sample_ids=tuple(sample.sample_id for sample in samples),
+        tasks=tuple(sample.task for sample in samples),
+        input_ids=_carried(ids, device),
+        attention_mask=_carried(np.arange(length) < tokens[:, None], device),
+        first=_carried(first, device),
+        count=_carried(count, device),
+        labels=_carried(labels, device),
+        sample_index=_carried(sample_index, device),
+    )
 
-    def carried(values: np.ndarray | Tensor) -> Tensor:
-        tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
+def _positions(samples: Sequence[StoredSample]) -> np.ndarray:
+    """The columns of all answer positions, sample by sample."""
+    return np.concatenate([np.arange(sample.loss_start, sample.n_tokens - 1) for sample in samples])
+
+
+def assemble(samples: list[StoredSample], layout: Format, device: torch.device) -> Batch:
+    """Pack stored cells into a batch: undecoded bytes travel to `device` and are decoded there."""
+    batch = assemble_tokens(samples, device)
     columns = samples[0].cells.keys()
     signals: dict[str, Any] = {}
     if "hidden" in columns:
         packed = np.concatenate([hidden_array(s.cells["hidden"], layout)[-s.n_answer :] for s in samples])
-        signals["hidden"] = carried(hidden_tensor(packed, layout)).to(torch.float32)
+        signals["hidden"] = _carried(hidden_tensor(packed, layout), device).to(torch.float32)
     if "attention" in columns:
         ragged = np.concatenate([_answer_entries(s, layout) for s in samples], axis=1)
-        signals["attention"] = decode_attention(carried(ragged), carried(position), length, layout.attention_codec)
+        length, position = batch.input_ids.shape[1], _carried(_positions(samples), device)
+        signals["attention"] = decode_attention(_carried(ragged, device), position, length, layout.attention_codec)
     if "topk_ids" in columns:
-        signals |= {name: carried(values) for name, values in _topk(samples, layout).items()}
-    return Batch(
-        sample_ids=tuple(sample.sample_id for sample in samples),
-        tasks=tuple(sample.task for sample in samples),
-        input_ids=carried(ids),
-        attention_mask=carried(np.arange(length) < tokens[:, None]),
-        first=carried(first),
-        count=carried(count),
-        labels=carried(ids[sample_index, position + 1]),
-        sample_index=carried(sample_index),
-        **signals,
-    )
+        signals |= {name: _carried(values, device) for name, values in _topk(samples, layout).items()}
+    return replace(batch, **signals)
 
 
 def _answer_entries(sample: StoredSample, layout: Format) -> np.ndarray:

@@ -32,6 +32,7 @@ from glassbox.snapshot.schema import (
     CHANNELS_FILE,
     HEAD_FILE,
     MANIFEST_FILE,
+    NOTHING_CAPTURED,
     SCHEMA_VERSION,
     SIGNAL_COLUMNS,
     Format,
@@ -73,6 +74,15 @@ def capture(settings: Settings, tasks_folder: Path | str, out_folder: Path | str
         publish_folder(finished, out_folder)
         shutil.rmtree(staging, ignore_errors=True)
     processes.wait()
+
+
+def capture_nothing(out_folder: Path | str) -> None:
+    """A snapshot without a signal, for teachers whose tokens mean nothing to the student: a manifest and no more."""
+    out_folder = Path(out_folder)
+    staging = out_folder.with_name(f".{out_folder.name}-nothing")
+    staging.mkdir(parents=True, exist_ok=True)
+    write_manifest(staging, {"schema_version": SCHEMA_VERSION, "logical_digest": NOTHING_CAPTURED, "signals": []})
+    publish_folder(staging, out_folder)
 
 
 def _capture_parts(

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from glassbox.config import Settings
+from glassbox.config import ModelSettings, Settings
 from glassbox.model_files import commit_of, model_files
 from glassbox.models import loaded_dtype, tokenizer_fingerprint
 from glassbox.snapshot.schema import SCHEMA_VERSION, canonical_json
@@ -20,20 +20,25 @@ IDS = ("teacher.model", "teacher.revision", "teacher.commit")
 
 def provenance_of(settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_folder: Path) -> dict[str, Any]:
     """Teacher (id, revision, commit, sha256 of configuration and weight files), tokenizer, tasks, capture settings."""
-    files = model_files(settings.teacher)
     return {
         "schema_version": SCHEMA_VERSION,
-        "teacher": {
-            "model": settings.teacher.model,
-            "revision": settings.teacher.revision,
-            "commit": commit_of(files),
-            "dtype": str(loaded_dtype(settings.teacher)).removeprefix("torch."),
-            "initialisation": settings.teacher.initialisation,
-            "files": {path.name: sha256_of(path) for path in files},
-        },
+        "teacher": teacher_facts(settings.teacher),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "tasks": tasks_digest(tasks_folder),
         "settings": settings.snapshot.model_dump(mode="json", exclude={"processes"}),
+    }
+
+
+def teacher_facts(settings: ModelSettings) -> dict[str, Any]:
+    """Id, revision, commit, how it is loaded, and the sha256 of its configuration and weight files."""
+    files = model_files(settings)
+    return {
+        "model": settings.model,
+        "revision": settings.revision,
+        "commit": commit_of(files),
+        "dtype": str(loaded_dtype(settings)).removeprefix("torch."),
+        "initialisation": settings.initialisation,
+        "files": {path.name: sha256_of(path) for path in files},
     }
 
 

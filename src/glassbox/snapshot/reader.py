@@ -32,7 +32,7 @@ from glassbox.snapshot.schema import (
 )
 from glassbox.snapshot.storage import REMEDY, brief_ids, cells, open_part, read_row_group
 
-__all__ = ["Batch", "SampleInfo", "Snapshot", "read_manifest"]
+__all__ = ["Batch", "SampleInfo", "Snapshot", "open_snapshot", "read_manifest", "require_signals"]
 
 CACHED_BYTES = 1 << 28
 BATCHES_AHEAD = 2
@@ -72,12 +72,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def require_signals(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise GlassboxError where nothing was captured, because the student cuts text into other tokens."""
+    if not manifest["signals"]:
+        raise GlassboxError(
+            f"{folder} holds no signal: teacher and student cut text into other tokens when it was written. "
+            "`dvc repro verify` captures one for a pair that shares them; `-S distill=seqkd` needs none."
+        )
+
+
+def open_snapshot(folder: Path | str) -> Snapshot | None:
+    """The snapshot, or None where nothing was captured."""
+    return Snapshot(folder) if read_manifest(Path(folder))["signals"] else None
+
+
 class Snapshot:
     """Opens in milliseconds: ids and places are kept in memory, signals are read when a batch asks for them."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
+        require_signals(self.folder, self.manifest)
         self.logical_digest: str = self.manifest["logical_digest"]
         self.format = Format.from_json(self.manifest["format"])
         self.vocabulary: int = self.format.vocabulary

@@ -20,6 +20,7 @@ MANIFEST_FILE = "manifest.json"
 CHANNELS_FILE = "channels.safetensors"
 AUDIT_FILE = "audit.parquet"
 HEAD_FILE = "head.safetensors"
+NOTHING_CAPTURED = "none"
 CAPTURED_SPLITS = ("train", "validation")
 
 Cell = bytes | memoryview | pa.Buffer

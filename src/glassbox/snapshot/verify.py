@@ -24,7 +24,7 @@ from glassbox.snapshot.checks import (
     value_fault,
 )
 from glassbox.snapshot.provenance import provenance_differences, provenance_of
-from glassbox.snapshot.reader import Snapshot, read_manifest
+from glassbox.snapshot.reader import Snapshot, read_manifest, require_signals
 from glassbox.snapshot.recapture import recapture
 from glassbox.snapshot.schema import (
     AUDIT_FILE,
@@ -55,6 +55,7 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
     """Check everything that can be checked and return the figures; GlassboxError names file, row group and samples."""
     folder, tasks_folder = Path(snapshot_folder), Path(tasks_folder)
     manifest = read_manifest(folder)
+    require_signals(folder, manifest)
     _check_files(folder, manifest)
     tokenizer = load_tokenizer(settings.teacher)
     changed = provenance_differences(manifest["provenance"], provenance_of(settings, tokenizer, tasks_folder))
@@ -90,6 +91,20 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
         "banner": banner(figures, settings.objective.logits_target, max(in_use)),
         "recapture": recaptured,
     }
+
+
+def verify_nothing(snapshot_folder: Path | str) -> dict[str, Any]:
+    """The same figures where nothing was captured. Raises GlassboxError where something was: it belongs to others."""
+    manifest = read_manifest(Path(snapshot_folder))
+    if manifest["signals"]:
+        raise GlassboxError(
+            f"{snapshot_folder} holds signals, but this teacher and this student cut text into other tokens: it was "
+            "captured for another pair. Run `dvc repro snapshot`."
+        )
+    counted: dict[str, Any] = dict.fromkeys(("rows", "positions", "bytes", "parts"), 0)
+    absent = dict.fromkeys(("format", "head", "audit", "recapture"))
+    banner = "Nothing was captured: teacher and student cut text into other tokens, so no group compares them."
+    return {"logical_digest": manifest["logical_digest"], **counted, "counts": {}, **absent, "banner": banner}
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:

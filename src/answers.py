@@ -1,0 +1,50 @@
+"""Stage `answers`: the teacher's own answers to the training prompts -> data/answers, for `labels: teacher`.
+
+Without such a group the teacher is not asked: every other group gets a folder that names the data's labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from glassbox.command import run
+from glassbox.config import load_settings
+
+TASKS = Path("data/tasks")
+FOLDER = Path("data/answers")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
+    settings = load_settings(parser.parse_args().params)
+    asking = [name for name, group in settings.distill.items() if group.labels == "teacher"]
+
+    from glassbox.labels import write_data_labels, write_teacher_labels
+
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    for name in settings.distill.keys() - set(asking):
+        write_data_labels(FOLDER / name)
+    if not asking:
+        print(f"{FOLDER}: no selected group learns from the teacher's answers, so it was not asked")
+        return
+
+    import torch
+
+    from glassbox.answers import ask_teacher
+    from glassbox.tracking import root
+
+    torch.set_num_threads(settings.train.threads)
+    scratch = Path(settings.storage.scratch) if settings.storage.scratch else root() / ".glassbox"
+    answers, facts = ask_teacher(settings, TASKS, scratch)
+    for name in asking:
+        write_teacher_labels(FOLDER / name, answers, facts)
+    print(f"{FOLDER}: {len(answers)} answers of {settings.teacher.model}, {settings.answers.mode}")
+    for task, found in facts["accuracy"]["tasks"].items():
+        print(f"  {task}: {found['value']:.1%} of {found['n']} agree with the labels, {found['cut_off']} cut off")
+
+
+if __name__ == "__main__":
+    run(main)
