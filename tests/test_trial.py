@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -179,11 +180,10 @@ def test_a_student_with_another_tokenizer_is_refused_before_a_run_is_opened(proj
     assert not (project / "runs").exists()
 
 
-def with_answers(project: Path, text: str | None = None, **changes: Any) -> dict[str, Any]:
+def with_answers(project: Path, text: str | None = None) -> dict[str, Any]:
     """Settings of the group seqkd alone, for which the teacher has answered, or `text` stands for each answer."""
-    own = {"seqkd": {"task": 1.0, "labels": "teacher"}}
-    settings = shrunk_settings(project, groups=["seqkd"], **changes)
-    settings = settings.model_copy(update={"distill": {"seqkd": Group.model_validate(own["seqkd"])}})
+    own = {"groups": ("seqkd",), "distill": {"seqkd": Group(task=1.0, labels="teacher")}}
+    settings = shrunk_settings(project, answers={"max_new_tokens": 8}).model_copy(update=own)
     answers, facts = ask_teacher(settings, project / "data/tasks", project / ".glassbox")
     if text is not None:
         answers = [replace(answer, answer=text) for answer in answers]
