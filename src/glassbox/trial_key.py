@@ -1,4 +1,8 @@
-"""The key of a trial: a digest of exactly what its stage depends on, so that equal keys mean the same experiment."""
+"""The key of a trial: a digest of exactly what its result depends on, so that equal keys mean the same experiment.
+
+`CODE` bears on the result and is in the key; `WRITING_CODE` on what is written about it, and makes DVC run the trial
+again.
+"""
 
 import hashlib
 import json
@@ -35,6 +39,7 @@ CODE = (
     "trainee.py",
     "trial.py",
 )
+WRITING_CODE = ("code_digest.py", "item_results.py", "model_files.py", "trial_key.py", "trial_output.py")
 SECTIONS = ("student", "objective", "train", "evaluation")
 OF_THE_TEACHER_ONLY = {"evaluation": {"teacher_shots"}}
 
