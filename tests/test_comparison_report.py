@@ -105,6 +105,14 @@ def test_tasks_from_files_are_not_called_miniature(comparison: Comparison, tmp_p
     assert "miniature" not in write_reports(results, tmp_path).read_text(encoding="utf-8")
 
 
+def test_a_teacher_with_shots_is_named_with_them(comparison: Comparison, tmp_path: Path) -> None:
+    results = {**comparison.results, "teacher_shots": 8}
+    assert "teacher (8-shot)" in console_table(results)
+    page = write_reports(results, tmp_path).read_text(encoding="utf-8")
+    assert page.count("teacher (8-shot)") >= 2
+    assert "-shot" not in comparison.table + comparison.page.read_text(encoding="utf-8")
+
+
 def test_the_tables_hold_the_same_means_and_every_planned_trial(comparison: Comparison) -> None:
     folder = comparison.page.parent
     main = {(row["group"], row["task"]): row for row in rows(folder / "table_main.csv")}

@@ -315,3 +315,18 @@ def test_trials_of_other_settings_are_told_from_those_of_the_present_ones(store:
     changed = compare(store, settings.model_copy(update={"distill": distill}))
     assert changed["integrity"]["out_of_date"] == ["black_box/0"]
     assert any(note.startswith("Trained under other settings or code") for note in changed["notes"])
+
+
+def test_no_head_room_is_read_from_a_teacher_whose_score_measures_a_format(store: Path) -> None:
+    studies.write_study(store, seeds=(0, 1))
+    path = store / "reports/snapshot.json"
+    note = "The teacher gave a number after '####' in 1% of its gsm8k answers at 0 shots."
+    gate = json.loads(path.read_text(encoding="utf-8")) | {"teacher_unread": ["gsm8k"], "teacher_notes": [note]}
+    path.write_text(json.dumps(gate), encoding="utf-8")
+    results = compare(store, studies.settings(seeds=(0, 1))).results
+    rooms = {key: row for row in results["contrasts"] for key in row["tasks"] if "teacher" in row["weights"]}
+    assert rooms["mmlu"]["status"] == "run"
+    assert (rooms["gsm8k"]["status"], rooms["gsm8k"]["estimate"]) == ("not run", None)
+    assert "the teacher's score on gsm8k is not known" in rooms["gsm8k"]["reason"]
+    assert results["references"]["teacher"]["gsm8k"] == studies.TEACHER["test/exact_match_gsm8k"]
+    assert note in results["notes"]

@@ -88,7 +88,7 @@ def results_of(
         diverged=diverged,
         paired=paired,
         items=item_table(answers, selection.groups, selection.seeds, tuple(metrics)),
-        teacher=known["teacher"],
+        teacher={task: score for task, score in known["teacher"].items() if task not in gate.get("teacher_unread", ())},
         start=known["initial_student"],
     )
     study = Study(settings, plan, planned, selection, metrics, evidence, pairing_text, gate)

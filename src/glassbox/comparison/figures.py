@@ -70,7 +70,9 @@ def _draw_task(axes: Axes, task: Mapping[str, Any], groups: Sequence[str], resul
     name = task["task"]
     for reference, scores in results["references"].items():
         if name in scores:
-            axes.axvline(100 * scores[name], **REFERENCE_STYLES[reference], label=REFERENCE_NAMES[reference], zorder=1)
+            axes.axvline(
+                100 * scores[name], **REFERENCE_STYLES[reference], label=_reference_name(results, reference), zorder=1
+            )
     means = {row["group"]: row for row in results["means"] if row["task"] == name}
     for position, group in enumerate(groups):
         rows = [row for row in results["trials"] if row["group"] == group]
@@ -81,7 +83,7 @@ def _draw_task(axes: Axes, task: Mapping[str, Any], groups: Sequence[str], resul
     axes.set_xlabel(f"test {task['metric'].replace('_', ' ')}, %")
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.09)
-    _name_references(axes, name, results["references"])
+    _name_references(axes, name, results)
 
 
 def _draw_seeds(axes: Axes, position: int, scores: Sequence[float | None]) -> None:
@@ -114,19 +116,24 @@ def _draw_mean(axes: Axes, position: int, row: Mapping[str, Any]) -> None:
     axes.scatter([mean], [position + 0.14], s=26, marker="D", color=INK, linewidths=0, zorder=4)
 
 
-def _name_references(axes: Axes, task: str, references: Mapping[str, Mapping[str, float]]) -> None:
+def _reference_name(results: Mapping[str, Any], reference: str) -> str:
+    shots = results.get("teacher_shots", 0) if reference == "teacher" else 0
+    return REFERENCE_NAMES[reference] + (f" ({shots}-shot)" if shots else "")
+
+
+def _name_references(axes: Axes, task: str, results: Mapping[str, Any]) -> None:
     """Names at the top of their lines, on the inner side near the panel's edge, one above another where lines meet."""
     axes.autoscale_view()
     low, high = axes.get_xlim()
     named: list[float] = []
-    for reference, scores in references.items():
+    for reference, scores in results["references"].items():
         if task in scores:
             place = (100 * scores[task] - low) / (high - low)
             rank = sum(abs(place - other) < 0.4 for other in named)
             named.append(place)
             side = "right" if place > 0.6 else "left" if place < 0.4 else "center"
             axes.annotate(
-                REFERENCE_NAMES[reference],
+                _reference_name(results, reference),
                 (100 * scores[task], 1.0),
                 xycoords=("data", "axes fraction"),
                 xytext=(0, 3 + 11 * rank),

@@ -71,6 +71,12 @@ def _with_code(sentence: str) -> Markup:
     )
 
 
+def reference_title(results: Mapping[str, Any], reference: str) -> str:
+    """The name of a reference; the teacher's says how many training samples stood before its prompts, if any."""
+    shots = results.get("teacher_shots", 0) if reference == "teacher" else 0
+    return REFERENCE_TITLES[reference] + (f" ({shots}-shot)" if shots else "")
+
+
 def table_cells(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row per reference and group: its name, what it is, and per task the mean, half-width and n in percent."""
     means = {(row["group"], row["task"]): row for row in results["means"]}
@@ -79,7 +85,7 @@ def table_cells(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         scores = results["references"][reference]
         if scores:
             cells = [{"mean": scores.get(task["task"]), "lower": None, "upper": None} for task in results["tasks"]]
-            rows.append({"name": REFERENCE_TITLES[reference], "kind": "reference", "cells": cells})
+            rows.append({"name": reference_title(results, reference), "kind": "reference", "cells": cells})
     for entry in results["groups"]:
         cells = [means[entry["group"], task["task"]] for task in results["tasks"]]
         rows.append({"name": entry["group"], "kind": entry["source"], "cells": cells})
