@@ -74,6 +74,21 @@ def test_selecting_a_group_selects_it_alone(group: str):
     assert selected["distill"] == {group: composed()["distill"][group]}
 
 
+@pytest.mark.parametrize(
+    ("group", "real"), [("hidden", "hidden_state"), ("attention", "attention"), ("logits", "black_box")]
+)
+def test_a_control_is_its_group_with_the_signal_shuffled(group: str, real: str):
+    weights = composed("distill=[all,controls]")["distill"]
+    assert weights[f"shuffled_{group}"] == {**weights[real], "shuffled": [group]}
+    assert composed("distill=controls")["groups"] == ["shuffled_logits", "shuffled_hidden", "shuffled_attention"]
+
+
+def test_a_weight_is_a_curve_on_the_command_line(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(composition(CONF, ["weights.hidden='0:0, 0.3:0, 0.5:0.1'"]), encoding="utf-8")
+    assert load_settings(path).distill["combined"].hidden == "0:0, 0.3:0, 0.5:0.1"
+
+
 def test_two_groups_are_selected_by_a_list():
     assert composed("distill=[black_box,combined]")["groups"] == ["black_box", "combined"]
 

@@ -127,6 +127,26 @@ def test_a_missing_key_is_named(tmp_path: Path):
             {"objective.logits_target": "topk", "objective.temperature": 3.0},
             "logits_target=dense serves any temperature",
         ),
+        (
+            {"objective.logits_target": "topk", "objective.temperature": "0:4, 1:2"},
+            "logits_target=dense serves any temperature and any curve",
+        ),
+        (
+            {"weights.hidden": "0:0, 2:1"},
+            '`weights.hidden` = "0:0, 2:1": the progress of each point lies between 0 and 1',
+        ),
+        ({"distill.combined.hidden": "0:0, 0.5:-1"}, "`distill.combined.hidden`"),
+        ({"distill.sft": {"task": "0:1, 0.5:0, 1:1"}}, "no component has a weight above 0 at progress 0.5"),
+        ({"distill.combined.shuffled": ["task"]}, "`distill.combined.shuffled.0`"),
+        (
+            {"distill.sft": {"task": 1.0, "shuffled": ["hidden"]}},
+            "hidden is shuffled, but the group gives it no weight",
+        ),
+        ({"distill.combined.shuffled": ["hidden", "hidden"]}, "hidden stands there twice"),
+        (
+            {"objective.balance": "magnitude", "distill.combined": {"logits": 0.5}},
+            "group combined has no task loss that its signals could be scaled to",
+        ),
         ({"student.dtype": "float16"}, "loses small updates"),
         ({"student.dtype": "bfloat16", "train.precision": "fp16"}, "needs float32 weights"),
         ({"prepare.tasks": {}}, "`prepare.tasks` = {}"),
@@ -157,6 +177,20 @@ def test_a_group_of_the_teachers_answers_has_no_signals(refusal):
 
 def test_topk_is_accepted_at_a_captured_temperature():
     Settings.model_validate(changed({"objective.logits_target": "topk", "objective.temperature": 4.0}))
+
+
+def test_weights_and_temperatures_may_be_curves_and_components_shuffled():
+    values = changed(
+        {
+            "weights.hidden": "0:0, 0.3:0, 0.5:0.1",
+            "distill.combined": {"task": "0:1, 1:0", "hidden": "0:0, 0.3:0, 0.5:0.1", "shuffled": ["hidden"]},
+            "objective.temperature": "0:4, 1:1",
+            "objective.balance": "magnitude",
+        }
+    )
+    settings = Settings.model_validate(values)
+    assert settings.distill["combined"].active == {"task": "0:1, 1:0", "hidden": "0:0, 0.3:0, 0.5:0.1"}
+    assert settings.distill["combined"].shuffled == ("hidden",)
 
 
 def test_the_rules_hold_for_settings_made_in_code_too():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glassbox.config import ObjectiveSettings, Weights
+from glassbox.config import Group, ObjectiveSettings, Weights
 from glassbox.errors import GlassboxError
 from glassbox.objective import Objective, Projector, position_weights, shares
 from glassbox.objective.attention import map_kl
@@ -22,6 +22,7 @@ TASKS = ("gsm8k", "sst2", "gsm8k", "mmlu")
 POSITIONS, VOCABULARY, LENGTH = sum(COUNTS), 20, 12
 STUDENT_WIDTH, TEACHER_WIDTH, STUDENT_HEADS, TEACHER_HEADS = 6, 8, 2, 4
 
+SIGNALS = ("logits", "hidden", "attention")
 ALL = Weights(task=1.0, logits=0.5, hidden=0.1, attention=0.2)
 GROUPS = {
     "sft": Weights(task=1.0),
@@ -337,3 +338,115 @@ def test_shapes_are_as_annotated() -> None:
     assert checked(student, hidden, weight, None, 2.0).shape == (3,)
     with pytest.raises(TypeCheckError):
         checked(student, torch.zeros(4, 2), weight, None, 2.0)
+
+
+CURVES = Weights(task=1.0, logits="0:0, 0.5:0, 1:0.4", hidden=0.1)
+
+
+@pytest.mark.parametrize(("progress", "weight"), [(0.0, 0.0), (0.5, 0.0), (0.75, 0.2), (1.0, 0.4)])
+def test_a_weights_curve_counts_at_its_progress_and_is_logged(progress: float, weight: float) -> None:
+    batch, (student, logits) = make_batch(), make_student()
+    moment, plain = make_objective(CURVES).at(progress), make_objective(GROUPS["hidden_state"])
+    plain.projector = moment.projector
+    components, weights = moment.components(student, logits, batch), weights_of(batch)
+    assert list(components) == ["task", "logits", "hidden"], "also where the weight is 0"
+    values = moment.values(components, weights)
+    assert moment.logged == {"weight_logits": pytest.approx(weight)}
+    assert values["loss_logits"] > 0
+    assert values["weighted_logits"].item() == pytest.approx(weight * values["loss_logits"].item())
+    expected = plain.total(components, weights) + (weight - 0.5) * (components["logits"] * weights).sum()
+    torch.testing.assert_close(moment.total(components, weights), expected)
+
+
+def test_a_level_curve_is_the_constant_bit_by_bit() -> None:
+    batch, (student, logits) = make_batch(), make_student()
+    gradients = []
+    for level in (0.5, "0:0.5, 1:0.5"):
+        objective = make_objective(Weights(task=1.0, logits=level), temperature=2.0 if level == 0.5 else "0:2, 1:2")
+        for progress in (0.0, 0.123, 1.0):
+            logits.grad = None
+            moment = objective.at(progress)
+            moment.total(moment.components(student, logits, batch), weights_of(batch)).backward()
+            assert logits.grad is not None
+            gradients.append(logits.grad)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
+def test_a_component_whose_curve_is_at_zero_sends_a_gradient_of_exactly_zero() -> None:
+    batch, (student, logits) = make_batch(), make_student()
+    objective = make_objective(Weights(task=1.0, hidden="0:0, 1:1")).at(0.0)
+    objective.total(objective.components(student, logits, batch), weights_of(batch)).backward()
+    assert student.hidden.grad is not None and student.hidden.grad.abs().max() == 0
+    assert logits.grad is not None and logits.grad.abs().max() > 0
+
+
+def test_the_temperature_follows_its_curve_with_the_dense_target_alone() -> None:
+    batch, (student, logits) = make_batch(), make_student()
+    moment = make_objective(GROUPS["black_box"], temperature="0:4, 1:1").at(0.5)
+    plain = make_objective(GROUPS["black_box"], temperature=2.5)
+    assert moment.logged == {"temperature": 2.5}
+    assert make_objective(GROUPS["sft"], temperature="0:4, 1:1").at(0.5).logged == {}
+    assert torch.equal(
+        moment.components(student, logits, batch)["logits"], plain.components(student, logits, batch)["logits"]
+    )
+    with pytest.raises(GlassboxError, match=r"temperature '0:4, 1:1'.*logits_target=dense"):
+        make_objective(GROUPS["black_box"], temperature="0:4, 1:1", logits_target="topk")
+    level = make_objective(GROUPS["black_box"], temperature="0:4, 1:4", logits_target="topk")
+    assert level.at(0.3).components(student, logits, batch)["logits"].isfinite().all()
+
+
+def test_balanced_signals_are_as_large_as_the_task_before_their_weights() -> None:
+    batch, (student, logits) = make_batch(), make_student()
+    objective = make_objective(ALL)
+    components, weights = objective.components(student, logits, batch), weights_of(batch)
+    losses = {name: (values * weights).sum().item() for name, values in components.items()}
+    balanced = objective.balanced(losses)
+    values = balanced.values(components, weights)
+    for name, weight in {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.2}.items():
+        assert values[f"weighted_{name}"].item() == pytest.approx(weight * losses["task"], rel=1e-5), name
+    assert balanced.logged == {f"balance_{name}": losses["task"] / losses[name] for name in SIGNALS}
+    assert objective.logged == {} and objective.weights["logits"] == 0.5
+    assert objective.balanced({**losses, "hidden": 0.0}).factors["hidden"] == 1.0
+
+
+def test_the_highest_weights_are_those_of_the_curves_under_the_factors() -> None:
+    objective = make_objective(CURVES).at(0.0)
+    assert objective.highest_weights == {"task": 1.0, "logits": 0.4, "hidden": 0.1}
+    balanced = objective.balanced({"task": 3.0, "logits": 1.5, "hidden": 1.0})
+    assert balanced.highest_weights == pytest.approx({"task": 1.0, "logits": 0.8, "hidden": 0.3})
+
+
+@pytest.mark.parametrize("component", SIGNALS)
+@pytest.mark.parametrize("target", ["dense", "topk"])
+def test_a_shuffled_component_reads_the_partner_and_the_others_the_sample_itself(component: str, target: str) -> None:
+    own, (student, logits) = make_batch(), make_student()
+    order = torch.arange(POSITIONS).flip(0)
+    names = ("topk_ids", "topk_logits", "log_tail", "hidden", "attention")
+    partner = replace(own, **{name: getattr(own, name)[order] for name in names})
+    real = make_objective(ALL, logits_target=target)
+    shuffled = make_objective(Group(**ALL.components, shuffled=(component,)), logits_target=target)
+    batch = replace(own, partner=partner)
+    found = shuffled.components(student, logits, batch)
+    expected = {name: real.components(student, logits, partner if name == component else own)[name] for name in found}
+    for name, values in expected.items():
+        assert torch.equal(found[name], values), name
+    assert not torch.equal(found[component], real.components(student, logits, own)[component])
+    at_one = shuffled.kl_at_one(logits, batch)
+    assert at_one is not None
+    assert torch.equal(at_one, real.kl_at_one(logits, partner if component == "logits" else own))  # type: ignore[arg-type]
+    with pytest.raises(GlassboxError, match="'partner'"):
+        shuffled.components(student, logits, own)
+
+
+def test_a_shuffled_group_asks_for_each_signal_where_it_is_read() -> None:
+    asked = {
+        ("logits",): (set(), {"hidden"}),
+        ("hidden",): ({"hidden"}, {"hidden"}),
+        ("attention",): ({"hidden"}, {"attention"}),
+    }
+    groups = {"logits": "black_box", "hidden": "hidden_state", "attention": "attention"}
+    for shuffled, (own, lent) in asked.items():
+        weights = GROUPS[groups[shuffled[0]]].components
+        objective = make_objective(Group(**weights, shuffled=shuffled))
+        assert (objective.signals, objective.partner_signals) == (own, lent)
+    assert make_objective(GROUPS["combined"]).partner_signals == frozenset()
