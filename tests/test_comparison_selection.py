@@ -121,6 +121,18 @@ def test_a_diverged_trial_is_shown_and_has_no_score(store: Path) -> None:
     assert any(note.startswith("Diverged: sft/2") for note in results["notes"])
 
 
+def test_a_component_with_an_unusual_share_of_the_gradient_is_warned_of(store: Path) -> None:
+    studies.write_snapshot_report(store)
+    for seed in (0, 1):
+        studies.write_trial(store, "sft", seed, liveness={"task": {"share": 1.0}})
+        shares = {"task": {"share": 0.996}, "logits": {"share": 0.004}}
+        studies.write_trial(store, "black_box", seed, liveness=shares)
+    notes = compare(store, studies.settings(PAIR, (0, 1))).results["notes"]
+    warnings = [note for note in notes if note.startswith("Warning: ")]
+    rest = "of the gradient of black_box in its first steps (median of 2 trials), outside 1 to 90 %."
+    assert warnings == [f"Warning: task has 99.6 % {rest}", f"Warning: logits has 0.4 % {rest}"]
+
+
 def test_runs_that_mlflow_has_lost_are_noticed(store: Path) -> None:
     studies.write_study(store, PAIR, (0, 1))
     studies.write_trial(store, "combined", 0)

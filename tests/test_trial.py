@@ -33,6 +33,7 @@ from glassbox.answers import ask_teacher
 from glassbox.checkpoint import Progress
 from glassbox.config import Group, Settings
 from glassbox.errors import DivergedError, GlassboxError
+from glassbox.interruption import Interruption
 from glassbox.labels import write_teacher_labels
 from glassbox.models import model_digest
 from glassbox.schedule import learning_rate
@@ -286,6 +287,144 @@ def test_a_gradient_that_overflows_without_any_scaling_is_divergence(
             trial.step(batches, progress, due=False)
             progress.step += 1
     assert progress.updates == 0
+
+
+def history(project: Path, group: str) -> pd.DataFrame:
+    """A row per step, a column per metric."""
+    logged = pd.read_parquet(project / f"runs/{group}/0/history.parquet")
+    return logged.pivot(index="step", columns="metric", values="value")
+
+
+def prepared(project: Path, group: str, **changes: Any) -> tuple[Trial, list[tuple[Batch, bool]]]:
+    """A trial before its first step, and that step's batches."""
+    trial = Trial(shrunk_settings(project, **changes), group, 0)
+    trial.scratch.mkdir(parents=True, exist_ok=True)
+    trial.join()
+    trial.prepare()
+    return trial, [(batch, True) for batch in trial.batches(trial.plan.steps[0])]
+
+
+CONTROL_AND_REAL = (("hidden_state", 0), ("shuffled_hidden", 0), ("shuffled_hidden", 1))
+WEIGHTS_ON_CURVE = [0.6 * max(0.0, step / 6 - 0.5) for step in range(6)]
+CURVE = {"distill": {"combined": {"hidden": "0:0, 0.5:0, 1:0.3"}}}
+
+
+def test_a_level_curve_and_an_audit_train_to_the_same_bits_as_a_constant_without_one(project: Path) -> None:
+    plain = run_trial(project, train={"liveness_steps": 0})
+    audited = run_trial(
+        project, distill={"combined": {"hidden": "0:0.1, 1:0.1"}}, objective={"temperature": "0:2, 1:2"}
+    )
+    assert plain["liveness"] == {} and audited["liveness"] != {}
+    assert plain["digests"] == audited["digests"]
+    assert plain["key"] != audited["key"]
+    assert audited["params"]["weight_hidden"] == "0:0.1, 1:0.1"
+
+
+def test_a_curve_is_logged_on_every_logging_step_of_training_and_never_by_an_evaluation(project: Path) -> None:
+    run_trial(project, **CURVE, objective={"temperature": "0:4, 1:1"})
+    logged = history(project, "combined")
+    np.testing.assert_allclose(logged["train/weight_hidden"], WEIGHTS_ON_CURVE, atol=1e-12)
+    np.testing.assert_allclose(logged["train/temperature"], [4 - 3 * step / 6 for step in range(6)])
+    weighted = WEIGHTS_ON_CURVE * logged["train/loss_hidden"]
+    np.testing.assert_allclose(logged["train/weighted_hidden"], weighted, rtol=1e-5)
+    assert (logged["train/loss_hidden"] > 0).all()
+    assert "train/weight_logits" not in logged
+    assert [name for name in logged if "weight_" in name or "temperature" in name and "kl_" not in name] == [
+        "train/temperature",
+        "train/weight_hidden",
+    ]
+    at_the_end = logged["validation/weighted_hidden"].iloc[-1] / logged["validation/loss_hidden"].iloc[-1]
+    assert at_the_end == pytest.approx(0.3, rel=1e-5)
+
+
+def test_a_projector_stands_still_while_the_hidden_component_counts_nothing(project: Path) -> None:
+    trial, batches = prepared(project, "combined", **CURVE)
+    projector, progress = trial.student.projector, Progress()
+    assert projector is not None
+    before = projector.weight.detach().clone()
+    trial.step(batches, progress, due=False)
+    assert torch.equal(projector.weight, before) and projector.weight not in trial.optimizer.optimizer.state
+    progress.updates = 5
+    trial.step(batches, progress, due=False)
+    assert not torch.equal(projector.weight, before)
+
+
+def test_every_trial_says_how_each_component_moved_the_student(project: Path) -> None:
+    manifest = run_trial(project)
+    (record,) = tracking.find_runs([manifest["run_id"]])
+    assert list(manifest["liveness"]) == ["task", "logits", "hidden", "attention"]
+    assert sum(figures["share"] for figures in manifest["liveness"].values()) == pytest.approx(1.0)
+    assert manifest["liveness"]["task"]["cosine_to_task"] == pytest.approx(1.0)
+    for component, figures in manifest["liveness"].items():
+        for name, mean in figures.items():
+            logged = tracking.history(record.run_id, f"liveness/{component}_{name}")
+            assert [step for step, _ in logged] == [1, 2, 3]
+            assert np.mean([value for _, value in logged]) == pytest.approx(mean)
+        assert figures["gradient_norm"] > 0
+
+
+def test_the_audit_measures_the_gradient_that_a_step_then_takes(project: Path) -> None:
+    trial, batches = prepared(project, "sft", train={"clip_norm": 1e9})
+    progress = Progress()
+    audited = trial.audit(batches, progress)
+    metrics = trial.step(batches, progress, due=True)
+    assert metrics["train/gradient_norm"] == pytest.approx(audited["task"]["gradient_norm"], rel=1e-6)
+
+
+def test_a_component_that_cannot_move_the_student_fails_its_trial(project: Path) -> None:
+    with pytest.raises(GlassboxError, match="in the first 3 steps attention did not move the student"):
+        run_trial(project, distill={"combined": {"attention": 1e-15}})
+    assert not (project / "runs/combined/0.json").exists()
+
+
+class Interrupted(Interruption):
+    """A signal that comes before the first step is done."""
+
+    def __enter__(self) -> Interruption:
+        super().__enter__()
+        self.received = signal.SIGTERM
+        return self
+
+
+def test_a_resumed_trial_audits_the_first_steps_once_and_goes_on_along_its_curve(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("glassbox.trial.Interruption", Interrupted)
+        run_trial(project, **CURVE)
+    manifest = run_trial(project, **CURVE)
+    logged = tracking.history(manifest["run_id"], "liveness/hidden_share")
+    assert [step for step, _ in logged] == [1, 2, 3]
+    assert manifest["liveness"]["hidden"]["share"] == pytest.approx(np.mean([value for _, value in logged]))
+    np.testing.assert_allclose(history(project, "combined")["train/weight_hidden"], WEIGHTS_ON_CURVE, atol=1e-12)
+
+
+def test_balanced_signals_weigh_as_much_as_the_task_whatever_the_micro_batches(project: Path) -> None:
+    logged = []
+    for size in (4, 8):
+        changes = {"objective": {"balance": "magnitude"}, "train": {"micro_batch_size": size}}
+        trial, batches = prepared(project, "combined", **changes)
+        assert len(batches) == 8 // size
+        logged.append(trial.step(batches, Progress(), due=True))
+        for component, weight in {"logits": 0.5, "hidden": 0.1, "attention": 0.1}.items():
+            expected = weight * logged[-1]["train/loss_task"]
+            assert logged[-1][f"train/weighted_{component}"] == pytest.approx(expected, rel=1e-4)
+    for component in ("logits", "hidden", "attention"):
+        name = f"train/balance_{component}"
+        assert logged[0][name] == pytest.approx(logged[1][name], rel=1e-5)
+
+
+def test_a_control_reads_the_same_other_samples_in_every_trial(project: Path) -> None:
+    control = {"task": 1.0, "logits": 0.5, "hidden": 0.1, "shuffled": ["hidden"]}
+    groups = [*shrunk_settings(project).groups, "shuffled_hidden"]
+    changes = {"groups": groups, "distill": {"shuffled_hidden": control}, "train": {"max_steps": 3}}
+    manifests = [run_trial(project, group, seed, **changes) for group, seed in CONTROL_AND_REAL]
+    real, first, second = manifests
+    assert real["digests"]["data_order"] == first["digests"]["data_order"]
+    assert real["digests"]["final_student"] != first["digests"]["final_student"]
+    assert first["digests"]["partners"] == second["digests"]["partners"] and "partners" not in real["digests"]
+    assert first["params"]["shuffled"] == "hidden" and "shuffled" not in real["params"]
+    assert first["study_key"] == real["study_key"]
 
 
 def start(project: Path, settings: Settings) -> subprocess.Popen[str]:

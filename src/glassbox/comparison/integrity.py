@@ -32,7 +32,7 @@ def integrity(selection: Selection, evidence: Evidence) -> dict[str, Any]:
         "without_items": without_items(selection, evidence),
         "precision": sorted({trial.precision for trial in trials}),
         "digests": shared,
-        "liveness": _liveness(trials),
+        "liveness": liveness(trials),
         "seconds": math.fsum(trial.seconds for trial in trials if trial.seconds is not None),
     }
 
@@ -48,7 +48,7 @@ def without_items(selection: Selection, evidence: Evidence) -> list[str]:
     return absent
 
 
-def _liveness(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+def liveness(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """A row per group and component whose trials recorded it: medians over seeds of each figure."""
     by_cell: dict[tuple[str, str], list[Mapping[str, float | None]]] = defaultdict(list)
     for trial in trials:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from glassbox.comparison.evidence import Evidence
-from glassbox.comparison.integrity import without_items
+from glassbox.comparison.integrity import liveness, without_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.selection import Selection
 from glassbox.comparison.trials import Trial
 
 AS_PLANNED = "as planned"
+USUAL_SHARES = (0.01, 0.9)  # of a component in the gradient; outside, the group is hardly what its name says
 CHANGED = "plan changed after the data: exploratory"
 
 
@@ -82,7 +84,22 @@ def notes(selection: Selection, evidence: Evidence) -> list[str]:
     precisions = sorted({trial.precision for trial in selection.trials})
     if len(precisions) > 1:
         found.append(f"Trials ran in different precisions: {', '.join(precisions)}.")
-    return found
+    return found + [_unusual_share(row) for row in liveness(selection.trials) if _is_unusual(row)]
+
+
+def _is_unusual(row: Mapping[str, Any]) -> bool:
+    """Whether a component of several has next to no share in the gradient, or nearly all of it."""
+    share, (least, most) = row.get("share"), USUAL_SHARES
+    return share is not None and share != 1.0 and not least <= share <= most
+
+
+def _unusual_share(row: Mapping[str, Any]) -> str:
+    least, most = (f"{100 * share:g}" for share in USUAL_SHARES)
+    share = f"{100 * row['share']:.3g} %"
+    return (
+        f"Warning: {row['component']} has {share} of the gradient of {row['group']} in its first steps "
+        f"(median of {row['n']} trials), outside {least} to {most} %."
+    )
 
 
 def _some(names: Sequence[str], selection: Selection) -> str:
