@@ -335,7 +335,7 @@ def test_no_head_room_is_read_from_a_teacher_whose_score_measures_a_format(store
     note = "The teacher gave a number after '####' in 1% of its gsm8k answers at 0 shots."
     gate = json.loads(path.read_text(encoding="utf-8")) | {"teacher_unread": ["gsm8k"], "teacher_notes": [note]}
     path.write_text(json.dumps(gate), encoding="utf-8")
-    results = compare(store, studies.settings(seeds=(0, 1))).results
+    results = compare(store, studies.settings(seeds=(0, 1)))
     rooms = {key: row for row in results["contrasts"] for key in row["tasks"] if "teacher" in row["weights"]}
     assert rooms["mmlu"]["status"] == "run"
     assert (rooms["gsm8k"]["status"], rooms["gsm8k"]["estimate"]) == ("not run", None)
