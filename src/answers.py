@@ -33,17 +33,21 @@ def main() -> None:
 
     import torch
 
-    from glassbox.answers import ask_teacher
+    from glassbox.answers import ask_teacher, refuse_the_datas_labels
     from glassbox.tracking import root
 
     torch.set_num_threads(settings.train.threads)
     scratch = Path(settings.storage.scratch) if settings.storage.scratch else root() / ".glassbox"
     answers, facts = ask_teacher(settings, TASKS, scratch)
+    refuse_the_datas_labels(facts["accuracy"], asking[0])
     for name in asking:
         write_teacher_labels(FOLDER / name, answers, facts)
     print(f"{FOLDER}: {len(answers)} answers of {settings.teacher.model}, {settings.answers.mode}")
     for task, found in facts["accuracy"]["tasks"].items():
-        print(f"  {task}: {found['value']:.1%} of {found['n']} agree with the labels, {found['cut_off']} cut off")
+        print(
+            f"  {task}: {found['value']:.1%} of {found['n']} agree with the labels, {found['word_for_word']} word for "
+            f"word; {found['cut_off']} cut off"
+        )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from miniatures import tiny_tokenizer
 from snapshots import Study, make_study
 
 from glassbox import answers as answers_module
-from glassbox.answers import accuracy_of, answer_samples, ask_teacher, text_after
+from glassbox.answers import accuracy_of, answer_samples, ask_teacher, refuse_the_datas_labels, text_after
 from glassbox.config import EvaluationSettings, ModelSettings
 from glassbox.encoding import encode_prompt
+from glassbox.errors import GlassboxError
 from glassbox.evaluation import Continuation, evaluate
 from glassbox.labels import Answer
 from glassbox.models import load_model, load_tokenizer
@@ -59,7 +60,15 @@ def test_the_facts_say_who_answered_and_that_the_accuracy_is_about_the_labels(st
     assert facts["provenance"]["teacher"]["files"].keys() == {"config.json", "model.safetensors"}
     assert facts["provenance"]["settings"]["mode"] == "greedy"
     assert "scores no model" in facts["accuracy"]["of"]
+    assert facts["accuracy"]["tasks"]["sst2"]["word_for_word"] == 6 * facts["accuracy"]["tasks"]["sst2"]["value"]
     assert facts["accuracy"]["tasks"]["gsm8k"]["cut_off"] <= facts["accuracy"]["tasks"]["gsm8k"]["n"] == 6
+
+
+def test_answers_that_are_all_the_datas_own_are_refused() -> None:
+    tasks = {name: {"n": 3, "word_for_word": 3} for name in ("sst2", "gsm8k")}
+    with pytest.raises(GlassboxError, match="'seqkd' would train what the labels alone train"):
+        refuse_the_datas_labels({"tasks": tasks}, "seqkd")
+    refuse_the_datas_labels({"tasks": {**tasks, "gsm8k": {"n": 3, "word_for_word": 2}}}, "seqkd")
 
 
 def test_the_teacher_is_asked_once_and_again_where_settings_or_code_change(

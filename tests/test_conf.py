@@ -89,6 +89,12 @@ def test_a_weight_is_a_curve_on_the_command_line(tmp_path: Path):
     assert load_settings(path).distill["combined"].hidden == "0:0, 0.3:0, 0.5:0.1"
 
 
+def test_the_teachers_answers_join_the_other_groups_and_change_none():
+    together = composed("distill=[all,seqkd]")
+    assert together["groups"] == [*GROUPS, "seqkd"]
+    assert together["distill"] == {**composed()["distill"], "seqkd": {"task": 1.0, "labels": "teacher"}}
+
+
 def test_two_groups_are_selected_by_a_list():
     assert composed("distill=[black_box,combined]")["groups"] == ["black_box", "combined"]
 

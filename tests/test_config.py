@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -261,11 +262,16 @@ def test_the_settings_stage_refuses_within_two_seconds_and_touches_nothing(tmp_p
 def test_the_settings_stage_writes_the_same_constant_for_all_good_settings(store: Path):
     written = []
     for epochs in (1, 2):
-        (store / "params.yaml").write_text(yaml.safe_dump(changed({"train.epochs": epochs})), encoding="utf-8")
+        (store / "params.yaml").write_text(
+            yaml.safe_dump(changed({"train.epochs": epochs, "distill.combined.hidden": epochs / 10})), encoding="utf-8"
+        )
         done = settings_stage(store)
         assert done.returncode == 0, done.stderr
-        written.append((store / "data/settings.json").read_bytes())
+        written.append([(store / f"data/{name}.json").read_bytes() for name in ("settings", "groups")])
     assert written[0] == written[1]
+    groups = json.loads(written[0][1])
+    assert groups["sft"] == {"labels": "data", "uses_signals": False}
+    assert groups["combined"] == {"labels": "data", "uses_signals": True}
 
 
 def test_the_settings_stage_refuses_a_cache_that_dvc_does_not_use(store: Path):

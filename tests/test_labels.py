@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from projects import shrunk_settings
 
+from glassbox.config import Group
 from glassbox.errors import GlassboxError
 from glassbox.labels import (
     ANSWERS_FILE,
@@ -18,6 +20,7 @@ from glassbox.labels import (
     write_table,
     write_teacher_labels,
 )
+from glassbox.trial_key import recorded_answers, trial_key
 
 ANSWERS = [
     Answer("gsm8k/train/b", "gsm8k", " 12 - 5 = 7\n#### 7", True, True),
@@ -59,3 +62,22 @@ def test_absent_changed_and_foreign_answers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "seqkd" / ANSWERS_FILE).write_bytes(b"no table")
     with pytest.raises(GlassboxError, match="cannot be read as the teacher's answers"):
         read_teacher_labels(tmp_path / "seqkd", "tasks digest")
+
+
+def test_the_recorded_answers_are_those_of_the_group_that_has_them(tmp_path: Path) -> None:
+    assert recorded_answers(tmp_path) is None
+    write_data_labels(tmp_path / "black_box")
+    assert recorded_answers(tmp_path) is None
+    write_teacher_labels(tmp_path / "seqkd", ANSWERS, FACTS)
+    assert recorded_answers(tmp_path) == answers_digest(ANSWERS)
+
+
+def test_answers_are_part_of_the_key_of_the_group_that_learns_from_them_and_of_no_other(tmp_path: Path) -> None:
+    groups = {"sft": Group(task=1.0), "seqkd": Group(task=1.0, labels="teacher")}
+    settings = shrunk_settings(tmp_path).model_copy(update={"distill": groups})
+    keys = {
+        group: {trial_key(settings, group, 0, "snapshot", "tasks", answers) for answers in (None, "first", "second")}
+        for group in groups
+    }
+    assert len(keys["sft"]) == 1
+    assert len(keys["seqkd"]) == 3

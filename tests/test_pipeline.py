@@ -169,13 +169,36 @@ def test_the_same_stages_work_on_real_files(project: Path) -> None:
     assert results(project)["scale"] == "files"
 
 
-def test_a_student_with_another_tokenizer_is_refused_before_the_teacher_is_asked(project: Path) -> None:
+def give_the_student_another_tokenizer(project: Path) -> None:
     path = project / "data/embedded/student/tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
-    assert "their tokenizers differ" in run(project, sys.executable, "src/snapshot.py", expect=1)
+
+
+def test_the_teachers_answers_are_a_group_beside_the_others_and_train_no_other_again(project: Path) -> None:
+    log = run(project, "dvc", "exp", "run", "-S", "distill=[sft,black_box,seqkd]", "-S", "seeds=[0]")
+    assert TRAINED.findall(log) == [("seqkd", "0")]
+    assert "snapshot" not in RAN.findall(log)
+    manifest = json.loads((project / "data/answers/seqkd/manifest.json").read_text(encoding="utf-8"))
+    assert set(manifest["accuracy"]["tasks"]) == {"sst2", "mmlu", "gsm8k"}
+    rows = {(row["group"], row["task"]) for row in results(project)["means"]}
+    assert {("seqkd", task) for task in ("sst2", "mmlu", "gsm8k")} <= rows
+    log = run(project, "dvc", "exp", "run", "-S", "distill=seqkd", "-S", "seeds=[0]", "-S", "weights.logits=0.4")
+    assert TRAINED.findall(log) == []
+
+
+def test_two_tokenizers_are_refused_token_by_token_and_go_all_the_way_by_the_teachers_answers(project: Path) -> None:
+    give_the_student_another_tokenizer(project)
+    log = run(project, "dvc", "exp", "run", "-S", "distill=[sft,black_box]", "-S", "seeds=[0]", expect=255)
+    assert "Group 'black_box' compares teacher and student token by token" in log
+    assert "The way for such a pair is `seqkd`" in log
+    log = run(project, "dvc", "exp", "run", "-S", "distill=[sft,seqkd]", "-S", "seeds=[0]")
+    assert TRAINED.findall(log) == [("sft", "0"), ("seqkd", "0")]
+    assert "nothing was captured" in log
+    assert json.loads((project / "data/snapshot/manifest.json").read_text(encoding="utf-8"))["signals"] == []
+    assert {row["group"] for row in results(project)["means"]} == {"sft", "seqkd"}
 
 
 def test_queued_experiments_run_side_by_side(project: Path) -> None:

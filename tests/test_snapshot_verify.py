@@ -11,12 +11,12 @@ import pytest
 from snapshots import make_study, rewrite
 
 from glassbox.errors import GlassboxError
-from glassbox.snapshot.capture import build_manifest, write_manifest
-from glassbox.snapshot.reader import Snapshot, read_manifest
+from glassbox.snapshot.capture import build_manifest, capture_nothing, write_manifest
+from glassbox.snapshot.reader import Snapshot, open_snapshot, read_manifest
 from glassbox.snapshot.recapture import recapture_fault
 from glassbox.snapshot.schema import Format
 from glassbox.snapshot.storage import part_rows, write_part
-from glassbox.snapshot.verify import verify
+from glassbox.snapshot.verify import verify, verify_nothing
 from glassbox.tasks import read_split, write_splits
 
 PART = "part-00000.parquet"
@@ -52,6 +52,19 @@ def test_a_good_snapshot_passes_with_its_figures(captured):
     assert {"temperature_1", "temperature_2", "temperature_4"} <= report["audit"].keys()
     assert report["recapture"] == {"samples": 4, "same_bits": 4}
     json.dumps(report, allow_nan=False)
+
+
+def test_nothing_captured_is_no_snapshot_and_something_captured_is_not_nothing(captured, tmp_path):
+    capture_nothing(tmp_path / "snapshot")
+    assert open_snapshot(tmp_path / "snapshot") is None
+    report = verify_nothing(tmp_path / "snapshot")
+    assert (report["logical_digest"], report["rows"], report["bytes"]) == ("none", 0, 0)
+    assert "Nothing was captured" in report["banner"]
+    for read in (Snapshot, lambda folder: verify(captured.settings, folder, captured.tasks)):
+        with pytest.raises(GlassboxError, match="holds no signal"):
+            read(tmp_path / "snapshot")
+    with pytest.raises(GlassboxError, match="captured for another pair"):
+        verify_nothing(captured.folder)
 
 
 def test_truncation_costs_what_the_dense_target_does_not(captured):

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from glassbox.code_digest import code_digest
 from glassbox.config import EvaluationSettings, Settings
+from glassbox.errors import GlassboxError
 from glassbox.evaluation import Continuation, continuations, evaluate
 from glassbox.generation import Sampler, most_likely
 from glassbox.labels import Answer, read_table, write_table
@@ -114,8 +115,9 @@ def text_after(tokenizer: PreTrainedTokenizerFast, continuation: Continuation) -
 
 
 def accuracy_of(answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[str, Any]:
-    """Per task, the share of answers that are right, how many there are and how many the limit cut off."""
+    """Per task: the share of right answers, how many there are, are the data's word for word, and were cut off."""
     tasks: dict[str, Any] = {}
+    labels = {sample.sample_id: sample.answer for sample in samples}
     for task in sorted({sample.task for sample in samples}):
         mine = [answer for answer in answers if answer.task == task]
         has_choices = any(sample.choices for sample in samples if sample.task == task)
@@ -123,6 +125,17 @@ def accuracy_of(answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[st
             "metric": metric_name(task, has_choices),
             "value": sum(answer.correct for answer in mine) / len(mine),
             "n": len(mine),
+            "word_for_word": sum(answer.answer == labels[answer.sample_id] for answer in mine),
             "cut_off": sum(not answer.ended for answer in mine),
         }
     return {"of": ACCURACY_NOTE, "tasks": tasks}
+
+
+def refuse_the_datas_labels(accuracy: dict[str, Any], group: str) -> None:
+    """Raise GlassboxError where every answer is the data's own: the comparison refuses one student under two names."""
+    if all(found["word_for_word"] == found["n"] for found in accuracy["tasks"].values()):
+        raise GlassboxError(
+            f"The teacher's answers are the data's labels word for word, so '{group}' would train what the labels "
+            "alone train (`sft`). Take more or harder training samples, sample the answers (`-S answers.mode=sampled -S "
+            f"answers.temperature=2`), or leave '{group}' out."
+        )

@@ -6,6 +6,7 @@ again.
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from glassbox.code_digest import code_digest
@@ -82,3 +83,9 @@ def trial_key(
 def study_key(settings: Settings, snapshot_digest: str, tasks_digest: str) -> str:
     """The same without group and seed: equal for all trials that may be compared."""
     return trial_key(settings, None, None, snapshot_digest, tasks_digest)
+
+
+def recorded_answers(folder: Path) -> str | None:
+    """The digest of the teacher's answers under data/answers, one for all groups; None where no group has any."""
+    manifests = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/manifest.json")))
+    return next((manifest["digest"] for manifest in manifests if manifest["labels"] == "teacher"), None)
