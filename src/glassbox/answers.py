@@ -136,6 +136,6 @@ def refuse_the_datas_labels(accuracy: dict[str, Any], group: str) -> None:
     if all(found["word_for_word"] == found["n"] for found in accuracy["tasks"].values()):
         raise GlassboxError(
             f"The teacher's answers are the data's labels word for word, so '{group}' would train what the labels "
-            "alone train (`sft`). Take more or harder training samples, sample the answers (`-S answers.mode=sampled -S "
-            f"answers.temperature=2`), or leave '{group}' out."
+            "alone train (`sft`). Take more or harder training samples, sample the answers (`-S answers.mode=sampled "
+            f"-S answers.temperature=2`), or leave '{group}' out."
         )
