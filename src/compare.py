@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.command import run
-from glassbox.comparison import compare_study, results_of
 from glassbox.comparison.plan import read_plan
 from glassbox.comparison.power import power_rows, power_table, study_deviations
 from glassbox.comparison.selection import KeyOf
+from glassbox.comparison.study import compare_study, results_of
 from glassbox.config import Settings, load_settings
 from glassbox.errors import GlassboxError
 from glassbox.trial_key import recorded_answers, trial_key

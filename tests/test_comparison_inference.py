@@ -10,6 +10,7 @@ import evidences
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from glassbox.comparison.evidence import Evidence, Items
 from glassbox.comparison.inference import infer
@@ -168,6 +169,16 @@ def test_equivalence_has_its_margin_probability_and_adjusted_p() -> None:
     assert found["p"] <= found["p_adjusted"] <= 0.05
 
 
+def test_equivalence_is_adjusted_in_its_family_and_not_among_the_legs_of_the_conjunction() -> None:
+    results = infer(PLAN, flat(spread=0.03))
+    family = [row(results, f"Q2/{task}")["equivalence"] for task in evidences.TASKS]
+    expected = multipletests([each["p"] for each in family], method="holm")[1]
+    assert [each["p_adjusted"] for each in family] == pytest.approx(list(expected))
+    assert any(each["p_adjusted"] > each["p"] for each in family)
+    legs = [each["equivalence"] for each in results["contrasts"] if each["family"] == "alike"]
+    assert len(legs) == 6 and all(each["p_adjusted"] == each["p"] for each in legs)
+
+
 def test_seven_pairs_would_find_1_27_deviations() -> None:
     found = row(infer(PLAN, flat()), "Q1/mmlu")
     ratio = [found["minimum_detectable"][step] / found["deviation"] for step in ("planned", "holm_first")]
@@ -196,6 +207,28 @@ def test_a_gain_that_points_show_and_log_odds_do_not_depends_on_the_scale() -> N
     assert row(results, "Q4/mmlu-sst2")["verdict"] == "depends on scale"
     leg = next(each for each in results["hypothesis"]["legs"] if each["contrast"] == "Q4/mmlu-sst2")
     assert not leg["holds"] and "depends on scale" in leg["text"]
+
+
+def test_a_score_of_one_has_log_odds_where_the_questions_are_counted() -> None:
+    evidence = evidences.evidence(levels=(0.999, 0.55, 0.5), noise=0.002, questions=200)
+    assert (evidence.scores[:, 0] == 1.0).any()
+    assert row(infer(PLAN, evidence), "Q4/mmlu-sst2/logit")["n"] == 7
+    without = row(infer(PLAN, replace(evidence, items={})), "Q4/mmlu-sst2/logit")
+    assert without["n"] < 7
+
+
+def test_a_leg_that_another_scale_overrules_refutes_nothing() -> None:
+    evidence, noise = flat(), np.asarray([1, -1, 2, -2, 3, -3, 1.5]) / 1000
+    moved = {
+        f"{g}__{task}": low + (high - low) * (g != "black_box") + noise * (task == "mmlu") * (g != "black_box")
+        for task, (low, high) in {"mmlu": (0.9, 0.9311), "sst2": (0.5, 0.6)}.items()
+        for g in ("black_box", "hidden_state", "attention")
+    }
+    results = infer(PLAN, with_scores(evidence, **moved))
+    assert row(results, "Q4/mmlu-sst2")["estimate"] < -0.05
+    assert row(results, "Q4/mmlu-sst2")["verdict"] == "depends on scale"
+    leg = next(each for each in results["hypothesis"]["legs"] if each["contrast"] == "Q4/mmlu-sst2")
+    assert not leg["contradicted"]
 
 
 # --- guards ---------------------------------------------------------------------------------------------------

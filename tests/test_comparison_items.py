@@ -12,8 +12,8 @@ import pyarrow.parquet as parquet
 import pytest
 import studies
 
-from glassbox.comparison import results_of
 from glassbox.comparison.item_table import item_table, read_answers
+from glassbox.comparison.study import results_of
 from glassbox.comparison.trials import Trial, read_manifest
 from glassbox.errors import IncomparableRunsError
 from glassbox.item_results import items_digest, read_items, write_items

@@ -13,9 +13,9 @@ import pytest
 import studies
 
 from glassbox import tracking
-from glassbox.comparison import Comparison, compare_study
 from glassbox.comparison.figures import draw_scores, inline_svg
 from glassbox.comparison.report import console_table, write_reports
+from glassbox.comparison.study import Comparison, compare_study
 
 FILES = [
     "figures/scores.png",

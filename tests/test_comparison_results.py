@@ -15,10 +15,10 @@ import studies
 from scipy import stats
 
 from glassbox import tracking
-from glassbox.comparison import compare_study, results_of
 from glassbox.comparison.costs import group_cost
 from glassbox.comparison.curves import learning_curves
 from glassbox.comparison.results import rounded
+from glassbox.comparison.study import compare_study, results_of
 from glassbox.comparison.trials import read_manifest
 
 SEEDS = (0, 1, 2)

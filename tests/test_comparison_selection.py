@@ -12,9 +12,9 @@ import pytest
 import studies
 
 from glassbox import tracking
-from glassbox.comparison import results_of
 from glassbox.comparison.plan import planned_weights, read_plan
 from glassbox.comparison.selection import Selection, select_trials
+from glassbox.comparison.study import results_of
 from glassbox.config import Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError, MissingTrialsError
 from glassbox.tracking.trial_run import RunStatus

@@ -8,7 +8,7 @@ import pytest
 import studies
 
 from glassbox import tracking
-from glassbox.comparison import compare_study
+from glassbox.comparison.study import compare_study
 from glassbox.config import StorageSettings
 from glassbox.errors import GlassboxError
 from glassbox.restoration import restore_runs

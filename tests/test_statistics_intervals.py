@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,3 +58,14 @@ def test_one_score_has_a_mean_and_no_interval_and_none_has_neither() -> None:
 def test_scores_that_are_not_finite_or_not_flat_are_refused(scores: list) -> None:
     with pytest.raises(ValueError, match="one-dimensional array of finite numbers"):
         mean_interval(scores)
+
+
+def test_the_statistics_need_neither_mlflow_nor_torch_nor_pandas() -> None:
+    modules = "equivalence, estimates, effects, intervals, multiplicity, power, resampling, scopes"
+    code = (
+        f"import sys; from glassbox.comparison.statistics import {modules}; "
+        "print(sorted({'mlflow', 'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    source = Path(__file__).parents[1] / "src"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

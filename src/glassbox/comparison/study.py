@@ -1,0 +1,109 @@
+"""A study's comparison from its trials to its report: select, check, infer, write, log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from glassbox import tracking
+from glassbox.comparison.comparability import pairing, refuse_incomparable, refuse_missing, task_metrics
+from glassbox.comparison.evidence import Evidence, score_table
+from glassbox.comparison.inference import infer
+from glassbox.comparison.item_table import Answers, item_table, read_answers
+from glassbox.comparison.plan import Plan, PlannedTask, planned_weights, read_plan
+from glassbox.comparison.report import console_table, dvc_metrics, write_reports
+from glassbox.comparison.results import Study, build_results, references
+from glassbox.comparison.selection import KeyOf, select_trials
+from glassbox.config import Settings
+from glassbox.errors import MissingTrialsError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """results: the content of results.json. page: the report. table: the same means as plain text."""
+
+    results: dict[str, Any]
+    page: Path
+    table: str
+    run_id: str
+
+
+def compare_study(
+    settings: Settings,
+    key_of: KeyOf,
+    *,
+    allow_incomplete: bool = False,
+    use: Mapping[str, str] | None = None,
+    folder: Path = Path(),
+) -> Comparison:
+    """Compare the trials that the settings select and write folder/reports.
+
+    key_of(settings, group, seed, snapshot digest, tasks digest) gives a trial's key.
+    folder: where runs/, conf/ and reports/ lie. Raises
+    IncomparableRunsError and MissingTrialsError, and then writes nothing.
+    """
+    results = results_of(settings, key_of, allow_incomplete=allow_incomplete, use=use, folder=folder)
+    reports = folder / "reports"
+    page = write_reports(results, reports)
+    summary = {f"{group}/{name}": mean for group, means in dvc_metrics(results).items() for name, mean in means.items()}
+    tags = {"plan": results["plan"]["digest"], "study_key": results["study_key"]}
+    run_id = tracking.log_comparison(reports, summary, results["source_run_ids"], tags, settings.storage)
+    return Comparison(results, page, console_table(results), run_id)
+
+
+def results_of(
+    settings: Settings,
+    key_of: KeyOf,
+    *,
+    allow_incomplete: bool = False,
+    use: Mapping[str, str] | None = None,
+    folder: Path = Path(),
+) -> dict[str, Any]:
+    """The content of results.json, with nothing written; arguments and errors are those of `compare_study`."""
+    plan = read_plan(folder / "conf", settings.scale)
+    planned = planned_weights(folder / "conf", plan, settings)
+    selection = select_trials(settings, planned, folder / "runs", key_of, use)
+    if not allow_incomplete:
+        refuse_missing(selection)
+    if not any(trial.finished for trial in selection.trials):
+        raise MissingTrialsError("No trial of this study has finished: there is nothing to compare. Run `dvc repro`.")
+    gate = _read_gate(folder / "reports" / "snapshot.json")
+    metrics = task_metrics(settings, selection.trials)
+    answers, faults = read_answers(selection.trials, metrics)
+    refuse_incomparable(selection, tuple(metrics.values()), answers, faults, gate.get("logical_digest"))
+    plan = _with_own_tasks(plan, metrics, answers)
+    paired, pairing_text = pairing(selection)
+    known = references(gate, metrics)
+    scores, diverged = score_table(selection.trials, selection.groups, selection.seeds, metrics)
+    evidence = Evidence(
+        groups=selection.groups,
+        tasks=tuple(metrics),
+        seeds=selection.seeds,
+        scores=scores,
+        diverged=diverged,
+        paired=paired,
+        items=item_table(answers, selection.groups, selection.seeds, tuple(metrics)),
+        teacher={task: score for task, score in known["teacher"].items() if task not in gate.get("teacher_unread", ())},
+        start=known["initial_student"],
+    )
+    study = Study(settings, plan, planned, selection, metrics, evidence, pairing_text, gate)
+    return build_results(study, infer(plan, evidence))
+
+
+def _read_gate(path: Path) -> dict[str, Any]:
+    """What `verify` reported of the snapshot; empty where it did not run."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _with_own_tasks(plan: Plan, metrics: Mapping[str, str], answers: Mapping[str, Answers]) -> Plan:
+    """The plan with the study's tasks that it does not name: they get means, no margin and no contrast."""
+    own = {}
+    for task in metrics:
+        if task not in plan.tasks:
+            choices = next((each.choices[task] for each in answers.values() if task in each.choices), 0)
+            name = metrics[task].removeprefix("test/").removesuffix(f"_{task}")
+            own[task] = PlannedTask(name, 1 / choices if choices else 0.0)
+    return replace(plan, tasks={**plan.tasks, **own}, unplanned=tuple(own))
