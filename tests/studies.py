@@ -32,6 +32,7 @@ COMPONENTS = {
 }
 WEIGHTS = {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.1}
 METRICS = {"sst2": "test/accuracy_sst2", "mmlu": "test/accuracy_mmlu", "gsm8k": "test/exact_match_gsm8k"}
+QUESTIONS = 100
 CHOICES = {"sst2": 2, "mmlu": 4}
 LEVELS = {"sst2": 0.93, "mmlu": 0.71, "gsm8k": 0.42}
 TEACHER = {"test/accuracy_sst2": 0.99, "test/accuracy_mmlu": 0.93, "test/exact_match_gsm8k": 0.81}
@@ -66,12 +67,13 @@ def key_of(settings: Settings, group: str, seed: int, snapshot_digest: str, task
 
 
 def items_of(group: str, seed: int) -> list[dict[str, Any]]:
-    """100 questions a task; about as many are right as LEVELS and the group's gain say. mmlu has ten subjects."""
+    """QUESTIONS a task; about as many are right as LEVELS and the group's gain say. mmlu has ten subjects."""
     place = GROUPS.index(group) if group in GROUPS else len(GROUPS)
     generator = np.random.default_rng([seed, place])
     rows = []
     for task, level in LEVELS.items():
-        right = generator.permutation(100) < round(100 * (level + 0.01 * place + 0.012 * generator.standard_normal()))
+        share = level + 0.01 * place + 0.012 * generator.standard_normal()
+        right = generator.permutation(QUESTIONS) < round(QUESTIONS * share)
         for number, correct in enumerate(right.tolist()):
             rows.append(
                 {
