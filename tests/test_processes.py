@@ -25,7 +25,7 @@ from glassbox import tracking
 from glassbox.config import Settings
 from glassbox.errors import GlassboxError
 from glassbox.launcher import configuration
-from glassbox.processes import Processes
+from glassbox.processes import Processes, start_accelerator
 from glassbox.randomness import data_order
 from glassbox.snapshot.reader import Snapshot, read_manifest
 from glassbox.trial import Trial
@@ -61,6 +61,14 @@ def test_an_unknown_way_to_share_a_trial_is_refused_with_those_there_are() -> No
     assert configuration("fsdp").is_file()
     with pytest.raises(GlassboxError, match="Choose one of ddp, fsdp"):
         configuration("dpp")
+
+
+def test_float16_shards_are_refused_for_their_gradients_may_overflow_in_one_process_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(GlassboxError, match="train.precision=bf16"):
+        start_accelerator("fp16", cpu=True)
 
 
 def start(project: Path, settings: Settings, *command: str) -> subprocess.Popen[str]:
