@@ -127,7 +127,7 @@ def test_a_component_with_an_unusual_share_of_the_gradient_is_warned_of(store: P
         studies.write_trial(store, "sft", seed, liveness={"task": {"share": 1.0}})
         shares = {"task": {"share": 0.996}, "logits": {"share": 0.004}}
         studies.write_trial(store, "black_box", seed, liveness=shares)
-    notes = compare(store, studies.settings(PAIR, (0, 1))).results["notes"]
+    notes = compare(store, studies.settings(PAIR, (0, 1)))["notes"]
     warnings = [note for note in notes if note.startswith("Warning: ")]
     rest = "of the gradient of black_box in its first steps (median of 2 trials), outside 1 to 90 %."
     assert warnings == [f"Warning: task has 99.6 % {rest}", f"Warning: logits has 0.4 % {rest}"]
