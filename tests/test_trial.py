@@ -22,7 +22,7 @@ import torch
 import yaml
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
-from miniatures import tiny_tokenizer
+from miniatures import save_model_folder, tiny_tokenizer
 from projects import ROOT, shrunk_settings
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -31,11 +31,11 @@ from glassbox import tracking
 from glassbox.analysis_plan import plan_digest
 from glassbox.answers import ask_teacher
 from glassbox.checkpoint import Progress
-from glassbox.config import Group, Settings
+from glassbox.config import Group, ModelSettings, Settings
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.interruption import Interruption
 from glassbox.labels import write_teacher_labels
-from glassbox.models import model_digest
+from glassbox.models import load_tokenizer, model_digest
 from glassbox.schedule import learning_rate
 from glassbox.snapshot.capture import capture_nothing
 from glassbox.snapshot.reader import Batch
@@ -217,6 +217,23 @@ def test_a_student_with_another_tokenizer_learns_from_answers_and_is_refused_sig
     assert manifest["status"] == "finished"
     assert manifest["digests"]["snapshot"] == "none"
     assert run_trial(project, "sft")["digests"]["data_order"] == manifest["digests"]["data_order"]
+    with pytest.raises(GlassboxError, match=r"cuts text into other tokens.*`-S distill=seqkd`"):
+        run_trial(project, "black_box")
+
+
+@pytest.mark.real
+def test_a_student_of_llama_2_s_tokens_learns_from_a_teacher_of_mistral_s(project: Path) -> None:
+    root = Path(os.environ.get("GLASSBOX_REAL_DATA", "absent")) / "tokenizers"
+    if not root.is_dir():
+        pytest.skip("GLASSBOX_REAL_DATA names no folder with real tokenizers")
+    for role, source in (("teacher", "mistral-7b-v0.1"), ("student", "llama2")):
+        tokenizer = load_tokenizer(ModelSettings(model=str(root / source)))
+        save_model_folder(project / "models" / role, tokenizer, vocabulary=len(tokenizer))
+    capture_nothing(project / "data/snapshot")
+    manifest = with_answers(project)
+    assert manifest["status"] == "finished"
+    facts = json.loads((project / "data/answers/seqkd/manifest.json").read_text(encoding="utf-8"))
+    assert facts["rows"] == 24
     with pytest.raises(GlassboxError, match=r"cuts text into other tokens.*`-S distill=seqkd`"):
         run_trial(project, "black_box")
 
