@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import studies
 from projects import make_project
 
 from glassbox import tracking
+from glassbox.comparison.study import Comparison, compare_study
 from glassbox.config import StorageSettings
 
 
@@ -48,3 +52,23 @@ def project(captured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         shutil.copytree(captured / name, store / name)
     monkeypatch.chdir(store)
     return store
+
+
+@pytest.fixture(scope="session")
+def compared(initialised_store: Path) -> Comparison:
+    """The comparison of five groups with three seeds, written once for all tests that only read it."""
+    folder = initialised_store.parent / "compared"
+    folder.mkdir()
+    shutil.copy(initialised_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        shutil.copytree(studies.CONF, folder / "conf")
+        studies.write_study(folder)
+        return compare_study(studies.settings(), studies.key_of, folder=folder)
+
+
+@pytest.fixture
+def results(compared: Comparison) -> dict[str, Any]:
+    """results.json of that comparison, each time a new copy."""
+    return copy.deepcopy(compared.results)

@@ -123,7 +123,9 @@ def manifest(group: str, seed: int, items: list[dict[str, Any]] | None = None, *
         "seconds": 20.5,
         "plan": plan_digest(CONF),
         "peak_memory_bytes": 700_000_000 + seed,
-        "liveness": {name: {"gradient_norm": 1.0 + seed, "share": 0.5} for name in objective(group)},
+        "liveness": {
+            name: {"gradient_norm": 1.0 + seed, "cosine_to_task": 0.5, "share": 0.5} for name in objective(group)
+        },
         "versions": {},
         "files": {},
     }
@@ -159,8 +161,11 @@ def write_files(content: dict[str, Any], place: Path, items: list[dict[str, Any]
     beside = place.with_suffix("")
     beside.mkdir(parents=True)
     value = 2.0 + 0.1 * content["seed"]
-    history = {"step": [1, 100, 200], "metric": ["train/loss_total"] * 3, "value": [value, 1.5, 1.25]}
-    write_history(beside, history)
+    names = [f"{part}/loss_{name}" for part in ("train", "validation") for name in objective(content["group"])]
+    names += ["train/loss_total", *(metric.replace("test/", "validation/") for metric in METRICS.values())]
+    values = {1: value, 100: 1.5, 200: 1.25}
+    rows = [(step, name, at) for step, at in values.items() for name in names]
+    write_history(beside, dict(zip(("step", "metric", "value"), map(list, zip(*rows, strict=True)), strict=True)))
     if content["status"] == "finished":
         write_items(beside / "items.parquet", items_of(content["group"], content["seed"]) if items is None else items)
     content["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in beside.iterdir()}

@@ -8,7 +8,7 @@ import pytest
 import studies
 
 from glassbox import tracking
-from glassbox.comparison.study import compare_study
+from glassbox.comparison.study import results_of
 from glassbox.config import StorageSettings
 from glassbox.errors import GlassboxError
 from glassbox.restoration import restore_runs
@@ -17,16 +17,16 @@ from glassbox.restoration import restore_runs
 def test_a_lost_store_is_refilled_once(store: Path, initialised_store: Path) -> None:
     studies.write_study(store, ("sft", "combined"), (0, 1))
     settings = studies.settings(("sft", "combined"), (0, 1))
-    before = compare_study(settings, studies.key_of, folder=store).results
+    before = results_of(settings, studies.key_of, folder=store)
     (store / "mlflow.db").write_bytes(initialised_store.read_bytes())
-    lost = compare_study(settings, studies.key_of, folder=store).results
+    lost = results_of(settings, studies.key_of, folder=store)
     assert len(lost["integrity"]["lost_runs"]) == 4
 
     done = restore_runs(store / "runs", StorageSettings())
     assert done.restored == ("combined/0", "combined/1", "sft/0", "sft/1") and done.present == ()
     again = restore_runs(store / "runs", StorageSettings())
     assert again.restored == () and len(again.present) == 4
-    assert compare_study(settings, studies.key_of, folder=store).results == before
+    assert results_of(settings, studies.key_of, folder=store) == before
 
 
 def test_a_restored_run_serves_as_a_group_from_the_store(store: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_restored_run_serves_as_a_group_from_the_store(store: Path) -> None:
     (record,) = tracking.find_by_key(content["key"])
     assert tracking.history(record.run_id, "train/loss_total") == [(1, 2.0), (100, 1.5), (200, 1.25)]
     studies.write_study(store, ("sft",), (0,))
-    results = compare_study(studies.settings(("sft",), (0,)), studies.key_of, folder=store).results
+    results = results_of(studies.settings(("sft",), (0,)), studies.key_of, folder=store)
     assert results["integrity"]["from_store"] == ["combined/0"]
 
 

@@ -14,9 +14,10 @@ from glassbox.comparison.evidence import Evidence, score_table
 from glassbox.comparison.inference import infer
 from glassbox.comparison.item_table import Answers, item_table, read_answers
 from glassbox.comparison.plan import Plan, PlannedTask, planned_weights, read_plan
-from glassbox.comparison.report import console_table, dvc_metrics, write_reports
+from glassbox.comparison.report import write_reports
 from glassbox.comparison.results import Study, build_results, references
 from glassbox.comparison.selection import KeyOf, select_trials
+from glassbox.comparison.tables import console_table, dvc_metrics
 from glassbox.config import Settings
 from glassbox.errors import MissingTrialsError
 
