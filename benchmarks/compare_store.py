@@ -24,7 +24,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "tests")]
 import studies  # noqa: E402
 
 from glassbox import tracking  # noqa: E402
-from glassbox.comparison import compare_study  # noqa: E402
+from glassbox.comparison.study import compare_study  # noqa: E402
 from glassbox.config import StorageSettings  # noqa: E402
 
 SEEDS = tuple(range(7))

@@ -342,3 +342,11 @@ def test_no_head_room_is_read_from_a_teacher_whose_score_measures_a_format(store
     assert "the teacher's score on gsm8k is not known" in rooms["gsm8k"]["reason"]
     assert results["references"]["teacher"]["gsm8k"] == studies.TEACHER["test/exact_match_gsm8k"]
     assert note in results["notes"]
+
+
+def test_seeds_of_a_group_that_learnt_from_different_answers_are_refused(store: Path) -> None:
+    for seed, answers in ((0, "a"), (1, "b")):
+        digests = {**studies.manifest("sft", seed)["digests"], "answers": answers}
+        studies.write_trial(store, "sft", seed, log=False, digests=digests)
+    with pytest.raises(IncomparableRunsError, match="teacher's answers of sft"):
+        compare(store, studies.settings(("sft",), (0, 1)))

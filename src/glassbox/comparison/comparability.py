@@ -104,6 +104,8 @@ def _differing(selection: Selection) -> list[Breach]:
     for group in selection.groups:
         field = f"objective of {group}"
         breaches += _one_value(field, selection.of(group), lambda trial: str(sorted(trial.objective.items())))
+        answers = f"teacher's answers of {group}"
+        breaches += _one_value(answers, selection.of(group), lambda trial: trial.digests["answers"])
     return breaches
 
 

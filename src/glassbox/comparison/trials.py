@@ -12,7 +12,7 @@ from glassbox import tracking
 from glassbox.errors import GlassboxError
 
 SCHEMA = 1
-DIGESTS = ("snapshot", "tasks", "data_order", "initial_student", "final_student", "items")
+DIGESTS = ("snapshot", "tasks", "answers", "data_order", "initial_student", "final_student", "items")
 Source = Literal["manifest", "store"]
 
 
