@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan study test test-slow lint types params ui archive clean
+.PHONY: help setup plan preflight study test test-slow lint types params ui archive clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ setup: .venv/ready ## Make .venv with the pinned dependencies
 
 plan: setup ## Say what the study will need: disk, memory, time; refuse what cannot fit
 	python src/plan.py
+
+preflight: setup ## Go the whole path on two batches, to find what would kill a long run
+	python src/preflight.py
 
 study: setup ## Run what changed of the study and compare its groups
 	dvc repro

@@ -41,7 +41,7 @@ def estimate_study(settings: Settings, root: Path, tasks_folder: Path) -> dict[s
     drives = drives_of(needs)
     here = memory_on(settings, workload, training, has_gpu)
     there = here if has_gpu else memory_on(settings, workload, training, on_gpu=True)
-    refusals = [*_refused_lengths(settings), *_refused_drives(needs, drives), *_refused_memory(settings, here)]
+    refusals = [*refused_lengths(settings), *refused_drives(needs, drives), *refused_memory(settings, here)]
     return {
         "scale": settings.scale,
         "counted": {"exact": workload.exact, "how": workload.source},
@@ -96,7 +96,8 @@ def memory_on(settings: Settings, workload: Workload, training: Training, on_gpu
     }
 
 
-def _refused_lengths(settings: Settings) -> Iterator[str]:
+def refused_lengths(settings: Settings) -> Iterator[str]:
+    """Samples that a model's context cannot hold."""
     for role in ("teacher", "student"):
         configuration = configuration_of(getattr(settings, role)).get_text_config()
         context = getattr(configuration, "max_position_embeddings", None)
@@ -107,7 +108,8 @@ def _refused_lengths(settings: Settings) -> Iterator[str]:
             )
 
 
-def _refused_drives(needs: list[Need], drives: list[Drive]) -> Iterator[str]:
+def refused_drives(needs: list[Need], drives: list[Drive]) -> Iterator[str]:
+    """Drives with less free space than is written to them and a tenth more."""
     for drive, mine in drives_with_needs(needs, drives):
         if not drive.fits:
             largest = max(mine, key=lambda need: need.size)
@@ -123,7 +125,8 @@ def drives_with_needs(needs: list[Need], drives: list[Drive]) -> Iterator[tuple[
         yield drive, [need for need in needs if need.drive == drive.number]
 
 
-def _refused_memory(settings: Settings, memory: Mapping[str, Any]) -> Iterator[str]:
+def refused_memory(settings: Settings, memory: Mapping[str, Any]) -> Iterator[str]:
+    """Phases whose peak and a tenth more is not free on the device."""
     for phase, peak in memory["phases"].items():
         if memory["free"] is not None and total(peak) * RESERVE > memory["free"]:
             largest = max(peak, key=lambda part: peak[part])

@@ -1,0 +1,115 @@
+"""Which checks there are and in which order: first what costs nothing, then the course, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from glassbox.config import SPLITS, Settings
+from glassbox.errors import GlassboxError
+from glassbox.estimate.architecture import parameter_count
+from glassbox.estimate.disk import drives_of, needs_of
+from glassbox.estimate.estimate import memory_on, refused_drives, refused_lengths, refused_memory
+from glassbox.estimate.memory import teacher_of
+from glassbox.estimate.workload import training_of, workload_of
+from glassbox.models import load_tokenizer, refuse_different_tokenizers
+from glassbox.preflight.course import Course
+from glassbox.preflight.findings import Check, Finding, Findings
+from glassbox.rehearsal import rehearsal, samples_of, spread
+from glassbox.tasks import Sample
+
+BATCHES = 2
+QUESTIONS = 12
+
+
+def preflight(settings: Settings, root: Path, tasks_folder: Path, show: Callable[[Finding], None]) -> Findings:
+    """Every check in turn, shown as it ends; nothing is left behind but what the caller writes."""
+    findings = Findings(show)
+    for check in checks_beforehand(settings, root, tasks_folder):
+        findings.add(check)
+    if findings.failed:
+        return findings
+    with rehearsal(shortened(settings), longest_samples(settings, tasks_folder)) as short:
+        for check in checks_of(Course(short)):
+            findings.add(check)
+    return findings
+
+
+def checks_beforehand(settings: Settings, root: Path, tasks_folder: Path) -> list[Check]:
+    def tokenizers() -> None:
+        refuse_different_tokenizers(
+            load_tokenizer(settings.teacher), load_tokenizer(settings.student), settings.groups[0]
+        )
+
+    def disk() -> None:
+        workload = workload_of(settings, tasks_folder)
+        teacher = teacher_of(settings, workload, torch.cuda.is_available())
+        parameters = parameter_count(settings.student)
+        needs = needs_of(settings, workload, training_of(settings, workload), teacher, parameters, root)
+        _refuse(refused_drives(needs, drives_of(needs)))
+
+    def memory() -> None:
+        hardest = max(settings.groups, key=lambda group: len(settings.distill[group].active))
+        only = settings.model_copy(update={"groups": (hardest,)})
+        workload = workload_of(only, tasks_folder)
+        _refuse(refused_lengths(only))
+        _refuse(refused_memory(only, memory_on(only, workload, training_of(only, workload), torch.cuda.is_available())))
+
+    return [Check("tokenizers", tokenizers), Check("disk", disk), Check("memory", memory)]
+
+
+def _refuse(sentences: Iterable[str]) -> None:
+    found = list(sentences)
+    if found:
+        raise GlassboxError(" ".join(found))
+
+
+def checks_of(course: Course) -> list[Check]:
+    def trial_of(group: str) -> Callable[[], None]:
+        return lambda: course.trial(group)
+
+    trials = [f"trial {group}" for group in course.settings.groups]
+    return [
+        Check("settings", lambda: course.stage("settings")),
+        Check("capture", lambda: course.stage("snapshot"), ["settings"]),
+        Check("gate", lambda: course.stage("verify"), ["capture"]),
+        Check("precision", course.precision, ["capture"]),
+        Check("objective", course.objective, ["capture"]),
+        Check("attention maps", course.attention_maps, ["capture"]),
+        Check("components", course.components, ["capture"]),
+        Check("final evaluation", course.final_evaluation, ["capture"]),
+        *(Check(name, trial_of(group), ["gate"]) for name, group in zip(trials, course.settings.groups, strict=True)),
+        Check("resume", course.resume, [f"trial {course.hardest}"]),
+        Check("console", course.console, [f"trial {course.hardest}"]),
+        Check("report", course.report, trials),
+    ]
+
+
+def shortened(settings: Settings) -> Settings:
+    """One seed, one epoch of two steps, every step logged; formats, lengths, models and weights as they are."""
+    train = settings.train.model_copy(
+        update={
+            "epochs": 1,
+            "max_steps": None,
+            "early_stopping": None,
+            "logging_interval": 1,
+            "liveness_steps": min(settings.train.liveness_steps, BATCHES),
+            "processes": 1,
+        }
+    )
+    snapshot = settings.snapshot.model_copy(update={"processes": 1})
+    return settings.model_copy(update={"seeds": settings.seeds[:1], "train": train, "snapshot": snapshot})
+
+
+def longest_samples(settings: Settings, tasks_folder: Path) -> dict[str, list[Sample]]:
+    """The longest samples of each task: two steps to train on, a dozen to validate and a dozen to test."""
+    counts = {"train": BATCHES * settings.train.batch_size, "validation": QUESTIONS, "test": QUESTIONS}
+    every = samples_of(settings, tasks_folder)
+    return {split: _longest(every[split], counts[split]) for split in SPLITS}
+
+
+def _longest(samples: Sequence[Sample], count: int) -> list[Sample]:
+    ordered = sorted(samples, key=lambda sample: -len(sample.prompt) - len(sample.answer))
+    return spread(ordered, count)
