@@ -6,13 +6,11 @@ import json
 import logging
 import os
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import accelerate
 import psutil
 import pytest
 import torch
@@ -24,8 +22,8 @@ from safetensors.torch import load_file, save_file
 import preflight as script
 from glassbox import checkpoint, evaluation, generation, student, trial
 from glassbox.config import Settings, load_settings
+from glassbox.console import captured_output
 from glassbox.objective import hidden
-from glassbox.preflight.console import captured_output
 from glassbox.preflight.course import Course
 from glassbox.preflight.findings import Check, Finding, Findings
 from glassbox.preflight.preflight import checks_beforehand, checks_of, longest_samples, preflight, shortened
@@ -104,12 +102,18 @@ def test_labels_without_the_shift(project: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_tokenizers_that_differ(project: Path):
     save_model_folder(project / "models/student", tiny_tokenizer(["Quite another text altogether 5 6 7"]))
-    assert_failed(found(project, "tokenizers"), "their tokenizers differ", "student.model")
+    assert_failed(found(project, "tokenizers"), "their tokenizers differ", "seqkd")
 
 
 def test_precision_that_is_not_in_force(project: Path, monkeypatch: pytest.MonkeyPatch):
     AcceleratorState._reset_state(True)
-    monkeypatch.setattr(accelerate.Accelerator, "autocast", lambda self, *options: nullcontext())
+    right = student.position_signals
+
+    def in_full(*arguments: Any, **options: Any) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return right(*arguments, **options)
+
+    monkeypatch.setattr(student, "position_signals", in_full)
     settings = two_groups(project, train={"precision": "bf16"})
     assert_failed(found(project, "precision", settings), "Mixed precision is not in force", "train.precision")
     AcceleratorState._reset_state(True)
@@ -177,7 +181,7 @@ def test_a_log_flood(project: Path, monkeypatch: pytest.MonkeyPatch):
         return right(self, *arguments, **options)
 
     monkeypatch.setattr(trial.Trial, "step", chatty)
-    finding = found(project, "console", first=("capture", "gate", "trial combined"))
+    finding = found(project, "console", first=("capture", "answers", "gate", "trial combined"))
     assert_failed(finding, "floods the log", "printed 2")
 
 
@@ -193,7 +197,7 @@ def test_memory_that_will_not_fit(project: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_checkpoint_that_lacks_something(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoint, "MOMENTS", ("exp_avg", "step"))
-    finding = found(project, "resume", first=("capture", "gate", "trial combined"))
+    finding = found(project, "resume", first=("capture", "answers", "gate", "trial combined"))
     assert finding.result == "failed"
 
 

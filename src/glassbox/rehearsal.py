@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager, redirect_stdout
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import yaml
 
 from glassbox.config import SPLITS, ModelSettings, Settings, StorageSettings
+from glassbox.console import captured_output
 from glassbox.errors import GlassboxError
 from glassbox.tasks import Sample, load_samples, read_split, write_splits
 
+SCRIPTS = Path(__file__).resolve().parents[1]
 TASKS = Path("data/tasks")
-SNAPSHOT = Path("data/snapshot")
-SCRATCH = Path(".glassbox")
+PARAMS = Path("params.yaml")
 MOVED = {"DVC_ROOT": None, "MLFLOW_TRACKING_URI": None, "MLFLOW_RUN_ID": None}
 
 
@@ -39,7 +46,13 @@ def rehearsal(settings: Settings, splits: Mapping[str, Sequence[Sample]]) -> Ite
             shutil.copytree(conf, folder / "conf")
         write_splits(folder / TASKS, splits)
         with chdir(folder), _environment({**MOVED, "DVC_ROOT": str(folder)}):
+            write_params(moved)
             yield moved
+
+
+def write_params(settings: Settings) -> None:
+    """The settings as the scripts read them."""
+    PARAMS.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
 
 
 def _absolute(settings: ModelSettings) -> ModelSettings:
@@ -69,11 +82,20 @@ def _set(values: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-@contextmanager
-def silent() -> Iterator[None]:
-    """What the trials print is not shown."""
-    with open(os.devnull, "w", encoding="utf-8") as sink, redirect_stdout(sink):
-        yield
+def run_stage(name: str, *options: str) -> list[str]:
+    """Run a stage's script as DVC would, in this process; returns the lines that it printed.
+
+    Raises GlassboxError with its last words where it fails.
+    """
+    code: Any = 0
+    with captured_output() as output, patch.object(sys, "argv", [f"{name}.py", *options]):
+        try:
+            runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+    if code:
+        raise GlassboxError("\n".join(output.lines[-12:]) or f"src/{name}.py ended with exit code {code}.")
+    return output.lines
 
 
 def samples_of(settings: Settings, tasks_folder: Path) -> dict[str, list[Sample]]:

@@ -13,15 +13,16 @@ import torch
 
 from glassbox.checkpoint import Progress
 from glassbox.config import Settings
+from glassbox.console import captured_output
 from glassbox.estimate.architecture import has_weights_here
 from glassbox.estimate.disk import RESERVE
 from glassbox.estimate.memory import total
 from glassbox.evaluation import Evaluation
 from glassbox.models import load_tokenizer
 from glassbox.objective import Objective
-from glassbox.rehearsal import SCRATCH, SNAPSHOT, TASKS, rehearsal, samples_of, silent, spread
+from glassbox.pair import tokens_are_shared
+from glassbox.rehearsal import TASKS, rehearsal, run_stage, samples_of, spread
 from glassbox.snapshot.batch import Batch
-from glassbox.snapshot.capture import capture
 from glassbox.snapshot.composition import batches, compose_items
 from glassbox.snapshot.teacher import capture_batch, open_teacher
 from glassbox.tracking import TrialRun, UnrecordedRun
@@ -125,15 +126,17 @@ def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, dict[str, Tim
     }
     few = settings.train.model_copy(update={"epochs": 1, "max_steps": None, "early_stopping": None, "processes": 1})
     trials = {}
-    with rehearsal(settings.model_copy(update={"train": few}), chosen) as small, silent():
+    with rehearsal(settings.model_copy(update={"train": few}), chosen) as small:
         torch.set_num_threads(small.train.threads)
-        capture_rate = _capture_rate(small)
-        capture(small, TASKS, SNAPSHOT, SCRATCH)
+        capture_rate = _capture_rate(small) if tokens_are_shared(small) else 0.0
+        run_stage("snapshot")
+        run_stage("answers")
         for group in small.groups:
             trial = TimedTrial(small, group, small.seeds[0])
             trial.most_questions = small.train.batch_size if trials else None
             started = time.perf_counter()
-            trial.run()
+            with captured_output():
+                trial.run()
             trial.overhead = time.perf_counter() - started - trial.noted_seconds()
             trials[group] = trial
     return capture_rate, trials

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import runpy
 import signal
-import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-import yaml
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -19,18 +15,17 @@ from torch.nn import functional
 from glassbox import liveness
 from glassbox.checkpoint import Progress
 from glassbox.config import Settings
+from glassbox.console import captured_output
 from glassbox.encoding import encode_sample
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.interruption import Interruption
 from glassbox.objective.task import cross_entropy
-from glassbox.preflight.console import captured_output
+from glassbox.rehearsal import run_stage, write_params
 from glassbox.snapshot.batch import Batch
 from glassbox.tasks import read_split
 from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.trial import TASKS_FOLDER, Trial
 
-SCRIPTS = Path(__file__).resolve().parents[2]
-PARAMS = Path("params.yaml")
 LINES_PER_TRIAL = 12
 SWAMPED = 0.99
 NATS = 0.01
@@ -44,20 +39,10 @@ class Course:
         self.seed = settings.seeds[0]
         self.hardest = max(settings.groups, key=lambda group: len(settings.distill[group].active))
         self.lines: dict[str, list[str]] = {}
-        PARAMS.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+        write_params(settings)
 
-    def stage(self, name: str, *options: str) -> str | None:
-        """Run a stage's script as DVC would, in this process; its last words become a GlassboxError if it fails."""
-        code: Any = 0
-        with captured_output() as output, patch.object(sys, "argv", [f"{name}.py", *options]):
-            try:
-                runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
-            except SystemExit as end:
-                code = end.code
-        self.lines[" ".join([name, *options])] = output.lines
-        if code:
-            raise GlassboxError("\n".join(output.lines[-12:]) or f"src/{name}.py ended with exit code {code}.")
-        return None
+    def stage(self, name: str, *options: str) -> None:
+        self.lines[" ".join([name, *options])] = run_stage(name, *options)
 
     def prepared(self, group: str) -> Trial:
         trial = Trial(self.settings, group, self.seed)
@@ -83,7 +68,8 @@ class Course:
         trial.student.eval()
         positions = 0
         for batch, _ in self.first_step(trial):
-            _require_labels(trial, batch)
+            if trial.answers is None:
+                _require_labels(trial, batch)
             with torch.no_grad():
                 signals, logits = trial.student(batch, trial.objective.needs_attention)
                 components = trial.objective.components(signals, logits, batch)
@@ -258,7 +244,7 @@ def _plain_losses(trial: Trial, batch: Batch) -> Float[Tensor, " positions"]:
         logits = trial.student.model(input_ids=ids, use_cache=False).logits[0, first : first + count]
         losses.append(
             functional.cross_entropy(
-                logits[:, : trial.snapshot.vocabulary].float(), ids[0, first + 1 :], reduction="none"
+                logits[:, : trial.student.vocabulary].float(), ids[0, first + 1 :], reduction="none"
             )
         )
     return torch.cat(losses).cpu()

@@ -67,10 +67,10 @@ def _found(check: Check) -> Finding:
     except GlassboxError as error:
         return Finding(check.name, "failed", time.monotonic() - started, str(error))
     except (Exception, SystemExit) as error:
-        reason = str(error).strip().splitlines()
+        reason = next(iter(str(error).strip().splitlines()), "no message").rstrip(".")
         sentence = (
-            f"{type(error).__name__}: {reason[0].rstrip('.') if reason else 'no message'}. No setting is named because nothing "
-            "expected this; the traceback is in reports/preflight.json."
+            f"{type(error).__name__}: {reason}. No setting is named because nothing expected this; the traceback is in "
+            "reports/preflight.json."
         )
         return Finding(check.name, "failed", time.monotonic() - started, sentence, traceback.format_exc())
     return Finding(check.name, "ok", time.monotonic() - started, remark)

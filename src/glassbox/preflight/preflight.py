@@ -14,7 +14,7 @@ from glassbox.estimate.disk import drives_of, needs_of
 from glassbox.estimate.estimate import memory_on, refused_drives, refused_lengths, refused_memory
 from glassbox.estimate.memory import teacher_of
 from glassbox.estimate.workload import training_of, workload_of
-from glassbox.models import load_tokenizer, refuse_different_tokenizers
+from glassbox.pair import tokens_are_shared
 from glassbox.preflight.course import Course
 from glassbox.preflight.findings import Check, Finding, Findings
 from glassbox.rehearsal import rehearsal, samples_of, spread
@@ -38,10 +38,8 @@ def preflight(settings: Settings, root: Path, tasks_folder: Path, show: Callable
 
 
 def checks_beforehand(settings: Settings, root: Path, tasks_folder: Path) -> list[Check]:
-    def tokenizers() -> None:
-        refuse_different_tokenizers(
-            load_tokenizer(settings.teacher), load_tokenizer(settings.student), settings.groups[0]
-        )
+    def tokenizers() -> str:
+        return "one tokenizer" if tokens_are_shared(settings) else "two tokenizers, and no group that compares tokens"
 
     def disk() -> None:
         workload = workload_of(settings, tasks_folder)
@@ -73,14 +71,18 @@ def checks_of(course: Course) -> list[Check]:
     trials = [f"trial {group}" for group in course.settings.groups]
     return [
         Check("settings", lambda: course.stage("settings")),
+        Check("answers", lambda: course.stage("answers"), ["settings"]),
         Check("capture", lambda: course.stage("snapshot"), ["settings"]),
         Check("gate", lambda: course.stage("verify"), ["capture"]),
-        Check("precision", course.precision, ["capture"]),
-        Check("objective", course.objective, ["capture"]),
-        Check("attention maps", course.attention_maps, ["capture"]),
-        Check("components", course.components, ["capture"]),
-        Check("final evaluation", course.final_evaluation, ["capture"]),
-        *(Check(name, trial_of(group), ["gate"]) for name, group in zip(trials, course.settings.groups, strict=True)),
+        Check("precision", course.precision, ["answers", "capture"]),
+        Check("objective", course.objective, ["answers", "capture"]),
+        Check("attention maps", course.attention_maps, ["answers", "capture"]),
+        Check("components", course.components, ["answers", "capture"]),
+        Check("final evaluation", course.final_evaluation, ["answers", "capture"]),
+        *(
+            Check(name, trial_of(group), ["answers", "gate"])
+            for name, group in zip(trials, course.settings.groups, strict=True)
+        ),
         Check("resume", course.resume, [f"trial {course.hardest}"]),
         Check("console", course.console, [f"trial {course.hardest}"]),
         Check("report", course.report, trials),
