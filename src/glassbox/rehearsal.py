@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import yaml
@@ -18,12 +18,15 @@ import yaml
 from glassbox.config import SPLITS, ModelSettings, Settings, StorageSettings
 from glassbox.console import captured_output
 from glassbox.errors import GlassboxError
+from glassbox.snapshot.reader import SampleInfo
 from glassbox.tasks import Sample, load_samples, read_split, write_splits
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 TASKS = Path("data/tasks")
 PARAMS = Path("params.yaml")
 MOVED = {"DVC_ROOT": None, "MLFLOW_TRACKING_URI": None, "MLFLOW_RUN_ID": None}
+
+OfTask = TypeVar("OfTask", Sample, SampleInfo)
 
 
 @contextmanager
@@ -108,12 +111,12 @@ def samples_of(settings: Settings, tasks_folder: Path) -> dict[str, list[Sample]
     return load_samples(settings.prepare)
 
 
-def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+def spread(samples: Sequence[OfTask], count: int) -> list[OfTask]:
     """`count` samples, evenly from all tasks: the first of each, in turn."""
-    by_task: dict[str, list[Sample]] = {}
+    by_task: dict[str, list[OfTask]] = {}
     for sample in samples:
         by_task.setdefault(sample.task, []).append(sample)
-    chosen: list[Sample] = []
+    chosen: list[OfTask] = []
     for index in range(count):
         chosen += [mine[index] for mine in by_task.values() if index < len(mine)]
     return chosen[:count]
