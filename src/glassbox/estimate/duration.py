@@ -132,7 +132,6 @@ def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, dict[str, Tim
         torch.set_num_threads(small.train.threads)
         capture_rate = _capture_rate(small) if tokens_are_shared(small) else 0.0
         run_stage("snapshot")
-        run_stage("answers")
         for group in small.groups:
             if small.distill[group].labels == "teacher":
                 _stand_in_for_answers(ANSWERS_FOLDER / group)
