@@ -314,6 +314,7 @@ def test_the_script_prints_a_table_and_writes_the_numbers(
     assert written["trials"] == 2
 
 
+@pytest.mark.slow
 def test_the_probe_times_every_group_and_leaves_nothing_behind(project: Path, monkeypatch: pytest.MonkeyPatch):
     store_before = (project / "mlflow.db").read_bytes()
     written = run_script(monkeypatch, shrunk_settings(project, seeds=[0]))
