@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,122 +19,23 @@ from tqdm import tqdm
 from glassbox import checkpoint, liveness, trial_output
 from glassbox.analysis_plan import plan_digest
 from glassbox.checkpoint import Progress
-from glassbox.config import Settings
-from glassbox.errors import DivergedError, GlassboxError
+from glassbox.errors import DivergedError
 from glassbox.evaluation import Evaluation, evaluate, scored
 from glassbox.interruption import Interruption
-from glassbox.labels import read_teacher_labels
-from glassbox.models import load_tokenizer, model_digest, tokenizer_fingerprint
-from glassbox.objective import Objective, pair_heads, position_weights, shares
-from glassbox.precision import PrecisionProbe, cuda_has_bf16, resolve
-from glassbox.processes import Processes, own_part, start_accelerator, whole, whole_state, whole_weights
-from glassbox.randomness import derived_seed
-from glassbox.schedule import learning_rate, make_plan
-from glassbox.signals import checkpoint_layers
-from glassbox.snapshot.partners import batches_with_partners, partners_digest, partners_of
-from glassbox.snapshot.reader import Batch, Snapshot, open_snapshot
-from glassbox.snapshot.schema import NOTHING_CAPTURED
-from glassbox.student import Student, build_optimizer, build_student
-from glassbox.tasks import Sample, read_split, tasks_digest
-from glassbox.texts import Source, Texts
-from glassbox.tracking import TrialRun, UnrecordedRun, root
-from glassbox.trainee import Trainee
-from glassbox.trial_key import study_key, trial_key
+from glassbox.objective import Objective, position_weights, shares
+from glassbox.preparation import SNAPSHOT_FOLDER, Preparation
+from glassbox.processes import own_part, whole, whole_state, whole_weights
+from glassbox.schedule import learning_rate
+from glassbox.snapshot.reader import Batch
+from glassbox.tasks import Sample
+from glassbox.tracking import TrialRun, UnrecordedRun
 
-SNAPSHOT_FOLDER = Path("data/snapshot")
-TASKS_FOLDER = Path("data/tasks")
-ANSWERS_FOLDER = Path("data/answers")
 CONF_FOLDER = Path("conf")
 LEAST_LOSS_SCALE = 1.0  # float16 gradients that overflow below it overflow without any scaling
 
 
-class Trial:
-    """What one trial works with; `run` is the way through it."""
-
-    def __init__(self, settings: Settings, group: str, seed: int) -> None:
-        self.settings, self.group, self.seed = settings, group, seed
-        self.snapshot = open_snapshot(SNAPSHOT_FOLDER)
-        snapshot = self.snapshot.logical_digest if self.snapshot else NOTHING_CAPTURED
-        self.digests = {"snapshot": snapshot, "tasks": tasks_digest(TASKS_FOLDER)}
-        self.study_key = study_key(settings, *self.digests.values())
-        self.answers = None
-        if settings.distill[group].labels == "teacher":
-            labels = read_teacher_labels(ANSWERS_FOLDER / group, self.digests["tasks"])
-            self.answers, self.digests["answers"] = labels.answers, labels.digest
-        self.key = trial_key(settings, group, seed, *self.digests.values())
-        scratch = Path(settings.storage.scratch) if settings.storage.scratch else root() / ".glassbox"
-        self.scratch = scratch / "trials" / self.key
-
-    def prepare(self) -> None:
-        """Load and check everything that training needs. Raises GlassboxError before a run is opened."""
-        settings = self.settings.train
-        torch.set_num_threads(settings.threads)
-        torch.manual_seed(derived_seed(self.seed, f"dropout/{self.processes.index}"))
-        self.tokenizer = load_tokenizer(self.settings.student)
-        weights = self.settings.distill[self.group]
-        snapshot = self._shared_snapshot()
-        channels = snapshot.channels() if snapshot and "hidden" in weights.active else None
-        self.source = self._source(snapshot)
-        student = build_student(
-            self.settings.student,
-            self.seed,
-            snapshot.vocabulary if snapshot else None,
-            len(channels[0]) if channels else None,
-        )
-        self.initial_student = model_digest(student.model)
-        if settings.gradient_checkpointing:
-            checkpoint_layers(student.model)
-        self.probe = PrecisionProbe(student.model)
-        self.student: Student = student
-        self.objective = Objective(
-            weights,
-            self.settings.objective,
-            head=snapshot.head() if snapshot and "logits" in weights.active else None,
-            channels=channels,
-            temperatures=snapshot.temperatures if snapshot else (),
-            projector=student.projector,
-        ).to(self.accelerator.device)
-        self.trainee, self.optimizer = self.accelerator.prepare(Trainee(student), build_optimizer(student, settings))
-        self.partners = self._find_partners(snapshot)
-        self.heads = self._pair_heads(snapshot) if snapshot and "attention" in weights.active else None
-        self.plan = make_plan({s.sample_id: s.n_tokens for s in self.source.samples("train")}, settings, self.seed)
-        self.digests["data_order"] = self.plan.digest()
-        self.test, self.validation = (read_split(TASKS_FOLDER, split) for split in ("test", "validation"))
-
-    def _pair_heads(self, snapshot: Snapshot) -> str:
-        """How attention maps of different head counts are compared; refused early where the settings are strict."""
-        student = self.student.model.config.get_text_config().num_attention_heads
-        strict = self.settings.objective.heads == "strict"
-        return pair_heads(student, snapshot.format.heads, strict).description
-
-    def _find_partners(self, snapshot: Snapshot | None) -> dict[str, str]:
-        """Whose signals each sample gets where a component is shuffled; the same for every trial of a study."""
-        if snapshot is None or not self.objective.partner_signals:
-            return {}
-        splits = ("train", "validation")
-        partners = {k: v for split in splits for k, v in partners_of(snapshot.samples(split), split).items()}
-        self.digests["partners"] = partners_digest(partners)
-        return partners
-
-    def _shared_snapshot(self) -> Snapshot | None:
-        """The snapshot, where its tokens are the student's too. Raises GlassboxError where a signal is needed of it."""
-        found = tokenizer_fingerprint(self.tokenizer)
-        if self.snapshot and self.snapshot.manifest["provenance"]["tokenizer"] == found:
-            return self.snapshot
-        if self.settings.distill[self.group].uses_signals:
-            raise GlassboxError(
-                f"Group {self.group}: the student '{self.settings.student.model}' cuts text into other tokens than the "
-                "teacher did, so comparing them token by token means nothing. `-S distill=seqkd` trains such a student "
-                "on the teacher's answers as text; or choose a student with the teacher's tokenizer. "
-                "`python src/pair.py` names the differences."
-            )
-        return None
-
-    def _source(self, snapshot: Snapshot | None) -> Source:
-        """Where samples come from: texts for the teacher's answers, and where no snapshot has the student's tokens."""
-        if snapshot and self.answers is None:
-            return snapshot
-        return Texts(TASKS_FOLDER, self.tokenizer, self.settings.snapshot, self.answers)
+class Trial(Preparation):
+    """The way through one trial; what it works with is its preparation."""
 
     def run(self) -> str:
         """Train, evaluate and publish; returns the status, "finished" or "diverged"."""
@@ -164,14 +65,6 @@ class Trial:
             trial_output.clean(self.scratch)
         self.processes.wait()
         return status
-
-    def join(self) -> None:
-        """Find the device, the precision, and the other processes of this trial where a launcher started several."""
-        weights, cuda = self.settings.distill[self.group], torch.cuda.is_available()
-        precision = resolve(self.settings.train.precision, cuda, cuda_has_bf16())
-        uses_every_weight = not {"task", "logits"}.isdisjoint(weights.active)
-        self.accelerator = start_accelerator(precision, cpu=not cuda, uses_every_weight=uses_every_weight)
-        self.processes = Processes(self.accelerator.device)
 
     def open_run(self, progress: Progress) -> TrialRun | UnrecordedRun:
         """The run in MLflow, which the main process alone writes."""
@@ -259,15 +152,6 @@ class Trial:
     def objective_at(self, progress: Progress) -> Objective:
         """The objective with its curves where the updates so far have brought them."""
         return self.objective.at(progress.updates / len(self.plan.steps))
-
-    def batches(self, plan: Sequence[Sequence[str]]) -> Iterator[Batch]:
-        """The planned batches on the device, with all that the objective reads."""
-        signals, lent = self.objective.signals, self.objective.partner_signals
-        if self.snapshot and lent:
-            found = batches_with_partners(self.snapshot, plan, signals, lent, self.partners)
-        else:
-            found = self.source.batches(plan, signals)
-        return (batch.to(self.accelerator.device) for batch in found)
 
     def weights_of(self, batches: Sequence[tuple[Batch, bool]]) -> list[torch.Tensor]:
         """What each position of this process's micro-batches counts in the step of all processes."""
@@ -383,10 +267,6 @@ class Trial:
         if self.processes.is_main:
             trial_output.dump(self.scratch, worst)
         return DivergedError(trial_output.sentence(worst))
-
-    @property
-    def task_names(self) -> list[str]:
-        return sorted(self.settings.prepare.tasks)
 
     def record(self, run: TrialRun | UnrecordedRun, progress: Progress, metrics: dict[str, float]) -> None:
         run.log(metrics, progress.step)

@@ -23,6 +23,7 @@ CODE = (
     "models.py",
     "objective",
     "precision.py",
+    "preparation.py",
     "processes.py",
     "randomness.py",
     "schedule.py",

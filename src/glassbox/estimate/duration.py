@@ -22,13 +22,14 @@ from glassbox.labels import Answer, write_teacher_labels
 from glassbox.models import load_tokenizer
 from glassbox.objective import Objective
 from glassbox.pair import tokens_are_shared
+from glassbox.preparation import ANSWERS_FOLDER
 from glassbox.rehearsal import TASKS, rehearsal, run_stage, samples_of, spread
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.composition import batches, compose_items
 from glassbox.snapshot.teacher import capture_batch, open_teacher
 from glassbox.tasks import read_split, tasks_digest
 from glassbox.tracking import TrialRun, UnrecordedRun
-from glassbox.trial import ANSWERS_FOLDER, Trial
+from glassbox.trial import Trial
 
 STEPS = 6
 

@@ -20,11 +20,12 @@ from glassbox.encoding import encode_sample
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.interruption import Interruption
 from glassbox.objective.task import cross_entropy
+from glassbox.preparation import TASKS_FOLDER
 from glassbox.rehearsal import run_stage, write_params
 from glassbox.snapshot.batch import Batch
 from glassbox.tasks import read_split
 from glassbox.tracking import TrialRun, UnrecordedRun
-from glassbox.trial import TASKS_FOLDER, Trial
+from glassbox.trial import Trial
 
 LINES_PER_TRIAL = 12
 SWAMPED = 0.99
