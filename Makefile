@@ -33,10 +33,10 @@ study: setup ## Run what changed of the study and compare its groups
 	dvc repro
 
 test: setup ## Run the tests that take a few seconds each
-	pytest -m "not slow" -n 2
+	pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: setup ## Run the slow tests
-	pytest -m slow
+	pytest -m slow -n 2 --dist loadgroup
 
 lint: setup ## Check format and lint
 	ruff format --check .

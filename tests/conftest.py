@@ -16,6 +16,13 @@ from glassbox.comparison.study import Comparison, compare_study
 from glassbox.config import StorageSettings
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every file's tests run in one process, and so do all that read the one comparison: what they share is made once."""
+    for item in items:
+        reads_comparison = "compared" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("compared" if reads_comparison else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One empty store for all tests: MLflow takes a second or two to make its tables."""

@@ -152,6 +152,7 @@ def assert_every_component_taught(manifest: dict[str, Any]) -> None:
     assert manifest["digests"]["final_student"] != manifest["digests"]["initial_student"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_pair_goes_from_capture_through_the_gate_to_a_step_of_every_component(
     pair: str, store: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,6 +165,7 @@ def test_a_pair_goes_from_capture_through_the_gate_to_a_step_of_every_component(
     assert model_digest(kept) == manifest["digests"]["final_student"]
 
 
+@pytest.mark.slow
 def test_a_bfloat16_teacher_teaches_a_float32_student_under_bfloat16_with_checkpointing(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

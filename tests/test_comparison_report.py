@@ -63,6 +63,7 @@ def test_a_page_that_outgrows_a_browser_is_refused_before_anything_is_published(
     assert not (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_two_calls_write_the_same_bytes_also_from_what_was_read_back(compared: Comparison, tmp_path: Path) -> None:
     folder = compared.page.parent
     read_back = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -70,6 +71,7 @@ def test_two_calls_write_the_same_bytes_also_from_what_was_read_back(compared: C
     assert contents(tmp_path) == {name: data for name, data in contents(folder).items() if name != "snapshot.json"}
 
 
+@pytest.mark.slow
 def test_a_group_without_a_finished_trial_is_in_every_report(store: Path) -> None:
     studies.write_study(store, ("sft",), (0,))
     digests = {**studies.manifest("combined", 0)["digests"], "final_student": None, "items": None}

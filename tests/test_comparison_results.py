@@ -144,6 +144,7 @@ def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(path), *arguments], cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_power_of_the_plan_needs_no_trial_where_a_deviation_is_given(store: Path) -> None:
     done = script(store, "--plan-power", "--deviation", "2")
     assert done.returncode == 0, done.stderr

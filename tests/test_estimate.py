@@ -113,6 +113,7 @@ def estimated(settings: Settings, folder: Path) -> tuple[Any, Any, Any]:
     return workload, training_of(settings, workload), teacher_of(settings, workload, on_gpu=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [4, 8])
 def test_a_group_needs_the_memory_that_was_estimated(micro_batch: int, project: Path):
     settings = shrunk_settings(project, seeds=[0], train={"micro_batch_size": micro_batch})
@@ -275,6 +276,7 @@ def with_little_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_200_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shrink, named", [(with_little_disk, "storage.scratch"), (with_little_memory, "train.micro_batch_size")]
 )
@@ -292,6 +294,7 @@ def test_samples_longer_than_a_model_reads_are_refused(project: Path):
     assert any("-S snapshot.max_length=512" in sentence for sentence in estimate["refusals"])
 
 
+@pytest.mark.slow
 def test_enough_room_refuses_nothing(project: Path):
     assert estimate_study(one_group(project), project, project / "data/tasks")["refusals"] == []
 
@@ -303,6 +306,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, settings: Settings, *options: st
     return json.loads(Path("reports/plan.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_table_and_writes_the_numbers(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
