@@ -17,7 +17,7 @@ from glassbox.config import StorageSettings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every file's tests run in one process, and so do all that read the one comparison: what they share is made once."""
+    """Every file's tests run in one process, and so do all that read the comparison: what they share is made once."""
     for item in items:
         reads_comparison = "compared" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("compared" if reads_comparison else item.path.stem))
