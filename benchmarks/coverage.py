@@ -26,7 +26,7 @@ from scipy.stats import norm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "src"))
 
-from glassbox.comparison.contrasts import Contrast, planned_contrasts  # noqa: E402
+from glassbox.comparison.inference.contrasts import Contrast, planned_contrasts  # noqa: E402
 from glassbox.comparison.plan import Plan, read_plan  # noqa: E402
 from glassbox.comparison.statistics.equivalence import equivalence, minimum_effect_p  # noqa: E402
 from glassbox.comparison.statistics.estimates import (  # noqa: E402

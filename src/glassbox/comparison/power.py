@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from glassbox.comparison.contrasts import Contrast, planned_contrasts
+from glassbox.comparison.inference.contrasts import Contrast, planned_contrasts
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION
 from glassbox.comparison.statistics.power import (

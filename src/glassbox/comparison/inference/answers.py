@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glassbox.comparison import verdicts
+from glassbox.comparison.inference import verdicts
 from glassbox.comparison.plan import Plan
 
 QUESTIONS = ("Q1", "Q2", "Q3", "Q4")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from glassbox.comparison import verdicts
-from glassbox.comparison.alternatives import on_logits
-from glassbox.comparison.contrasts import Contrast
 from glassbox.comparison.evidence import Evidence
-from glassbox.comparison.observation import Observation, observe
+from glassbox.comparison.inference import verdicts
+from glassbox.comparison.inference.alternatives import on_logits
+from glassbox.comparison.inference.contrasts import Contrast
+from glassbox.comparison.inference.observation import Observation, observe
 from glassbox.comparison.statistics.equivalence import equivalence
 from glassbox.comparison.statistics.estimates import Alternative, Estimate, t_interval, t_test
 from glassbox.comparison.statistics.multiplicity import holm, intersection_union

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from glassbox.comparison import hypothesis, verdicts
-from glassbox.comparison.analysis import Analysis, analyse
-from glassbox.comparison.answers import answers
-from glassbox.comparison.contrasts import planned_contrasts
 from glassbox.comparison.evidence import Evidence
-from glassbox.comparison.guards import guard_notes, guards
-from glassbox.comparison.means import group_means, uninformative_tasks
-from glassbox.comparison.observation import unmatched_items
+from glassbox.comparison.inference import hypothesis, verdicts
+from glassbox.comparison.inference.analysis import Analysis, analyse
+from glassbox.comparison.inference.answers import answers
+from glassbox.comparison.inference.contrasts import planned_contrasts
+from glassbox.comparison.inference.guards import guard_notes, guards
+from glassbox.comparison.inference.means import group_means, uninformative_tasks
+from glassbox.comparison.inference.observation import unmatched_items
+from glassbox.comparison.inference.rows import contrast_row, final_verdict
+from glassbox.comparison.inference.sensitivity import Alternatives, analyse_otherwise, sensitivity
 from glassbox.comparison.plan import Plan
-from glassbox.comparison.rows import contrast_row, final_verdict
-from glassbox.comparison.sensitivity import Alternatives, analyse_otherwise, sensitivity
 
 IMPUTED = "chance in place of diverged trials"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from glassbox.comparison.contrasts import TEACHER, Contrast
 from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.inference.contrasts import TEACHER, Contrast
 from glassbox.comparison.statistics.estimates import Estimate, mean_estimate, welch_estimate
 from glassbox.comparison.statistics.scopes import Table, item_variance, two_scopes
 

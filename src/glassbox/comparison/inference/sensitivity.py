@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from glassbox.comparison import verdicts
-from glassbox.comparison.alternatives import with_chance_for_diverged, without_seed
-from glassbox.comparison.analysis import Analysis, analyse, verdict_of
-from glassbox.comparison.contrasts import Contrast
 from glassbox.comparison.evidence import Evidence
-from glassbox.comparison.observation import has_clusters, observe_items
+from glassbox.comparison.inference import verdicts
+from glassbox.comparison.inference.alternatives import with_chance_for_diverged, without_seed
+from glassbox.comparison.inference.analysis import Analysis, analyse, verdict_of
+from glassbox.comparison.inference.contrasts import Contrast
+from glassbox.comparison.inference.observation import has_clusters, observe_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.estimates import Alternative, t_interval
 from glassbox.comparison.statistics.multiplicity import holm, intersection_union

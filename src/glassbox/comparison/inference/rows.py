@@ -6,11 +6,11 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from glassbox.comparison import verdicts
-from glassbox.comparison.analysis import Analysis
-from glassbox.comparison.contrasts import TEACHER, Contrast
 from glassbox.comparison.evidence import Evidence
-from glassbox.comparison.observation import has_clusters, observe_items
+from glassbox.comparison.inference import verdicts
+from glassbox.comparison.inference.analysis import Analysis
+from glassbox.comparison.inference.contrasts import TEACHER, Contrast
+from glassbox.comparison.inference.observation import has_clusters, observe_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.effects import (
     head_room_share,

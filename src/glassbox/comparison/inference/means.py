@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from glassbox.comparison.contrasts import Contrast
 from glassbox.comparison.evidence import Evidence
-from glassbox.comparison.observation import has_clusters, observe, observe_items
+from glassbox.comparison.inference.contrasts import Contrast
+from glassbox.comparison.inference.observation import has_clusters, observe, observe_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION, t_interval
 from glassbox.comparison.statistics.intervals import mean_interval

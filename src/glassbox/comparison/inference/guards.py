@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from glassbox.comparison.analysis import Analysis
 from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.inference.analysis import Analysis
 from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION
 
 
