@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from projects import ROOT, make_project, shrunk_settings
+from projects import ROOT, shrunk_settings
 from torch.profiler import ProfilerActivity, profile
 
 import plan
@@ -54,21 +54,6 @@ TINY_LLAMA = LLAMA_2_7B | {
     "num_key_value_heads": 4,
     "max_position_embeddings": 2048,
 }
-
-
-@pytest.fixture(scope="module")
-def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captured")
-    make_project(folder)
-    return folder
-
-
-@pytest.fixture
-def project(captured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("models", "data"):
-        shutil.copytree(captured / name, store / name)
-    monkeypatch.chdir(store)
-    return store
 
 
 def peak_of(work: Callable[[], Any], already: int) -> int:

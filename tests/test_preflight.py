@@ -16,7 +16,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from miniatures import save_model_folder, tiny_tokenizer
-from projects import ROOT, make_project, shrunk_settings
+from projects import ROOT, shrunk_settings
 from safetensors.torch import load_file, save_file
 
 import preflight as script
@@ -30,20 +30,11 @@ from glassbox.preflight.preflight import checks_beforehand, checks_of, longest_s
 from glassbox.snapshot import reader
 
 
-@pytest.fixture(scope="module")
-def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("captured")
-    make_project(folder)
-    return folder
-
-
 @pytest.fixture
-def project(captured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("models", "data"):
-        shutil.copytree(captured / name, store / name)
-    shutil.copytree(ROOT / "conf", store / "conf")
-    monkeypatch.chdir(store)
-    return store
+def project(project: Path) -> Path:
+    """The small project with the committed configuration beside it."""
+    shutil.copytree(ROOT / "conf", project / "conf")
+    return project
 
 
 def two_groups(project: Path, **changes: Any) -> Settings:
