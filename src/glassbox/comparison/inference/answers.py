@@ -37,15 +37,16 @@ def _sentence(row: Mapping[str, Any], plan: Plan) -> str:
     difference = f"{formula} is {points(row['estimate'], signed=True)} points"
     if row["degenerate"]:
         return f"{start}, {difference} on each of {row['n']} seeds: degenerate, no test and no interval."
-    return f"{start}, {difference} ({_evidence(row, plan)}): {_says(row, plan)}{_wider(row)}"
+    return f"{start}, {difference} ({_evidence(row, plan)}): {_says(row, plan)}"
 
 
 def _evidence(row: Mapping[str, Any], plan: Plan) -> str:
     family = f", Holm over {row['family_size']}" if row["family_size"] > 1 else ""
-    limits = f"{100 * plan.confidence:g} % interval {points(row['lower'], True)} to {points(row['upper'], True)}"
+    limits = f"{100 * plan.confidence:g} % interval {_limits(row)} over seeds, on this benchmark"
+    limits += f", {_limits(row['items'])} over questions like these too" if row["items"] else ""
     dropped = f", {row['n_dropped']} left out because a trial diverged" if row["n_dropped"] else ""
     seeds = f"n = {row['n']} {'pairs' if row['pairing'] == 'verified' else 'seeds, not verified as pairs'}{dropped}"
-    return f"{limits}; adjusted p {p_text(row['p_adjusted'])}{family}; {seeds}; seeds vary, on this benchmark"
+    return f"{limits}; adjusted p {p_text(row['p_adjusted'])}{family}; {seeds}"
 
 
 def _says(row: Mapping[str, Any], plan: Plan) -> str:
@@ -67,12 +68,8 @@ def _says(row: Mapping[str, Any], plan: Plan) -> str:
     return f"{verdict}{f' ({about[size]} the margin of {margin})' if size in about else ''}."
 
 
-def _wider(row: Mapping[str, Any]) -> str:
-    items = row["items"]
-    if items is None:
-        return ""
-    limits = f"{points(items['lower'], True)} to {points(items['upper'], True)}"
-    return f" On questions like these, where questions vary too: {limits}."
+def _limits(interval: Mapping[str, Any]) -> str:
+    return f"{points(interval['lower'], True)} to {points(interval['upper'], True)}"
 
 
 def points(share: float | None, signed: bool = False) -> str:

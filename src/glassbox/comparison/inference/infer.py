@@ -91,7 +91,7 @@ def _changes(rows: list[dict[str, Any]]) -> list[str]:
     """A sentence per contrast of which another analysis says something else."""
     changed = [(row, row["sensitivity"]) for row in rows if row["sensitivity"] and row["sensitivity"]["changed"]]
     return [
-        f"{row['key']}: {row['verdict']}; {', '.join(_said(name, found, row['verdict']) for name in found['changed'])}."
+        f"{row['key']}: {row['verdict']}; {'; '.join(_said(name, found, row['verdict']) for name in found['changed'])}."
         for row, found in changed
     ]
 
