@@ -23,7 +23,7 @@ from glassbox.errors import GlassboxError
 from glassbox.estimate.abstraction import Abstraction
 from glassbox.estimate.architecture import parameter_count
 from glassbox.estimate.disk import needs_of, snapshot_bytes
-from glassbox.estimate.estimate import estimate_study, memory_on
+from glassbox.estimate.estimate import estimate_study, memory_on, refused_memory
 from glassbox.estimate.memory import capture_peak, evaluation_peak, hardest_batch, teacher_of, total, training_peak
 from glassbox.estimate.workload import training_of, workload_of
 from glassbox.models import load_tokenizer
@@ -277,6 +277,14 @@ def test_samples_longer_than_a_model_reads_are_refused(project: Path):
     settings = one_group(project, snapshot={"max_length": 4000})
     estimate = estimate_study(settings, project, project / "data/tasks")
     assert any("-S snapshot.max_length=512" in sentence for sentence in estimate["refusals"])
+
+
+@pytest.mark.parametrize("free, remedy", [(50, "train.liveness_steps=0"), (20, "smaller student.model")])
+def test_an_audit_that_does_not_fit_can_be_left_out(free: int, remedy: str, project: Path):
+    peak = {"weights": 10, "gradients": 30, "optimizer": 20, "activations": 5}
+    memory = {"phases": {"train combined": peak}, "free": free, "device": "a GPU"}
+    (sentence,) = refused_memory(one_group(project), memory)
+    assert remedy in sentence
 
 
 @pytest.mark.slow

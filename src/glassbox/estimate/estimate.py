@@ -141,6 +141,9 @@ def _remedy(settings: Settings, phase: str, peak: Peak, free: int) -> str:
     """The setting to change: another model where what does not shrink with the batch is already too much."""
     fixed = sum(size for part, size in peak.items() if part in STATE)
     role = "teacher" if phase in ("capture", "verify") else "student"
+    audited = peak.get("gradients", 0) - peak.get("weights", 0)
+    if phase == "train" and audited > 0 and fixed * RESERVE > free >= (fixed - audited) * RESERVE:
+        return "set train.liveness_steps=0, which leaves out the audit of the first steps and its gradients"
     if fixed * RESERVE > free:
         half = "teacher.dtype=bfloat16, or a smaller " if role == "teacher" else "a smaller "
         return f"no batch is small enough; choose {half}{role}.model"
