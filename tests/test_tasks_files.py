@@ -14,6 +14,7 @@ from glassbox.config import PrepareSettings, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import hub, load_samples
 from glassbox.tasks.files import pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv
+from glassbox.tasks.pools import Drawn
 
 WriteText = Callable[[str, str], Path]
 
@@ -215,8 +216,9 @@ def test_real_files_make_disjoint_splits(real_data: Path) -> None:
         "mmlu": same_file("mmlu_csv", real_data / "mmlu" / "val", train=500, validation=100, test=500),
         "gsm8k": same_file("gsm8k_jsonl", real_data / "gsm8k" / "train.jsonl", train=500, validation=100, test=500),
     }
-    reports: list[str] = []
+    reports: list[Drawn] = []
     splits = load_samples(PrepareSettings(tasks=tasks), reports.append)
     prompts = [sample.prompt for samples in splits.values() for sample in samples]
     assert len(prompts) == len(set(prompts)) == 2200
-    assert len(reports) == 1 and reports[0].endswith("val: 2 samples dropped (repeat another prompt there).")
+    (sentence,) = {sentence for drawn in reports for sentence in drawn.sentences()}
+    assert sentence.endswith("val: 2 samples dropped (repeat another prompt there).")
