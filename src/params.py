@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+
+from glassbox.command import run
+from glassbox.errors import GlassboxError
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
@@ -20,5 +24,20 @@ def composition(conf: Path, overrides: list[str]) -> str:
     return OmegaConf.to_yaml(configuration)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "overrides", nargs="*", help="as after -S of `dvc exp run`: scale=paper, weights.hidden=0.3, ..."
+    )
+    overrides = parser.parse_args().overrides
+    try:
+        text = composition(CONF, overrides)
+    except HydraException as error:
+        raise GlassboxError(
+            f"conf/ cannot be composed with {' '.join(overrides)}; {PARAMS} is as it was. {error}"
+        ) from error
+    PARAMS.write_text(text, encoding="utf-8", newline="\n")
+
+
 if __name__ == "__main__":
-    PARAMS.write_text(composition(CONF, sys.argv[1:]), encoding="utf-8", newline="\n")
+    run(main)
