@@ -88,7 +88,8 @@ def contrast_table(results: Mapping[str, Any]) -> str:
     level = f"{100 * results['confidence']:.0f}"
     caption = (
         f"Planned contrasts in percentage points (on logits where marked), with {level}~\\% intervals over seeds and "
-        "over seeds and questions, Holm-adjusted $p$ and the minimum detectable effect (MDE) at the plan's power. "
+        "over seeds and questions, none adjusted for the number of tests, Holm-adjusted $p$ and the minimum detectable "
+        "effect (MDE) at Holm's first step and the plan's power. "
         f"Bold: adjusted $p$ under {results['alpha']:g}."
     )
     return _float(caption, "contrasts", "lrrrrrrl", lines, banner_texts(results), escaped=True)
@@ -108,7 +109,7 @@ def _contrast(row: Mapping[str, Any], alpha: float) -> str:
     label = escape(row["label"])
     if row["status"] != "run":
         return _row([label, rf"\multicolumn{{7}}{{l}}{{not run: {escape(row['reason'] or '')}}}"])
-    minimum = (row["minimum_detectable"] or {}).get("planned")
+    minimum = (row["minimum_detectable"] or {}).get("holm_first")
     cells = [
         difference(row["estimate"], scale),
         difference_interval(row, scale),
