@@ -64,12 +64,7 @@ def project(captured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.fixture(scope="session")
 def compared(initialised_store: Path) -> Comparison:
     """The comparison of five groups with three seeds, written once for all tests that only read it."""
-    folder = initialised_store.parent / "compared"
-    folder.mkdir()
-    shutil.copy(initialised_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with studies.own_store(initialised_store, "compared") as folder:
         shutil.copytree(studies.CONF, folder / "conf")
         studies.write_study(folder)
         return compare_study(studies.settings(), studies.key_of, folder=folder)

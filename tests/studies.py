@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
+import pytest
 
 from glassbox import tracking
 from glassbox.analysis_plan import plan_digest
@@ -37,6 +40,18 @@ CHOICES = {"sst2": 2, "mmlu": 4}
 LEVELS = {"sst2": 0.93, "mmlu": 0.71, "gsm8k": 0.42}
 TEACHER = {"test/accuracy_sst2": 0.99, "test/accuracy_mmlu": 0.93, "test/exact_match_gsm8k": 0.81}
 STUDENT = {"test/accuracy_sst2": 0.88, "test/accuracy_mmlu": 0.61, "test/exact_match_gsm8k": 0.30}
+
+
+@contextmanager
+def own_store(initialised_store: Path, name: str) -> Iterator[Path]:
+    """A new folder that is the repository's root while the context lasts, with an empty MLflow store of its own."""
+    folder = initialised_store.parent / name
+    folder.mkdir()
+    shutil.copy(initialised_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
 
 
 def digest(*parts: object) -> str:

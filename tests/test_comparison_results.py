@@ -27,12 +27,7 @@ SIZES = {"topk": 300, "hidden": 1000, "attention": 600, "head": 50, "channels": 
 
 @pytest.fixture(scope="module")
 def study(initialised_store: Path) -> Iterator[Path]:
-    folder = initialised_store.parent / "results"
-    folder.mkdir()
-    shutil.copy(initialised_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with studies.own_store(initialised_store, "results") as folder:
         studies.write_study(folder, seeds=SEEDS)
         yield folder
 
