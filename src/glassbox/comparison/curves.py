@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
-from scipy import stats
 
+from glassbox.comparison.statistics.intervals import mean_interval
 from glassbox.comparison.trials import Trial
 
 FILE = "history.parquet"
@@ -48,18 +49,12 @@ def _group_rows(group: str, histories: Sequence[History], confidence: float) -> 
         curves = [history[metric] for history in histories if metric in history]
         for step in _thinned(sorted({step for curve in curves for step in curve})):
             values = [curve[step] for curve in curves if step in curve]
-            yield {"group": group, "metric": metric, "step": step, **_band(values, confidence)}
+            band = mean_interval(values, confidence=confidence, bounds=(-math.inf, math.inf))
+            limits = {"n": band.n, "mean": band.mean, "lower": band.lower, "upper": band.upper}
+            yield {"group": group, "metric": metric, "step": step, **limits}
 
 
 def _thinned(steps: Sequence[int]) -> list[int]:
     if len(steps) <= MOST_POINTS:
         return list(steps)
     return [steps[place] for place in np.linspace(0, len(steps) - 1, MOST_POINTS).round().astype(int)]
-
-
-def _band(values: Sequence[float], confidence: float) -> dict[str, Any]:
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return {"n": n, "mean": mean, "lower": None, "upper": None}
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * float(np.std(values, ddof=1)) / n**0.5
-    return {"n": n, "mean": mean, "lower": mean - half, "upper": mean + half}

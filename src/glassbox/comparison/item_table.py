@@ -53,24 +53,24 @@ def read_answers(trials: Sequence[Trial], metrics: Mapping[str, str]) -> tuple[d
             if trial.files and FILE in trial.files and trial.source == "manifest":
                 faults.append(Fault(FILE, "missing", trial))
             continue
-        found = _faults_of_file(trial, path)
-        if not found:
-            rows = read_items(path)
-            answers[trial.name] = _answers(rows)
-            found = list(_faults_of_rows(trial, rows, answers[trial.name], metrics))
-        faults += found
+        rows = _rows(trial, path)
+        if isinstance(rows, Fault):
+            faults.append(rows)
+            continue
+        answers[trial.name] = _answers(rows)
+        faults += _faults_of_rows(trial, rows, answers[trial.name], metrics)
     return answers, [*faults, *_differing_questions(trials, answers)]
 
 
-def _faults_of_file(trial: Trial, path: Path) -> list[Fault]:
+def _rows(trial: Trial, path: Path) -> list[dict[str, Any]] | Fault:
+    """The rows of an item file, or what is wrong with the file."""
     recorded = (trial.files or {}).get(FILE)
     try:
         if recorded and hashlib.sha256(path.read_bytes()).hexdigest() != recorded:
-            return [Fault(FILE, "not the file that the manifest names", trial)]
-        read_items(path)
+            return Fault(FILE, "not the file that the manifest names", trial)
+        return read_items(path)
     except (OSError, ArrowException):
-        return [Fault(FILE, "damaged", trial)]
-    return []
+        return Fault(FILE, "damaged", trial)
 
 
 def _answers(rows: Sequence[Mapping[str, Any]]) -> Answers:

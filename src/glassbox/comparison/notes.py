@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glassbox.comparison.evidence import Evidence
-from glassbox.comparison.integrity import liveness, without_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.selection import Selection
 from glassbox.comparison.trials import Trial
@@ -52,7 +50,8 @@ def _changed_plan(plan: Plan, trials: Sequence[Trial]) -> str:
     return f"P{CHANGED[1:]}. {'; '.join(told)}."
 
 
-def notes(selection: Selection, evidence: Evidence) -> list[str]:
+def notes(selection: Selection, checked: Mapping[str, Any]) -> list[str]:
+    """A sentence for everything out of the ordinary. checked: what `integrity` found."""
     found = []
     if selection.store_groups:
         names = ", ".join(selection.store_groups)
@@ -72,19 +71,18 @@ def notes(selection: Selection, evidence: Evidence) -> list[str]:
             f"Trained under other settings or code than the present ones: {_some(selection.out_of_date, selection)}. "
             "`dvc repro` trains them again."
         )
-    diverged = [trial.name for trial in selection.trials if not trial.finished]
-    if diverged:
-        found.append(f"Diverged: {', '.join(diverged)}. They have no score; means are over the finished trials.")
+    if checked["diverged"]:
+        found.append(
+            f"Diverged: {', '.join(checked['diverged'])}. They have no score; means are over the finished trials."
+        )
     if selection.ignored_files:
         names = ", ".join(f"runs/{name}" for name in selection.ignored_files)
         found.append(f"Not part of this grid, ignored: {names}.")
-    absent = without_items(selection, evidence)
-    if absent:
-        found.append(f"Without results by question: {_some(absent, selection)}.")
-    precisions = sorted({trial.precision for trial in selection.trials})
-    if len(precisions) > 1:
-        found.append(f"Trials ran in different precisions: {', '.join(precisions)}.")
-    return found + [_unusual_share(row) for row in liveness(selection.trials) if _is_unusual(row)]
+    if checked["without_items"]:
+        found.append(f"Without results by question: {_some(checked['without_items'], selection)}.")
+    if len(checked["precision"]) > 1:
+        found.append(f"Trials ran in different precisions: {', '.join(checked['precision'])}.")
+    return found + [_unusual_share(row) for row in checked["liveness"] if _is_unusual(row)]
 
 
 def _is_unusual(row: Mapping[str, Any]) -> bool:

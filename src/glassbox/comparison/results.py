@@ -46,6 +46,7 @@ class Study:
 def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
     """All that the reports show, as plain JSON values: scores are shares of 1. inferred: what `infer` returned."""
     settings, plan, selection = study.settings, study.plan, study.selection
+    checked = integrity(selection, study.evidence)
     results = {
         "schema": SCHEMA,
         "scale": settings.scale,
@@ -63,8 +64,8 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "costs": [_cost(study, group, inferred["means"]) for group in selection.groups],
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
         "banners": notes.banners(plan, selection),
-        "notes": [*notes.notes(selection, study.evidence), *study.gate.get("teacher_notes", ())],
-        "integrity": integrity(selection, study.evidence),
+        "notes": [*notes.notes(selection, checked), *study.gate.get("teacher_notes", ())],
+        "integrity": checked,
         "source_run_ids": sorted(trial.run_id for trial in selection.trials),
         "versions": {name: version(name) for name in LIBRARIES},
     }
