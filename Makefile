@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan preflight study test test-slow lint types params ui archive clean
+.PHONY: help setup plan preflight study test test-slow lint types params ui archive bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -53,6 +53,13 @@ ui: setup ## Open MLflow's pages on every run
 
 archive: setup ## Name the verified snapshot and push it to the DVC remote
 	python src/archive.py
+
+bench: setup benchmarks/peers/.venv/ready ## Measure speed and memory beside plain training and the peers (20 minutes)
+	benchmarks/peers/.venv/bin/python benchmarks/bench.py
+
+benchmarks/peers/.venv/ready: benchmarks/peers/requirements.txt .venv/ready
+	$(BIN)/python benchmarks/peers/install.py
+	touch $@
 
 clean: ## Remove caches and unfinished work; results, .venv and mlflow.db stay
 	rm -rf .glassbox .pytest_cache .ruff_cache
