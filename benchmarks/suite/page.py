@@ -75,7 +75,7 @@ def write(path: Path, measured: Mapping[str, Any]) -> None:
     goals = [row for found in measured.values() for row in found["rows"] if "cells" not in row]
     parts.append(table(sorted(goals, key=lambda row: row["number"])))
     parts += [table(found["rows"]) for found in measured.values() if found["rows"] and "cells" in found["rows"][0]]
-    path.write_text(f"{before}{BEGIN}\n\n{'\n\n'.join(parts)}\n\n{END}{after}", encoding="utf-8")
+    path.write_text("\n\n".join([before + BEGIN, *parts, END + after]), encoding="utf-8")
 
 
 def log(repository: Path, measured: Mapping[str, Any]) -> None:
