@@ -32,7 +32,7 @@ class Embedded:
 
 
 def embedded_settings(**samples: int) -> Settings:
-    """The committed configuration wherever it is read; `samples` of each task, such as train=32, in place of its own."""
+    """The committed configuration, wherever it is read; `samples` of each task, such as train=32, replace its own."""
     settings = load_settings(REPOSITORY / "params.yaml")
     tasks = {name: task.model_copy(update=samples) for name, task in settings.prepare.tasks.items()}
     changes: dict[str, Any] = {
