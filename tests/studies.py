@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -262,7 +263,7 @@ def write_conf(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     distill.mkdir(parents=True, exist_ok=True)
     committed = (Path(__file__).parents[1] / "conf" / "analysis.yaml").read_text(encoding="utf-8")
     (folder / "conf" / "analysis.yaml").write_text(
-        committed.replace("default: [0, 1, 2, 3, 4, 5, 6]", f"default: {list(seeds)}"), encoding="utf-8"
+        re.sub(r"(?m)^  default: \[.*\]$", f"  default: {list(seeds)}", committed, count=1), encoding="utf-8"
     )
     for group, components in COMPONENTS.items():
         lines = "".join(f"  {component}: ${{weights.{component}}}\n" for component in components)

@@ -32,7 +32,15 @@ def test_the_committed_plan_has_a_margin_with_a_reason_for_every_task_at_every_s
     plan = read_plan(studies.CONF, scale)
     assert plan.margins.keys() == plan.margin_reasons.keys() == plan.tasks.keys()
     assert all(0 < margin < 0.2 for margin in plan.margins.values())
-    assert plan.seeds == tuple(range(7)) and plan.confidence == 0.95
+    assert plan.seeds == tuple(range(7, 14)) and plan.confidence == 0.95
+    assert plan.margin_scale == ("default" if scale == "another" else scale)
+
+
+def test_the_committed_plan_had_seen_none_of_the_seeds_that_it_plans_and_says_which_it_had() -> None:
+    plan = read_plan(studies.CONF, "embedded")
+    assert plan.seen_seeds == tuple(range(7)) and "none of which had been run" in plan.seen_note
+    assert not set(plan.seeds) & set(plan.seen_seeds)
+    assert read_plan(studies.CONF, "paper").seen_seeds == ()
 
 
 def test_the_paper_scale_has_the_margins_that_were_specified() -> None:
@@ -69,6 +77,7 @@ def test_every_group_of_the_plan_has_a_file_of_its_name() -> None:
         ("control: sft", "control: seqkd", "`control` names `seqkd`"),
         ("optional_groups: [seqkd", "optional_groups: [sft", "sft stands there twice"),
         ("power: 0.8", "alpha: 0.8", "is written twice"),
+        ("    seeds: [0, 1,", "    seeds: [-1, 1,", "`seen_seeds.embedded.seeds.0`: input should be greater"),
     ],
 )
 def test_a_fault_is_a_sentence_that_names_its_place(conf: Path, before: str, after: str, complaint: str) -> None:

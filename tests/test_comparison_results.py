@@ -49,7 +49,7 @@ def test_two_calls_give_the_same_bytes(study: Path) -> None:
 def test_every_number_is_finite_and_short(results: dict[str, Any]) -> None:
     text = json.dumps(results, allow_nan=False)
     assert rounded(json.loads(text)) == json.loads(text)
-    assert results["schema"] == 2 and results["alpha"] == 0.05 and results["confidence"] == 0.95
+    assert results["schema"] == 3 and results["alpha"] == 0.05 and results["confidence"] == 0.95
 
 
 def test_what_a_trial_recorded_is_in_its_row(results: dict[str, Any]) -> None:

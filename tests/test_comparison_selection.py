@@ -319,6 +319,31 @@ def test_the_same_plan_on_every_trial_is_as_planned(store: Path) -> None:
     assert results["plan"]["state"] == "as planned" and results["banners"] == []
 
 
+def test_a_seed_that_the_plan_had_seen_makes_its_own_scale_exploratory(store: Path) -> None:
+    studies.write_conf(store, (0, 7))
+    studies.write_study(store, studies.GROUPS, (0, 7), log=False)
+    told = "Exploratory: these seeds' scores were known when the plan was made: 0."
+    results = compare(store, studies.settings(seeds=(0, 7), scale="embedded"))
+    assert results["banners"] == [told]
+    assert results["plan"]["state"] == "exploratory: these seeds' scores were known when the plan was made"
+    assert results["plan"]["seen_note"].startswith("margins set after seeds 0-6 had been seen")
+    results = compare(store, studies.settings(seeds=(7,), scale="embedded"))
+    assert results["banners"] == ["Partial, exploratory: the plan also holds seed 0."]
+    assert results["plan"]["state"] == "as planned"
+    assert compare(store, studies.settings(seeds=(0, 7), scale="paper"))["banners"] == []
+
+
+def test_a_scale_without_margins_of_its_own_is_named_with_those_that_are_used(store: Path) -> None:
+    studies.write_conf(store, (0,))
+    studies.write_study(store, studies.GROUPS, (0,), log=False)
+    own = [each for each in compare(store, studies.settings(seeds=(0,), scale="paper"))["notes"] if "margins" in each]
+    (told,) = [each for each in compare(store, studies.settings(seeds=(0,)))["notes"] if "margins" in each]
+    assert own == [] and told == (
+        "Scale small has no margins of its own in conf/analysis.yaml; the default ones are used "
+        "(points: sst2 2, mmlu 2, gsm8k 2)."
+    )
+
+
 def test_trials_of_other_settings_are_told_from_those_of_the_present_ones(store: Path) -> None:
     studies.write_study(store, ("black_box",), (0,), log=False)
     settings = studies.settings(("black_box",), (0,))

@@ -41,6 +41,7 @@ def methods_sentences(results: Mapping[str, Any]) -> list[str]:
 
 def _design(results: Mapping[str, Any]) -> Iterable[str]:
     plan, integrity = results["plan"], results["integrity"]
+    note = f"; {plan['seen_note']}" if plan["seen_note"] else ""
     groups = ", ".join(entry["group"] for entry in results["groups"])
     yield (
         f"{len(results['groups'])} groups ({groups}; control {plan['control']}) were trained with "
@@ -48,8 +49,8 @@ def _design(results: Mapping[str, Any]) -> Iterable[str]:
         f"trials finished and {len(integrity['diverged'])} diverged."
     )
     yield (
-        f"Groups, seeds, contrasts, families and margins stand in {plan['path']} (sha256 {plan['digest'][:12]}): "
-        f"{plan['state']}."
+        f"Groups, seeds, contrasts, families and margins stand in {plan['path']} (sha256 of its "
+        f"content {plan['digest'][:12]}): {plan['state']}{note}."
     )
     yield f"The unit of replication is one training run; pairing of seeds is {_pairing(results)}."
 

@@ -12,11 +12,18 @@ from glassbox.comparison.trials import Trial
 AS_PLANNED = "as planned"
 USUAL_SHARES = (0.01, 0.9)  # of a component in the gradient; outside, the group is hardly what its name says
 CHANGED = "plan changed after the data: exploratory"
+SEEN = "exploratory: these seeds' scores were known when the plan was made"
 
 
 def plan_state(plan: Plan, trials: Sequence[Trial]) -> str:
-    """Whether every trial carries the digest of the plan as it is now."""
-    return AS_PLANNED if all(trial.plan == plan.digest for trial in trials) else CHANGED
+    """Whether every trial carries the digest of the plan as it is now, and none has a seed that the plan had seen."""
+    if any(trial.plan != plan.digest for trial in trials):
+        return CHANGED
+    return SEEN if _seen(plan, trials) else AS_PLANNED
+
+
+def _seen(plan: Plan, trials: Sequence[Trial]) -> list[int]:
+    return sorted({trial.seed for trial in trials} & set(plan.seen_seeds))
 
 
 def banners(plan: Plan, selection: Selection) -> list[str]:
@@ -36,6 +43,8 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
         found.append(f"Beyond the plan, exploratory: it does not hold the seeds {', '.join(beyond)}.")
     if plan_state(plan, selection.trials) == CHANGED:
         found.append(_changed_plan(plan, selection.trials))
+    if seen := _seen(plan, selection.trials):
+        found.append(f"E{SEEN[1:]}: {', '.join(map(str, seen))}.")
     return found
 
 
@@ -50,9 +59,15 @@ def _changed_plan(plan: Plan, trials: Sequence[Trial]) -> str:
     return f"P{CHANGED[1:]}. {'; '.join(told)}."
 
 
-def notes(selection: Selection, checked: Mapping[str, Any]) -> list[str]:
+def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, Any]) -> list[str]:
     """A sentence for everything out of the ordinary. checked: what `integrity` found."""
     found = []
+    if plan.margin_scale != scale:
+        margins = ", ".join(f"{task} {100 * margin:g}" for task, margin in plan.margins.items())
+        found.append(
+            f"Scale {scale} has no margins of its own in conf/analysis.yaml; the {plan.margin_scale} ones are used "
+            f"(points: {margins})."
+        )
     if selection.store_groups:
         names = ", ".join(selection.store_groups)
         found.append(

@@ -66,7 +66,9 @@ class Hypothesis:
 class Plan:
     """margins: the largest difference that counts as equal, per task, as a share of 1, at the scale in use.
 
-    tasks holds the study's own tasks too, where the plan has none of their name (`unplanned`); they have no margin.
+    margin_scale: the scale whose margins these are, `default` for one that has none of its own. seen_seeds: seeds of
+    this scale whose scores were known when the plan was made; seen_note says what that bears on. tasks holds the
+    study's own tasks too, where the plan has none of their name (`unplanned`); they have no margin.
     """
 
     digest: str
@@ -81,6 +83,9 @@ class Plan:
     margin_reasons: Mapping[str, str]
     hypothesis: Hypothesis
     contrasts: tuple[PlannedContrast, ...]
+    margin_scale: str = DEFAULT
+    seen_seeds: tuple[int, ...] = ()
+    seen_note: str = ""
     unplanned: tuple[str, ...] = field(default=())
 
     @property
@@ -91,6 +96,7 @@ class Plan:
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
 PerTask = dict[str, float]
+Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class TaskSection(Section):
@@ -101,6 +107,11 @@ class TaskSection(Section):
 class MarginSection(Section):
     points: Annotated[float, Field(gt=0.0, lt=100.0)]
     reason: Annotated[str, Field(min_length=1)]
+
+
+class SeenSection(Section):
+    seeds: Seeds
+    note: Annotated[str, Field(min_length=1)]
 
 
 class HypothesisSection(Section):
@@ -126,7 +137,8 @@ class PlanFile(Section):
     control: str
     groups: tuple[str, ...] = Field(min_length=2)
     optional_groups: tuple[str, ...] = ()
-    seeds: dict[str, tuple[Annotated[int, Field(ge=0)], ...]]
+    seeds: dict[str, Seeds]
+    seen_seeds: dict[str, SeenSection] = Field(default_factory=dict)
     tasks: dict[str, TaskSection] = Field(min_length=1)
     margins: dict[str, dict[str, MarginSection]]
     hypothesis: HypothesisSection
@@ -145,7 +157,9 @@ def read_plan(conf: Path, scale: str) -> Plan:
         raise _refusal(path, [*faults, *(_sentence(each) for each in error.errors(include_url=False))]) from None
     if faults:
         raise _refusal(path, faults)
-    margins = found.margins.get(scale, found.margins[DEFAULT])
+    margin_scale = scale if scale in found.margins else DEFAULT
+    margins = found.margins[margin_scale]
+    seen = found.seen_seeds.get(scale)
     return Plan(
         digest=plan_digest(conf),
         alpha=found.alpha,
@@ -159,6 +173,9 @@ def read_plan(conf: Path, scale: str) -> Plan:
         margin_reasons={task: margin.reason for task, margin in margins.items()},
         hypothesis=Hypothesis(found.hypothesis.alike, found.hypothesis.better),
         contrasts=tuple(_contrast(each, found.tasks) for each in found.contrasts),
+        margin_scale=margin_scale,
+        seen_seeds=seen.seeds if seen else (),
+        seen_note=seen.note if seen else "",
     )
 
 

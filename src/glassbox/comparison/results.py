@@ -19,7 +19,7 @@ from glassbox.comparison.selection import Selection
 from glassbox.comparison.trials import DIGESTS, Trial
 from glassbox.config import Group, Settings
 
-SCHEMA = 2
+SCHEMA = 3
 PLAN_PATH = "conf/analysis.yaml"
 REFERENCES = {"teacher": "teacher_scores", "initial_student": "student_scores"}
 LIBRARIES = ("numpy", "scipy")
@@ -64,7 +64,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "costs": [_cost(study, group, inferred["means"]) for group in selection.groups],
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
         "banners": notes.banners(plan, selection),
-        "notes": [*notes.notes(selection, checked), *study.gate.get("teacher_notes", ())],
+        "notes": [*notes.notes(plan, settings.scale, selection, checked), *study.gate.get("teacher_notes", ())],
         "integrity": checked,
         "source_run_ids": sorted(trial.run_id for trial in selection.trials),
         "versions": {name: version(name) for name in LIBRARIES},
@@ -102,6 +102,9 @@ def _plan(study: Study) -> dict[str, Any]:
         "groups": list(plan.groups),
         "optional_groups": list(plan.optional_groups),
         "seeds": list(plan.seeds),
+        "seen_seeds": list(plan.seen_seeds),
+        "seen_note": plan.seen_note,
+        "margin_scale": plan.margin_scale,
     }
 
 
