@@ -6,7 +6,7 @@ import argparse
 import datetime
 from pathlib import Path
 
-from glassbox.archive import SNAPSHOT, archive_snapshot, read_index, restore_snapshot
+from glassbox.archive import INDEX, SNAPSHOT, archive_snapshot, read_index, restore_snapshot
 from glassbox.command import run
 from glassbox.config import load_settings
 
@@ -20,7 +20,10 @@ def main() -> None:
     arguments = parser.parse_args()
     root = Path.cwd()
     if arguments.list:
-        for entry in read_index(root):
+        entries = read_index(root)
+        if not entries:
+            print(f"No snapshot is archived here ({INDEX}). `make archive` names the verified one and pushes it.")
+        for entry in entries:
             print(f"{entry.name}  {entry.size / 1e6:.1f} MB in {entry.nfiles} files  archived {entry.archived}")
         return
     remote = load_settings(arguments.params).storage.remote

@@ -12,8 +12,9 @@ import json
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config import Settings, load_settings, refusal
 from glassbox.dvc_cache import require_cache
+from glassbox.errors import GlassboxError
 from glassbox.tracking import ensure_store, root
 
 OUTPUT = Path("data/settings.json")
@@ -21,10 +22,23 @@ CONTENT = '{"settings": "valid"}\n'
 GROUPS = Path("data/groups.json")
 
 
+def refuse_scarce_files(settings: Settings, path: str) -> None:
+    """Sample counts that no file of the tasks can hold, told before anything is read."""
+    if not any(task.files for task in settings.prepare.tasks.values()):
+        return
+    from glassbox.tasks.files import scarce
+
+    problems = list(scarce(settings.prepare.tasks))
+    if problems:
+        raise GlassboxError(refusal(path, problems))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
-    settings = load_settings(parser.parse_args().params)
+    path = parser.parse_args().params
+    settings = load_settings(path)
+    refuse_scarce_files(settings, path)
     require_cache(settings.storage, root())
     ensure_store(settings.storage)
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)

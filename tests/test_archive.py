@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import archive
 from glassbox.archive import archive_snapshot, read_index, recorded_output, restore_snapshot
 from glassbox.errors import GlassboxError
 
-pytestmark = pytest.mark.slow
 NOON = datetime.datetime(2026, 11, 21, 12, 0, tzinfo=datetime.UTC)
 DIGEST = "ab12" * 16
 STAGES = """\
@@ -66,6 +66,7 @@ def repository(finished_repository: Path, tmp_path: Path) -> Path:
     return tmp_path / "repository"
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_named_pushed_and_brought_back_after_everything_local_is_lost(repository: Path) -> None:
     remote = str(repository.parent / "remote")
     entry = archive_snapshot(repository, remote, NOON)
@@ -86,6 +87,7 @@ def test_a_snapshot_is_named_pushed_and_brought_back_after_everything_local_is_l
         archive_snapshot(repository, remote, NOON)
 
 
+@pytest.mark.slow
 def test_a_restored_snapshot_is_what_the_lock_of_its_settings_records(repository: Path) -> None:
     dvc(repository, "remote", "add", "--default", "store", str(repository.parent / "remote"))
     entry = archive_snapshot(repository, None, NOON)
@@ -96,6 +98,7 @@ def test_a_restored_snapshot_is_what_the_lock_of_its_settings_records(repository
     assert (aside / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_without_a_remote_or_a_snapshot_or_under_an_unknown_name_the_error_says_what_to_do(repository: Path) -> None:
     with pytest.raises(GlassboxError, match="set storage.remote"):
         archive_snapshot(repository, None, NOON)
@@ -105,3 +108,12 @@ def test_without_a_remote_or_a_snapshot_or_under_an_unknown_name_the_error_says_
     assert recorded_output(repository) is None
     with pytest.raises(GlassboxError, match="run `dvc repro verify`"):
         archive_snapshot(repository, None, NOON)
+
+
+def test_an_empty_list_says_how_to_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["archive.py", "--list"])
+    archive.main()
+    assert "No snapshot is archived here (archive.json). `make archive`" in capsys.readouterr().out

@@ -154,6 +154,7 @@ def test_a_missing_key_is_named(tmp_path: Path):
         ({"prepare.tasks": {"riddles": {"source": "jsonl"}}}, "reads local files"),
         ({"prepare.tasks": {"sst22": {"source": "embedded"}}}, "the nearest is `sst2`"),
         ({"prepare.tasks.sst2.revision": "main"}, "source `embedded` knows no revisions"),
+        ({"prepare.tasks.mmlu.train": 3439}, "the embedded mmlu has 3438 train items in all"),
         ({"prepare.hub": "mirror"}, "no task has source `hub`"),
         ({"prepare.tasks.my-task": {"source": "embedded"}}, "a name begins with a letter"),
         ({"train.learning_rate": float("nan")}, "`train.learning_rate`"),
@@ -282,6 +283,18 @@ def test_the_settings_stage_refuses_a_cache_that_dvc_does_not_use(store: Path):
     (store / ".dvc").mkdir()
     (store / ".dvc/config.local").write_text("[cache]\n    dir = ../elsewhere\n", encoding="utf-8")
     assert settings_stage(store).returncode == 0
+
+
+def test_the_settings_stage_refuses_counts_that_a_file_cannot_hold(store: Path):
+    (store / "few.jsonl").write_text("{}\n" * 9, encoding="utf-8")
+    task = {"source": "jsonl", "files": dict.fromkeys(("train", "validation", "test"), "few.jsonl")}
+    counts = {"train": 6, "validation": 2, "test": 2}
+    (store / "params.yaml").write_text(yaml.safe_dump(changed({"prepare.tasks": {"few": task | counts}})))
+    done = settings_stage(store)
+    assert done.returncode == 1
+    assert "`prepare.tasks.few.train` = 6" in done.stderr
+    assert "has 9 lines, and 6 for train and 2 for validation and 2 for test are asked of it" in done.stderr
+    assert not (store / "data").exists()
 
 
 STAGE = """

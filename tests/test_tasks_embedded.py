@@ -2,12 +2,14 @@
 
 import itertools
 import re
+from collections import Counter
 
 import pytest
 
-from glassbox.config import TaskSettings
+from glassbox.config import SPLITS, TaskSettings
+from glassbox.config_rules import EMBEDDED_ITEMS
 from glassbox.errors import GlassboxError
-from glassbox.tasks import embedded, world
+from glassbox.tasks import embedded, mmlu, world
 
 SETTINGS = TaskSettings(source="embedded", train=120, validation=30, test=120)
 OPERATIONS = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
@@ -78,6 +80,18 @@ def main_clause(sentence: str) -> str:
         if mark in sentence:
             return sentence.split(mark)[side].strip()
     return sentence.rpartition(" , ")[2] if sentence.startswith("although") else sentence.split(" and ")[0]
+
+
+def test_the_settings_know_how_many_questions_the_closed_world_has() -> None:
+    prompts = set()
+    for path, who in itertools.product(world.PATHS, world.PEOPLE):
+        answer = world.answer(who, path)
+        for others in itertools.combinations([option for option in path.options if option != answer], 3):
+            options = sorted([answer, *others])
+            question = path.question.format(who=who)
+            prompts.add(mmlu.sample("train", question, options, options.index(answer)).prompt)
+    held = Counter(map(embedded.bucket_of, prompts))
+    assert {split: held[split] for split in SPLITS} == EMBEDDED_ITEMS["mmlu"]
 
 
 def test_a_review_is_as_positive_as_its_main_clause() -> None:

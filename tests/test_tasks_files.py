@@ -13,7 +13,7 @@ import pytest
 from glassbox.config import PrepareSettings, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import hub, load_samples
-from glassbox.tasks.files import pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv
+from glassbox.tasks.files import pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv, scarce
 from glassbox.tasks.pools import Drawn
 
 WriteText = Callable[[str, str], Path]
@@ -37,6 +37,15 @@ def same_file(source: str, path: Path | str, **counts: int) -> TaskSettings:
 
 def json_lines(*rows: dict[str, object]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_counts_beyond_a_files_lines_are_found_before_it_is_read(write: WriteText) -> None:
+    path = write("folder/one.csv", "1\n2\n3\n")
+    write("folder/two.csv", "1\n2")
+    assert not list(scarce({"fits": same_file("mmlu_csv", path.parent, train=3, validation=1, test=1)}))
+    (problem,) = scarce({"many": same_file("mmlu_csv", path.parent, train=4, validation=1)})
+    assert problem.path == "prepare.tasks.many.train"
+    assert "has 5 lines, and 4 for train and 1 for validation and 1 for test" in problem.why
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])

@@ -269,7 +269,7 @@ def load_settings(path: str | Path = "params.yaml") -> Settings:
     except ValidationError as error:
         problems = [*problems, *_problems(error.errors(include_url=False), values)]
     if problems:
-        raise GlassboxError(_refusal(path, problems))
+        raise GlassboxError(refusal(path, problems))
     return settings
 
 
@@ -298,7 +298,8 @@ def _take_out(tree: Any, location: list[str | int]) -> None:
     tree.pop(location[-1], None)
 
 
-def _refusal(path: str | Path, problems: list[Problem]) -> str:
+def refusal(path: str | Path, problems: list[Problem]) -> str:
+    """What is said of a settings file that cannot be used."""
     count = "1 setting" if len(problems) == 1 else f"{len(problems)} settings"
     lines = [f"{path} is refused for {count}; nothing was run, and no output was removed.", ""]
     lines += [f"- {problem.sentence()}" for problem in problems]

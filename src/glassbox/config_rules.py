@@ -13,6 +13,8 @@ from glassbox.config_problems import Problem, nearest
 EMBEDDED_TASKS = ("sst2", "mmlu", "gsm8k")
 COMPONENTS = ("task", "logits", "hidden", "attention")
 SIGNALS = COMPONENTS[1:]
+# All the questions that the closed world of the miniature mmlu has, by split; the other two generators do not run dry
+EMBEDDED_ITEMS = {"mmlu": {"train": 3438, "validation": 1150, "test": 2435}}
 SOURCES_WITHOUT_FILES = ("embedded", "hub")
 
 Tree = Mapping[str, Any]
@@ -31,6 +33,7 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _topk_temperature_is_captured,
         _micro_batches_are_whole,
         _tasks_have_their_source,
+        _generators_hold_what_is_asked,
         _only_the_hub_has_revisions,
         _student_keeps_master_weights,
     ):
@@ -160,6 +163,16 @@ def _tasks_have_their_source(tree: Tree) -> Iterator[Problem]:
         elif source and source not in SOURCES_WITHOUT_FILES and "files" in task and not files:
             why = f"source `{source}` reads local files"
             yield Problem(f"{path}.files", why, "name them in conf/ under files.train, .validation and .test", files)
+
+
+def _generators_hold_what_is_asked(tree: Tree) -> Iterator[Problem]:
+    for name, task in _sections(tree, "prepare.tasks").items():
+        items = EMBEDDED_ITEMS.get(name, {}) if task.get("source") == "embedded" else {}
+        for split, most in items.items():
+            count = task.get(split)
+            if count is not None and count > most:
+                path = f"prepare.tasks.{name}.{split}"
+                yield Problem(path, f"the embedded {name} has {most} {split} items in all", f"-S {path}={most}", count)
 
 
 def _only_the_hub_has_revisions(tree: Tree) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from glassbox.schedule import make_plan
 from glassbox.snapshot.schema import CAPTURED_SPLITS
 from glassbox.tasks import Sample, load_samples, read_split
 
-# Rows of the hub's splits that the settings take whole, as their data cards give them
+# Rows of the hub's splits that the settings take whole, at the commits of conf/scale/paper.yaml (docs/paper_scale.md)
 HUB_ROWS = {
     ("sst2", "test"): 872,
     ("mmlu", "validation"): 1531,

@@ -6,11 +6,12 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from glassbox.config import SPLITS, TaskSettings
+from glassbox.config_problems import Problem
 from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
 from glassbox.tasks.pools import Pool
@@ -34,6 +35,35 @@ def pools(task: str, settings: TaskSettings) -> dict[str, Pool]:
         if not read[path].samples:
             raise GlassboxError(f"{path} holds no sample. Correct prepare.tasks.{task}.files.{split}.")
     return {split: read[locate(getattr(settings.files, split), split)] for split in SPLITS}
+
+
+def scarce(tasks: Mapping[str, TaskSettings]) -> Iterator[Problem]:
+    """Files with fewer lines than samples are asked of them, so that no sample needs to be read to say so.
+
+    Raises GlassboxError for a file that is not there.
+    """
+    for name, task in tasks.items():
+        asked: dict[Path, dict[str, int]] = {}
+        for split in SPLITS if task.files else ():
+            path = locate(getattr(task.files, split), f"prepare.tasks.{name}.files.{split}")
+            asked.setdefault(path, {})[split] = getattr(task, split) or 1
+        for path, counts in asked.items():
+            lines = _lines(path)
+            if sum(counts.values()) > lines:
+                split = max(counts, key=lambda each: counts[each])
+                wanted = " and ".join(f"{count} for {each}" for each, count in counts.items())
+                why = f"{path} has {lines} lines, and {wanted} are asked of it"
+                next_step = "ask for fewer samples, or name a larger file"
+                yield Problem(f"prepare.tasks.{name}.{split}", why, next_step, counts[split])
+
+
+def _lines(path: Path) -> int:
+    """Lines of a file, or of a folder's CSV files: no sample takes less than one."""
+    total = 0
+    for file in sorted(path.glob("*.csv")) if path.is_dir() else [path]:
+        with file.open(encoding="latin-1") as lines:
+            total += sum(1 for _ in lines)
+    return total
 
 
 def locate(path: str, key: str) -> Path:
