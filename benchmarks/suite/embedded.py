@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from glassbox.config import ModelSettings, Settings, load_settings
 from glassbox.snapshot.capture import capture
 from glassbox.snapshot.reader import Snapshot
-from glassbox.tasks import load_samples, write_splits
+from glassbox.tasks import Sample, load_samples, write_splits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -51,8 +51,15 @@ def _absolute(model: ModelSettings) -> ModelSettings:
 def embedded(train: int = 64, validation: int = 8, test: int = 8) -> Iterator[Embedded]:
     """Tasks and snapshot with that many samples of each of the three tasks, in a temporary folder."""
     settings = embedded_settings(train=train, validation=validation, test=test)
+    with captured(settings, load_samples(settings.prepare)) as made:
+        yield made
+
+
+@contextmanager
+def captured(settings: Settings, splits: Mapping[str, Sequence[Sample]]) -> Iterator[Embedded]:
+    """The same with samples of one's own; those for training and validation are captured."""
     with TemporaryDirectory(prefix="glassbox-") as name:
         made = Embedded(settings, Path(name) / "tasks", Path(name) / "snapshot")
-        write_splits(made.tasks, load_samples(settings.prepare))
+        write_splits(made.tasks, splits)
         capture(settings, made.tasks, made.folder, Path(name) / "scratch")
         yield made
