@@ -1,19 +1,19 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share.
+
+They import what they need themselves: xdist's own process reads this file too, and runs no test.
+"""
 
 from __future__ import annotations
 
 import copy
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import studies
-from projects import make_project
 
-from glassbox import tracking
-from glassbox.comparison.study import Comparison, compare_study
-from glassbox.config import StorageSettings
+if TYPE_CHECKING:
+    from glassbox.comparison.study import Comparison
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One empty store for all tests: MLflow takes a second or two to make its tables."""
+    from glassbox import tracking
+    from glassbox.config import StorageSettings
+
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
@@ -47,6 +50,8 @@ def store(tmp_path: Path, initialised_store: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(scope="session")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small project with its tasks and its snapshot."""
+    from projects import make_project
+
     folder = tmp_path_factory.mktemp("captured")
     make_project(folder)
     return folder
@@ -64,10 +69,23 @@ def project(captured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.fixture(scope="session")
 def compared(initialised_store: Path) -> Comparison:
     """The comparison of five groups with three seeds, written once for all tests that only read it."""
+    import studies
+
+    from glassbox.comparison.study import compare_study
+
     with studies.own_store(initialised_store, "compared") as folder:
         shutil.copytree(studies.CONF, folder / "conf")
         studies.write_study(folder)
         return compare_study(studies.settings(), studies.key_of, folder=folder)
+
+
+@pytest.fixture
+def in_compared_folder(compared: Comparison, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of that comparison, whose store is the one in use."""
+    folder = compared.page.parents[1]
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return folder
 
 
 @pytest.fixture

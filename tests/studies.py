@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,9 +65,8 @@ def objective(group: str) -> dict[str, float]:
 
 
 def settings(groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2), scale: str = "small") -> Settings:
-    committed = load_settings(Path(__file__).parents[1] / "params.yaml")
     values = {
-        **committed.model_dump(mode="json"),
+        **_committed(),
         "scale": scale,
         "groups": groups,
         "seeds": seeds,
@@ -75,6 +75,11 @@ def settings(groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2
         "storage": {},
     }
     return Settings.model_validate(values)
+
+
+@cache
+def _committed() -> dict[str, Any]:
+    return load_settings(CONF.parent / "params.yaml").model_dump(mode="json")
 
 
 def key_of(settings: Settings, group: str, seed: int, snapshot_digest: str, tasks_digest: str) -> str:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +13,26 @@ import pytest
 import studies
 from scipy import stats
 
+import compare
 from glassbox import tracking
+from glassbox.command import run
+from glassbox.comparison import report
 from glassbox.comparison.costs import group_cost
 from glassbox.comparison.curves import learning_curves
 from glassbox.comparison.results import rounded
-from glassbox.comparison.study import compare_study, results_of
+from glassbox.comparison.study import Comparison, results_of
 from glassbox.comparison.trials import read_manifest
 
-SEEDS = (0, 1, 2)
 SIZES = {"topk": 300, "hidden": 1000, "attention": 600, "head": 50, "channels": 7}
 
 
-@pytest.fixture(scope="module")
-def study(initialised_store: Path) -> Iterator[Path]:
-    with studies.own_store(initialised_store, "results") as folder:
-        studies.write_study(folder, seeds=SEEDS)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def results(study: Path) -> dict[str, Any]:
-    return results_of(studies.settings(seeds=SEEDS), studies.key_of, folder=study)
-
-
-def test_two_calls_give_the_same_bytes(study: Path) -> None:
-    settings = studies.settings(seeds=SEEDS)
-    written = []
-    for _ in range(2):
-        compare_study(settings, studies.key_of, folder=study)
-        written.append((study / "reports" / "results.json").read_bytes())
-    assert written[0] == written[1]
+def test_two_calls_give_the_same_bytes(
+    compared: Comparison, in_compared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    again = results_of(studies.settings(), studies.key_of, folder=in_compared_folder)
+    report.write_reports(again, tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == (compared.page.parent / "results.json").read_bytes()
 
 
 def test_every_number_is_finite_and_short(results: dict[str, Any]) -> None:
@@ -119,17 +108,18 @@ def test_liveness_is_summed_up_per_group_and_component(results: dict[str, Any]) 
     assert ("sft", "logits") not in rows
 
 
-def test_the_comparison_run_holds_every_report_and_names_plan_and_sources(study: Path) -> None:
-    comparison = compare_study(studies.settings(seeds=SEEDS), studies.key_of, folder=study)
-    (record,) = tracking.find_runs([comparison.run_id])
-    assert record.tags["plan"] == comparison.results["plan"]["digest"] and record.tags["kind"] == "comparison"
-    sources = tracking.artifact(comparison.run_id, "source_runs.json")
+def test_the_comparison_run_holds_every_report_and_names_plan_and_sources(
+    compared: Comparison, in_compared_folder: Path
+) -> None:
+    (record,) = tracking.find_runs([compared.run_id])
+    assert record.tags["plan"] == compared.results["plan"]["digest"] and record.tags["kind"] == "comparison"
+    sources = tracking.artifact(compared.run_id, "source_runs.json")
     assert sources and json.loads(sources.read_text(encoding="utf-8")) == {
-        "source_run_ids": comparison.results["source_run_ids"]
+        "source_run_ids": compared.results["source_run_ids"]
     }
     for name in ("results.json", "report.html", "metrics.json"):
-        logged = tracking.artifact(comparison.run_id, name)
-        assert logged and logged.read_bytes() == (study / "reports" / name).read_bytes()
+        logged = tracking.artifact(compared.run_id, name)
+        assert logged and logged.read_bytes() == (in_compared_folder / "reports" / name).read_bytes()
 
 
 def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -149,7 +139,15 @@ def test_the_power_of_the_plan_needs_no_trial_where_a_deviation_is_given(store: 
     assert refused.returncode == 1 and "--deviation 2" in refused.stderr
 
 
-def test_a_study_without_trials_ends_with_three_and_writes_nothing(store: Path) -> None:
-    done = script(store)
-    assert done.returncode == 3 and "35 of 35 trials are missing" in done.stderr and "and 25 more" in done.stderr
+def test_a_study_without_trials_ends_with_three_and_writes_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(studies.CONF.parent / "params.yaml", store)
+    shutil.copytree(studies.CONF, store / "conf")
+    monkeypatch.chdir(store)
+    monkeypatch.setattr("sys.argv", ["compare.py"])
+    with pytest.raises(SystemExit) as end:
+        run(compare.main)
+    said = capsys.readouterr().err
+    assert end.value.code == 3 and "35 of 35 trials are missing" in said and "and 25 more" in said
     assert not (store / "reports").exists()
