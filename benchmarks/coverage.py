@@ -37,7 +37,7 @@ from glassbox.comparison.statistics.estimates import (  # noqa: E402
     welch_estimate,
 )
 from glassbox.comparison.statistics.multiplicity import holm, intersection_union  # noqa: E402
-from glassbox.comparison.statistics.scopes import item_variance, two_scopes  # noqa: E402
+from glassbox.comparison.statistics.scopes import item_variance, scope_interval, two_scopes  # noqa: E402
 
 SEEDS = 7
 CHUNK = 250
@@ -73,8 +73,11 @@ def figure(section: str, case: str, hits: np.ndarray, bar: tuple[float, float] |
 
 
 def covered(estimate: Estimate, truth: np.ndarray | float) -> np.ndarray:
-    lower, upper = t_interval(estimate)
-    return (lower <= truth) & (truth <= upper)
+    return _within(t_interval(estimate), truth)
+
+
+def _within(limits: tuple[np.ndarray, np.ndarray], truth: np.ndarray | float) -> np.ndarray:
+    return (limits[0] <= truth) & (truth <= limits[1])
 
 
 # --- intervals over seeds -------------------------------------------------------------------------------------
@@ -193,6 +196,7 @@ class Population:
     subject: float = 0.0
     sizes: tuple[int, ...] = ()
     questions: int = 300
+    seeds: int = SEEDS
     bar: tuple[float, float] | None = SCOPE
 
     @property
@@ -214,7 +218,8 @@ class Population:
         fixed = fixed + self.own * normal(repetitions, groups, items)
         if self.sizes:
             fixed = fixed + self.subject * normal(repetitions, groups, len(self.sizes))[..., self.clusters]
-        moving = self.seed * normal(repetitions, groups, SEEDS, 1) + normal(repetitions, groups, SEEDS, items)
+        moving = self.seed * normal(repetitions, groups, self.seeds, 1)
+        moving = moving + normal(repetitions, groups, self.seeds, items)
         weights = np.asarray(self.weights)
         table = np.einsum("g,rgsi->rsi", weights, (fixed[:, :, None] + moving > 0).astype(np.float64))
         here = norm.cdf(fixed / math.sqrt(1 + self.seed**2)).mean(axis=-1) @ weights
@@ -223,6 +228,7 @@ class Population:
 
 SUBJECTS = tuple(int(size) for size in np.round(np.geomspace(3, 24, 30)))
 SKEWED = (4,) * 10 + (12,) * 5 + (25,) * 4 + (100,)
+EMBEDDED = (103, 100, 96, 70, 69, 31, 31)  # the clusters of the embedded mmlu, on which students score some 57 %
 WITH_SUBJECTS = Population("30 subjects of 3 to 24 questions", (0.5, 0.3), (1.0, -1.0), 0.10, 1.0, 0.5, 0.3, SUBJECTS)
 POPULATIONS = (
     Population("one group, 0.60", (0.5,), (1.0,), 0.05, 2.0, 0.0),
@@ -236,6 +242,11 @@ POPULATIONS = (
     WITH_SUBJECTS,
     Population("30 subjects that do not matter", (0.5, 0.3), (1.0, -1.0), 0.10, 1.0, 0.5, 0.0, SUBJECTS),
     Population("20 subjects, one of a third", (0.5, 0.3), (1.0, -1.0), 0.10, 1.0, 0.5, 0.3, SKEWED),
+    Population("7 subjects, as the embedded mmlu", (0.25, 0.25), (1.0, -1.0), 0.05, 1.0, 0.0, 0.2, EMBEDDED),
+    Population("7 subjects that do not matter", (0.25, 0.25), (1.0, -1.0), 0.05, 1.0, 0.0, 0.0, EMBEDDED),
+    Population("7 subjects, one group", (0.25,), (1.0,), 0.05, 1.0, 0.0, 0.5, EMBEDDED),
+    Population("three seeds, questions matter little", (0.5, 0.3), (1.0, -1.0), 0.10, 2.0, 0.0, seeds=3),
+    Population("three seeds, questions matter", (0.5, 0.3), (1.0, -1.0), 0.10, 2.0, 0.5, seeds=3),
 )
 
 
@@ -245,7 +256,8 @@ def scopes(repetitions: int, generator: np.random.Generator) -> Iterator[Figure]
         for _ in range(0, repetitions, CHUNK):
             table, here = population.draw(CHUNK, generator)
             seeds = mean_estimate(table.mean(axis=-1))
-            wide.append(covered(two_scopes(seeds, [item_variance([table], population.clusters)]), population.truth))
+            both = two_scopes(seeds, [item_variance([table], population.clusters)])
+            wide.append(_within(scope_interval(seeds, both), population.truth))
             narrow.append(covered(seeds, here))
         yield figure("on questions like these, 0/1 answers", population.case, np.concatenate(wide), population.bar)
         yield figure("on this benchmark, 0/1 answers", population.case, np.concatenate(narrow), NO_BAR)
@@ -260,7 +272,7 @@ def across_tasks(repetitions: int, generator: np.random.Generator) -> Figure:
         tables = [population.draw(CHUNK, generator)[0] for population in (first, second)]
         seeds = mean_estimate(np.sum([table.mean(axis=-1) for table in tables], axis=0))
         parts = [item_variance([tables[0]], first.clusters), item_variance([tables[1]])]
-        hits.append(covered(two_scopes(seeds, parts), first.truth + second.truth))
+        hits.append(_within(scope_interval(seeds, two_scopes(seeds, parts)), first.truth + second.truth))
     return figure(
         "on questions like these, 0/1 answers", "difference across two tasks (Q4)", np.concatenate(hits), SCOPE
     )

@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from glassbox import tracking
 from glassbox.command import run
 from glassbox.comparison.plan import read_plan
 from glassbox.comparison.power import power_rows, power_table, study_deviations
@@ -17,15 +18,20 @@ from glassbox.comparison.selection import KeyOf
 from glassbox.comparison.study import compare_study, results_of
 from glassbox.config import Settings, load_settings
 from glassbox.errors import GlassboxError
-from glassbox.trial_key import recorded_answers, trial_key
+from glassbox.trial_key import recorded_answers, study_key, trial_key
 
 ANSWERS = Path("data/answers")
 CONF = Path("conf")
 RESULTS = Path("reports/results.json")
+DIFFERENCE = 1.0
+EXIT_CODES = (
+    "exit codes: 0 compared; 1 refused, the message says why; 2 the runs cannot be compared, no report; "
+    "3 trials are missing, no report (see --allow-incomplete)"
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     parser.add_argument("--allow-incomplete", action="store_true", help="compare what there is, under a banner")
     parser.add_argument(
@@ -37,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--plan-power", action="store_true", help="what the plan's seeds can detect; writes nothing")
     parser.add_argument(
-        "--difference", type=float, default=1.0, metavar="POINTS", help="for --plan-power (default: %(default)g)"
+        "--difference", type=float, metavar="POINTS", help=f"for --plan-power (default: {DIFFERENCE:g})"
     )
     parser.add_argument(
         "--deviation",
@@ -48,8 +54,14 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
     if arguments.plan_power:
-        print(plan_power(settings, arguments.difference, arguments.deviation))
+        difference = DIFFERENCE if arguments.difference is None else arguments.difference
+        print(plan_power(settings, difference, arguments.deviation))
         return
+    for name in ("difference", "deviation"):
+        if getattr(arguments, name) is not None:
+            raise GlassboxError(
+                f"--{name} has no effect on a comparison: write --plan-power with it, or leave it away."
+            )
     use = dict(_cell_and_run(choice) for choice in arguments.use)
     comparison = compare_study(settings, keys(), allow_incomplete=arguments.allow_incomplete, use=use)
     print("\n".join([*summary(comparison.results), "", comparison.table, ""]))
@@ -58,8 +70,26 @@ def main() -> None:
 
 
 def keys() -> KeyOf:
-    """What gives a trial's key, the teacher's answers as they lie in data/answers included."""
-    return partial(trial_key, answers_digest=recorded_answers(ANSWERS))
+    """What gives a trial's key, the teacher's answers included: those in data/answers, else in the store."""
+    return partial(_key, recorded_answers(ANSWERS))
+
+
+def _key(answers: str | None, settings: Settings, group: str, seed: int, snapshot: str, tasks: str) -> str:
+    if answers is None and settings.distill[group].labels == "teacher":
+        answers = _stored_answers(study_key(settings, snapshot, tasks))
+    return trial_key(settings, group, seed, snapshot, tasks, answers)
+
+
+@cache
+def _stored_answers(study: str) -> str | None:
+    """The one digest of the teacher's answers that a study's runs name; None where there is none, or a choice.
+
+    data/answers holds those of the selected groups only, so that the runs of a group that is not selected now
+    (`seqkd`) would not be found without it.
+    """
+    runs = tracking.find_by_key(study, tag="study_key")
+    named = {run.tags["answers_digest"] for run in runs if run.tags.get("answers_digest")}
+    return named.pop() if len(named) == 1 else None
 
 
 def plan_power(settings: Settings, difference: float, deviation: float | None) -> str:

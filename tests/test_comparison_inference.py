@@ -386,6 +386,87 @@ def test_the_opposite_of_a_leg_refutes_it(gains: dict, named: str) -> None:
     assert verdict["verdict"] == "refuted" and named in verdict["text"]
 
 
+# --- what a reader must not overlook ----------------------------------------------------------------------------
+
+
+def test_what_the_logits_gain_is_tested_in_a_family_of_its_own_and_changes_no_other() -> None:
+    gains = {(group, task): 0.05 for group in evidences.GROUPS[1:] for task in ("mmlu", "gsm8k")}
+    evidence = evidences.evidence(gains, noise=0.004)
+    results = infer(PLAN, evidence)
+    own = [each for each in results["contrasts"] if each["id"] == "F1"]
+    raw = [
+        stats.ttest_1samp(evidence.scores[1, task] - evidence.scores[0, task], 0.0).pvalue for task in range(len(own))
+    ]
+    assert [each["p"] for each in own] == pytest.approx(raw)
+    assert [each["p_adjusted"] for each in own] == pytest.approx(multipletests(raw, method="holm")[1])
+    assert {each["family_size"] for each in own} == {3} and own[1]["verdict"].startswith("better")
+    (answer,) = [each for each in results["answers"] if each["id"] == "F1"]
+    assert results["answers"][0] == answer and "black_box - sft is" in answer["sentences"][1]
+    untested = tuple(
+        replace(each, test="descriptive", holm="none") if each.id == "F1" else each for each in PLAN.contrasts
+    )
+    before = infer(replace(PLAN, contrasts=untested), evidence)["contrasts"]
+    kept = [(each["p_adjusted"], each["verdict"]) for each in results["contrasts"] if each["id"] != "F1"]
+    assert kept == [(each["p_adjusted"], each["verdict"]) for each in before if each["id"] != "F1"]
+
+
+def at_the_end(level: float, **others: float) -> Evidence:
+    """Every group near one score on sst2, but for those named."""
+    generator, evidence = np.random.default_rng(1), flat()
+    levels = {group: others.get(group, level) for group in evidences.GROUPS}
+    return with_scores(
+        evidence, **{f"{group}__sst2": each + generator.normal(0, 0.001, 7) for group, each in levels.items()}
+    )
+
+
+@pytest.mark.parametrize(("level", "place"), [(0.995, "99 % or more"), (0.004, "1 % or less")])
+def test_equivalence_at_the_end_of_the_scale_is_called_easy_in_rows_legs_answers_and_notes(
+    level: float, place: str
+) -> None:
+    results = infer(PLAN, at_the_end(level))
+    told = f"every group of it is at {place}, where equivalence is easy"
+    notes = {each["key"]: each["verdict_note"] for each in results["contrasts"]}
+    assert notes["alike/sst2/combined-attention"] == notes["Q1/sst2"] == told
+    assert {notes["Q1/mmlu"], notes["Q4/mmlu-sst2"], notes["F2/sst2"]} == {None}
+    legs = {leg["contrast"]: leg["note"] for leg in results["hypothesis"]["legs"]}
+    assert legs["alike/sst2/combined-attention"] == told and legs["Q1/mmlu"] is None
+    assert results["guards"]["extremes"]["Q1/sst2"] == place
+    assert any(note.startswith("sst2: in ") and place in note for note in results["guard_notes"])
+    assert told in results["answers"][1]["sentences"][0]
+
+
+def test_one_group_below_the_ceiling_leaves_its_contrasts_without_the_note() -> None:
+    results = infer(PLAN, at_the_end(0.995, combined=0.98))
+    assert row(results, "alike/sst2/combined-attention")["verdict_note"] is None
+    assert row(results, "alike/sst2/attention-hidden_state")["verdict_note"] is not None
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 7])
+def test_no_interval_over_questions_too_is_narrower_and_those_that_coincide_say_why(seeds: int) -> None:
+    reasons = set()
+    for number in range(3):
+        results = infer(PLAN, evidences.evidence(seeds=seeds, clusters=7, number=number))
+        for each in (*results["means"], *results["contrasts"]):
+            items = each["items"]
+            if items and each["lower"] is not None and not each.get("degenerate"):
+                assert items["lower"] <= each["lower"] and items["upper"] >= each["upper"]
+                assert (items["coincides"] is not None) == (items["upper"] == pytest.approx(each["upper"], abs=1e-12))
+                reasons.add(items["coincides"])
+                if "variance_items" in items:
+                    clipped = items["variance_items"] <= items["variance_residual"]
+                    assert (items["coincides"] == "V_I < V_E") == clipped
+    assert {None, "V_I < V_E"} <= reasons and ("few seeds" in reasons or seeds > 3)
+
+
+def test_an_answer_does_not_write_one_interval_twice() -> None:
+    results = infer(PLAN, evidences.evidence(clusters=7))
+    for answer in results["answers"]:
+        rows = [each for each in results["contrasts"] if each["id"] == answer["id"] and each["scale"] == "points"]
+        for found, sentence in zip(rows, answer["sentences"], strict=True):
+            same = ", the same over questions like these too (V_I < V_E)" in sentence
+            assert same == (found["items"]["coincides"] == "V_I < V_E")
+
+
 # --- sensitivity ----------------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ def test_the_hypothesis_comes_first_then_answers_then_integrity(results: Results
     assert found.headings[:4] == [
         "Which of the teacher's signals is worth distilling?",
         f"The hypothesis: {results['hypothesis']['verdict']}",
-        "The four questions",
+        "The questions",
         "Integrity",
     ]
     for leg in results["hypothesis"]["legs"]:
@@ -75,6 +75,37 @@ def test_every_element_is_closed_every_link_leads_somewhere_and_ids_are_unique(r
     assert found.open == [] and len(found.ids) == len(set(found.ids))
     assert {address.removeprefix("#") for address in found.addresses} <= set(found.ids)
     assert "script" not in found.tags
+
+
+def test_intervals_that_coincide_and_verdicts_that_are_easy_are_marked(results: Results) -> None:
+    for row in (*results["means"], *results["contrasts"]):
+        if row["items"]:
+            row["items"]["coincides"] = None
+    assert "]=" not in page(results).text and "both are one" not in page(results).text
+    for section in ("means", "contrasts"):
+        next(row for row in results[section] if row["items"])["items"]["coincides"] = "V_I < V_E"
+    next(row for row in results["contrasts"] if row["status"] == "run")["verdict_note"] = "easy for this row"
+    results["hypothesis"]["legs"][0]["note"] = "easy for this leg"
+    text = page(results).text
+    assert text.count("]=") == 2 and text.count("both are one") == 2
+    assert "easy for this row" in text and text.index("easy for this leg") < text.index("The questions")
+
+
+def test_the_data_is_a_table_with_its_source_where_prepare_told_it(results: Results) -> None:
+    row = {"task": "mmlu", "split": "test", "place": "cais/mmlu test", "revision": "main", "commit": "c0ffee"}
+    results["data"] = [{**row, "offered": 510, "repeated": 7, "in_another_split": 3, "taken": 500}]
+    text = page(results).text
+    assert "mmlu, test 500 510 7 3 cais/mmlu test c0ffee" in text and "#data" in page(results).addresses
+    results["data"] = []
+    assert "Data" not in page(results).headings and "#data" not in page(results).addresses
+
+
+def test_the_page_tells_where_the_margins_come_from(results: Results) -> None:
+    assert "margins of the scale default, since this one has none of its own" in page(results).text
+    results["plan"] |= {"margin_scale": results["scale"], "seen_note": "margins set after seeds 0-6 had been seen"}
+    text = page(results).text
+    assert "margins of this scale; margins set after seeds 0-6 had been seen" in text
+    assert "margins set after seeds 0-6 had been seen." in " ".join(methods_sentences(results))
 
 
 def test_legs_are_told_apart_in_words(results: Results) -> None:
@@ -91,7 +122,7 @@ def test_changed_verdicts_stand_above_the_answers_and_only_where_there_are_any(r
     assert "Other analyses end in other verdicts" not in page(results).text
     results["sensitivity_changes"] = ["Q1/mmlu: better, size uncertain; inconclusive by Welch."]
     text = page(results).text
-    assert text.index("Q1/mmlu: better") < text.index("The four questions")
+    assert text.index("Q1/mmlu: better") < text.index("The questions")
 
 
 def test_every_table_repeats_the_banners(results: Results) -> None:

@@ -56,6 +56,17 @@ def test_tasks_say_what_the_plan_and_the_questions_say(results: dict[str, Any]) 
     assert mmlu["planned"] and mmlu["margin_reason"]
 
 
+def test_the_data_is_what_prepare_told_of_it(store: Path) -> None:
+    studies.write_study(store, ("sft",), (0,), log=False)
+    settings = studies.settings(("sft",), (0,))
+    assert results_of(settings, studies.key_of, folder=store)["data"] == []
+    origin = {"place": "here", "revision": None, "commit": None, "offered": 9, "repeated": 1, "in_another_split": 2}
+    told = {"mmlu": {"test": {**origin, "taken": 6}}}
+    (store / "reports" / "tasks.json").write_text(json.dumps(told), encoding="utf-8")
+    (row,) = results_of(settings, studies.key_of, folder=store)["data"]
+    assert row == {"task": "mmlu", "split": "test", **origin, "taken": 6}
+
+
 def test_a_curve_has_a_pointwise_t_band(results: dict[str, Any]) -> None:
     rows = [row for row in results["curves"] if (row["group"], row["metric"]) == ("sft", "train/loss_total")]
     assert [row["step"] for row in rows] == [1, 100, 200]

@@ -90,7 +90,7 @@ def test_runs_of_one_key_count_once_when_they_agree_and_need_a_choice_when_they_
 
 
 def test_a_missing_cell_is_refused_unless_incomplete_is_allowed(store: Path) -> None:
-    studies.write_study(store, PAIR)
+    studies.write_study(store, PAIR, log=False)
     (store / "runs" / "sft" / "1.json").unlink()
     settings = studies.settings(PAIR)
     with pytest.raises(MissingTrialsError, match=r"1 of 6 trials are missing: sft/1.*--allow-incomplete") as refusal:
@@ -98,6 +98,20 @@ def test_a_missing_cell_is_refused_unless_incomplete_is_allowed(store: Path) -> 
     assert refusal.value.exit_code == 3
     results = compare(store, settings, allow_incomplete=True)
     assert results["banners"][0].startswith("Incomplete: 1 trials are missing (sft/1)")
+
+
+def test_a_cell_without_a_manifest_that_the_store_has_finished_is_taken_from_there(store: Path) -> None:
+    studies.write_study(store, PAIR)
+    settings = studies.settings(PAIR)
+    before = compare(store, settings)
+    (store / "runs" / "sft" / "1.json").unlink()
+    selection = select(store, settings)
+    assert (selection.store_cells, selection.missing, selection.store_groups) == (("sft/1",), {}, ())
+    results = compare(store, settings)
+    assert (results["means"], results["contrasts"]) == (before["means"], before["contrasts"])
+    assert results["integrity"]["from_store"] == ["sft/1"] and results["banners"] == before["banners"]
+    assert any(note.startswith("From the store: sft/1. Without a manifest under runs/") for note in results["notes"])
+    assert not any("From the store" in note for note in before["notes"])
 
 
 def test_a_narrowed_grid_is_called_partial(store: Path) -> None:

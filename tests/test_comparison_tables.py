@@ -85,7 +85,55 @@ def test_contrasts_that_were_not_run_keep_their_row_and_their_reason(results: Re
     absent = next(row for row in results["contrasts"] if row["status"] == "not run")
     row = next(row for row in tables.contrast_rows(results) if row["key"] == absent["key"])
     assert row["reason"] == absent["reason"] and row["estimate"] is None
-    assert f"not run: {latex.escape(absent['reason'])}" in latex.contrast_table(results)
+    named = next(part for part in results["contrasts"] if part["status"] == "run")
+    named |= {"status": "not run", "reason": "no seed has a score of every group"}
+    assert "not run: no seed has a score of every group" in latex.contrast_table(results)
+
+
+def test_a_question_of_which_nothing_was_run_is_one_sentence_under_the_latex_table(results: Results) -> None:
+    text = latex.contrast_table(results)
+    body, under = text.split(r"\bottomrule")
+    absent = {row["id"] for row in results["contrasts"]} - {
+        row["id"] for row in results["contrasts"] if row["status"] == "run"
+    }
+    assert absent == {"R1", "R2", "R3", "S"}
+    assert not any(rf"\emph{{{name}: " in body for name in absent) and "not run" not in body
+    assert r"Not run: R1 (shuffled\_logits did not run), R2 (" in under
+    for row in results["contrasts"]:
+        row |= {"status": "run"} if row["id"] in absent else {}
+    complete = [row for row in results["contrasts"] if row["id"] not in absent]
+    assert "Not run" not in latex.contrast_table({**results, "contrasts": complete})
+
+
+def test_a_question_across_tasks_has_the_formula_of_its_groups(results: Results) -> None:
+    asked = {question["id"]: question for question in tables.questions(results)}
+    assert asked["Q4"]["formula"] == asked["Q1"]["formula"] == "(hidden_state + attention)/2 − black_box"
+    assert [row["label"] for row in asked["Q4"]["rows"]][::2] == ["mmlu − sst2", "mmlu − sst2 (logits)"]
+    assert asked["alike"]["formula"] == ""
+    assert r"depend on the task? {\scriptsize (hidden\_state + attention)/2 $-$ black\_box}" in latex.contrast_table(
+        results
+    )
+
+
+def test_intervals_that_coincide_are_marked_and_explained_and_only_where_there_are_any(results: Results) -> None:
+    rows = [row for section in ("means", "contrasts") for row in results[section] if row["items"]]
+    for row in rows:
+        row["items"]["coincides"] = None
+    for text in (latex.main_table(results), latex.contrast_table(results)):
+        assert "$^{=}$" not in text and "both are one" not in text
+    for section in ("means", "contrasts"):
+        next(row for row in results[section] if row["items"])["items"]["coincides"] = "V_I < V_E"
+    for text in (latex.main_table(results), latex.contrast_table(results)):
+        assert text.count("$^{=}$") == 1 and r"(V\_I \textless{} V\_E, cut)" in text
+    assert list(frame(tables.contrast_rows(results))["items_coincides"].dropna()) == ["V_I < V_E"]
+    assert list(frame(tables.main_rows(results))["items_coincides"].dropna()) == ["V_I < V_E"]
+
+
+def test_the_note_of_a_verdict_stands_beside_it(results: Results) -> None:
+    row = next(row for row in results["contrasts"] if row["status"] == "run")
+    row["verdict_note"] = "every group of it is at 99 % or more"
+    assert r"(every group of it is at 99 \% or more)" in latex.contrast_table(results)
+    assert "every group of it is at 99 % or more" in set(frame(tables.contrast_rows(results))["verdict_note"])
 
 
 def test_only_holm_significant_contrasts_are_bold(results: Results) -> None:

@@ -9,7 +9,7 @@ import statsmodels.formula.api as formulas
 from statsmodels.stats.anova import anova_lm
 
 from glassbox.comparison.statistics.estimates import Estimate, mean_estimate, t_interval
-from glassbox.comparison.statistics.scopes import ItemVariance, item_variance, two_scopes
+from glassbox.comparison.statistics.scopes import ItemVariance, item_variance, scope_interval, two_scopes
 
 SEEDS, ITEMS = 5, 12
 
@@ -55,6 +55,30 @@ def test_the_interval_on_other_questions_is_never_the_narrower_one_in_its_error(
         values = table(number, items=0.2)
         seeds = mean_estimate(values.mean(axis=1))
         assert float(two_scopes(seeds, [item_variance([values])]).standard_error) >= float(seeds.standard_error)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 7])
+def test_the_wider_scope_is_never_narrower_than_the_seeds_own_and_is_satterthwaites_where_that_is_wider(
+    seeds: int,
+) -> None:
+    narrower = 0
+    for number in range(40):
+        values = table(number, items=0.6)
+        values = np.vstack([values, values[:2] + 0.01])[:seeds]
+        own = mean_estimate(values.mean(axis=1))
+        both = two_scopes(own, [item_variance([values])])
+        lower, upper = (float(limit) for limit in scope_interval(own, both))
+        own_limits, both_limits = ([float(limit) for limit in t_interval(each)] for each in (own, both))
+        narrower += both_limits[1] < own_limits[1] - 1e-12
+        assert (lower, upper) == (min(own_limits[0], both_limits[0]), max(own_limits[1], both_limits[1]))
+    assert narrower > 0 or seeds > 3
+
+
+def test_without_spread_over_seeds_the_interval_is_that_of_the_questions() -> None:
+    values = np.tile(np.random.default_rng(1).normal(0, 1, ITEMS), (SEEDS, 1))
+    own = mean_estimate(values.mean(axis=1))
+    both = two_scopes(own, [item_variance([values])])
+    assert scope_interval(own, both) == t_interval(both)
 
 
 def test_clusters_of_one_question_change_nothing() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from glassbox.comparison.notation import (
     MINUS,
+    coincidence_mark,
     difference,
     difference_interval,
     p_value,
@@ -16,7 +17,7 @@ from glassbox.comparison.notation import (
     significant,
     width,
 )
-from glassbox.comparison.tables import banner_texts, mean_table, questions
+from glassbox.comparison.tables import banner_texts, coincidence, mean_table, questions
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -71,6 +72,7 @@ def main_table(results: Mapping[str, Any]) -> str:
     caption = (
         f"Mean test score in percent over {len(results['seeds'])} seeds. In brackets, {level}\u00a0% intervals: first "
         "over other seeds on these questions (Student t), below it over other seeds and other questions like these."
+        f"{coincidence(results, 'means')}"
     )
     return _float(caption, "main", "l" + "r" * len(tasks), lines, banner_texts(results))
 
@@ -79,7 +81,8 @@ def contrast_table(results: Mapping[str, Any]) -> str:
     """table_contrasts.tex: the contrasts that were formed, by question. Bold: Holm-significant at the plan's alpha."""
     header = "task; estimate; seeds; seeds and questions; $p$; Holm $p$; MDE; verdict".split("; ")
     lines = [_row(header)]
-    for question in questions(results):
+    asked = questions(results)
+    for question in (each for each in asked if _ran(each)):
         title = (
             f"{escape(question['id'])}: {escape(question['question'])} {{\\scriptsize {escape(question['formula'])}}}"
         )
@@ -90,9 +93,23 @@ def contrast_table(results: Mapping[str, Any]) -> str:
         f"Planned contrasts in percentage points (on logits where marked), with {level}~\\% intervals over seeds and "
         "over seeds and questions, none adjusted for the number of tests, Holm-adjusted $p$ and the minimum detectable "
         "effect (MDE) at Holm's first step and the plan's power. "
-        f"Bold: adjusted $p$ under {results['alpha']:g}."
+        f"Bold: adjusted $p$ under {results['alpha']:g}.{escape(coincidence(results, 'contrasts'))}"
     )
-    return _float(caption, "contrasts", "lrrrrrrl", lines, banner_texts(results), escaped=True)
+    notes = [*banner_texts(results), *_not_run([each for each in asked if not _ran(each)])]
+    return _float(caption, "contrasts", "lrrrrrrl", lines, notes, escaped=True)
+
+
+def _ran(question: Mapping[str, Any]) -> bool:
+    return any(row["status"] == "run" for row in question["rows"])
+
+
+def _not_run(questions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence that names the questions without a row in the table, and why."""
+    reasons = [
+        f"{question['id']} ({'; '.join(dict.fromkeys(row['reason'] or 'unknown' for row in question['rows']))})"
+        for question in questions
+    ]
+    return [f"Not run: {', '.join(reasons)}."] if reasons else []
 
 
 def _mean(cell: Mapping[str, Any], n_seeds: int) -> str:
@@ -101,7 +118,12 @@ def _mean(cell: Mapping[str, Any], n_seeds: int) -> str:
 
 
 def _limits(cell: Mapping[str, Any] | None) -> str:
-    return rf"{{\scriptsize {escape(percent_interval(cell))}}}"
+    return rf"{{\scriptsize {escape(percent_interval(cell))}{_mark(cell)}}}"
+
+
+def _mark(items: Mapping[str, Any] | None) -> str:
+    mark = coincidence_mark(items) if items and "coincides" in items else ""
+    return f"$^{{{mark}}}$" if mark else ""
 
 
 def _contrast(row: Mapping[str, Any], alpha: float) -> str:
@@ -117,9 +139,10 @@ def _contrast(row: Mapping[str, Any], alpha: float) -> str:
         p_value(row["p"]),
         p_value(row["p_adjusted"]),
         width(minimum, scale),
-        row["verdict"],
+        row["verdict"] + (f" ({row['verdict_note']})" if row["verdict_note"] else ""),
     ]
     values = [escape(cell) for cell in cells]
+    values[2] += _mark(row["items"])
     if significant(row, alpha):
         values[0], values[-1] = rf"\textbf{{{values[0]}}}", rf"\textbf{{{values[-1]}}}"
     return _row([label, *values])

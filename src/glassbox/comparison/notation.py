@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 MINUS, MISSING = "\u2212", "\u2013"
+COINCIDES = "="
+COINCIDENCE = (
+    f"{COINCIDES} after the wider interval: both are one, because the questions' own variance was estimated at 0 "
+    "(V_I < V_E, cut) or, with few seeds, because the seeds alone say less."
+)
 
 
 def percent(share: float | None) -> str:
@@ -36,6 +41,11 @@ def difference_interval(row: Mapping[str, Any] | None, scale: str = "points") ->
     if row is None or row.get("lower") is None or row.get("upper") is None:
         return MISSING
     return f"[{difference(row['lower'], scale)}, {difference(row['upper'], scale)}]"
+
+
+def coincidence_mark(items: Mapping[str, Any] | None) -> str:
+    """= where the interval over seeds and questions is the one over seeds."""
+    return COINCIDES if items and items["coincides"] else ""
 
 
 def percent_interval(row: Mapping[str, Any] | None) -> str:

@@ -73,6 +73,11 @@ def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, An
         found.append(
             f"From the store: {names}. Not selected now; their trials of this same study were found in MLflow."
         )
+    if selection.store_cells:
+        found.append(
+            f"From the store: {', '.join(selection.store_cells)}. Without a manifest under runs/; their trials of this "
+            "same study were found in MLflow. `dvc repro` writes the manifests again."
+        )
     if selection.lost_runs:
         found.append(
             f"The MLflow store misses the runs of {_some(selection.lost_runs, selection)}. Their results are in this "

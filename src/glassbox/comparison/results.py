@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -27,7 +27,10 @@ LIBRARIES = ("numpy", "scipy")
 
 @dataclass(frozen=True)
 class Study:
-    """All that a comparison is made of. metrics: task -> its test metric. gate: reports/snapshot.json, or empty."""
+    """All that a comparison is made of.
+
+    metrics: task -> its test metric. gate, data: reports/snapshot.json and reports/tasks.json, or empty.
+    """
 
     settings: Settings
     plan: Plan
@@ -37,6 +40,7 @@ class Study:
     evidence: Evidence
     pairing: str
     gate: Mapping[str, Any]
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def objective(self, group: str) -> Group:
         distill = self.settings.distill
@@ -61,6 +65,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "teacher_shots": study.gate.get("teacher_shots", 0),
         "trials": _trials(study),
         "curves": learning_curves(selection.trials, plan.confidence),
+        "data": [{"task": task, "split": split, **row} for task, of in study.data.items() for split, row in of.items()],
         "costs": [_cost(study, group, inferred["means"]) for group in selection.groups],
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
         "banners": notes.banners(plan, selection),

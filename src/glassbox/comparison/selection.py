@@ -18,13 +18,15 @@ KeyOf = Callable[[Settings, str, int, str, str], str]
 class Selection:
     """groups: those of the grid and those found in the store, in the plan's order, unplanned ones last.
 
-    missing: cells of the grid without a manifest, as "group/seed" with what MLflow knows of their runs. gaps: cells of
+    store_cells: cells of the grid without a manifest that the store has finished or diverged, as "group/seed". missing:
+    those that it has not, with what it knows of their runs. gaps: cells of
     groups from the store that it does not hold. out_of_date: trials whose key is not that of the present settings.
     cut_off: manifests whose run MLflow does not show as ended. logged: run id -> final metrics in MLflow.
     """
 
     groups: tuple[str, ...]
     store_groups: tuple[str, ...]
+    store_cells: tuple[str, ...]
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
     missing: Mapping[str, str]
@@ -76,24 +78,24 @@ def select_trials(
     keys = _keys(settings, planned, key_of, trials)
     records = {record.original_id: record for record in tracking.find_runs(trial.run_id for trial in trials)}
     present = tuple(trials)
+    absent = [cell for cell, path in paths.items() if not path.is_file()]
+    stored = _find_trials(absent, keys, use)
     found: dict[str, list[Trial]] = {}
     for group in planned:
         if group not in settings.groups and keys is not None:
-            cells = [_find_trial(keys.of(group, seed), group, seed, use) for seed in settings.seeds]
-            found[group] = [trial for trial in cells if trial is not None]
+            found[group] = _find_trials([(group, seed) for seed in settings.seeds], keys, use)
     store_groups = tuple(group for group, of in found.items() if of)
-    trials += [trial for of in found.values() for trial in of]
+    trials += [*stored, *(trial for of in found.values() for trial in of)]
     _refuse_unused(use, trials)
     held = {trial.name for trial in trials}
     return Selection(
         groups=_in_order(planned, (*settings.groups, *store_groups)),
         store_groups=store_groups,
+        store_cells=tuple(trial.name for trial in stored),
         seeds=settings.seeds,
         trials=tuple(trials),
         missing={
-            f"{group}/{seed}": _known_of(keys, group, seed)
-            for (group, seed), path in paths.items()
-            if not path.is_file()
+            f"{group}/{seed}": _known_of(keys, group, seed) for group, seed in absent if f"{group}/{seed}" not in held
         },
         gaps=tuple(
             f"{group}/{seed}" for group in store_groups for seed in settings.seeds if f"{group}/{seed}" not in held
@@ -131,11 +133,19 @@ def _other_files(runs: Path, selected: set[Path]) -> tuple[str, ...]:
 
 
 def _known_of(keys: _Keys | None, group: str, seed: int) -> str:
-    """What MLflow knows of a cell without a manifest: its runs and how they ended."""
+    """What MLflow knows of a cell without a trial: its runs, none of which came to an outcome, and their status."""
     if keys is None:
         return ""
     records = tracking.find_by_key(keys.of(group, seed))
-    return ", ".join(f"run {record.run_id[:8]} {outcome_of(record) or record.status}" for record in records)
+    return ", ".join(f"run {record.run_id[:8]} {record.status}" for record in records)
+
+
+def _find_trials(cells: Iterable[tuple[str, int]], keys: _Keys | None, use: Mapping[str, str]) -> list[Trial]:
+    """What the store has of these cells; nothing where no manifest says which snapshot and tasks are meant."""
+    if keys is None:
+        return []
+    found = (_find_trial(keys.of(group, seed), group, seed, use) for group, seed in cells)
+    return [trial for trial in found if trial is not None]
 
 
 def _find_trial(key: str, group: str, seed: int, use: Mapping[str, str]) -> Trial | None:

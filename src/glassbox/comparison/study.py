@@ -71,7 +71,7 @@ def results_of(
         refuse_missing(selection)
     if not any(trial.finished for trial in selection.trials):
         raise MissingTrialsError("No trial of this study has finished: there is nothing to compare. Run `dvc repro`.")
-    gate = _read_gate(folder / "reports" / "snapshot.json")
+    gate, data = (_read_report(folder / "reports" / name) for name in ("snapshot.json", "tasks.json"))
     metrics = task_metrics(settings, selection.trials)
     answers, faults = read_answers(selection.trials, metrics)
     refuse_incomparable(selection, tuple(metrics.values()), answers, faults, gate.get("logical_digest"))
@@ -90,12 +90,12 @@ def results_of(
         teacher={task: score for task, score in known["teacher"].items() if task not in gate.get("teacher_unread", ())},
         start=known["initial_student"],
     )
-    study = Study(settings, plan, planned, selection, metrics, evidence, pairing_text, gate)
+    study = Study(settings, plan, planned, selection, metrics, evidence, pairing_text, gate, data)
     return build_results(study, infer(plan, evidence))
 
 
-def _read_gate(path: Path) -> dict[str, Any]:
-    """What `verify` reported of the snapshot; empty where it did not run."""
+def _read_report(path: Path) -> dict[str, Any]:
+    """What `verify` reported of the snapshot, or `prepare` of the tasks; empty where it did not run."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from glassbox.comparison.notation import formula_label, percent, task_label
+from glassbox.comparison.notation import COINCIDENCE, formula_label, percent, task_label
 
 Row = dict[str, Any]
 REFERENCES = {"teacher": "teacher", "initial_student": "student before distillation"}
@@ -52,7 +52,7 @@ def main_rows(results: Mapping[str, Any]) -> list[Row]:
                 **known,
                 "source": sources[row["group"]],
                 **{name: row[name] for name in numbers},
-                **_named("items", row["items"], ("lower", "upper", "df")),
+                **_named("items", row["items"], ("lower", "upper", "df", "coincides")),
             }
         )
     return _noted(rows, results)
@@ -65,15 +65,15 @@ def contrast_rows(results: Mapping[str, Any]) -> list[Row]:
 
 def _contrast_row(row: Mapping[str, Any]) -> Row:
     names = (
-        "key id family question formula scale test status reason verdict n n_dropped estimate deviation lower upper "
-        "t df p p_adjusted family_size pairing correlation"
+        "key id family question formula scale test status reason verdict verdict_note n n_dropped estimate deviation "
+        "lower upper t df p p_adjusted family_size pairing correlation"
     )
     equivalence = ("margin", "p", "equivalent", "smallest_margin", "probability_within")
     changed = (row["sensitivity"] or {}).get("changed") or []
     return {
         **{name: row[name] for name in names.split()},
         "tasks": " ".join(f"{weight:+g}*{task}" for task, weight in row["tasks"].items()),
-        **_named("items", row["items"], ("lower", "upper", "se", "df")),
+        **_named("items", row["items"], ("lower", "upper", "se", "df", "coincides")),
         **_named("welch", row["welch"], ("lower", "upper", "df", "p")),
         **_named("equivalence", row["equivalence"], equivalence),
         **_named("effect", row["effect"], ("g_z", "g_av", "probability_superiority", "head_room_share")),
@@ -136,12 +136,14 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> 
 def questions(results: Mapping[str, Any]) -> list[Row]:
     """The contrasts under their questions in the plan's order: id, question, formula, and labelled rows.
 
-    Where all rows share one formula it is the question's, and a row is labelled by its task; else by its formula.
+    The formula is what all rows share of theirs: all of it, or that of the groups where they weigh different tasks. A
+    row is labelled by its task, or by its formula where tasks do not tell the rows apart.
     """
     found = []
     for identity, members in groupby(results["contrasts"], lambda row: row["id"]):
         rows = list(members)
-        formulas, asked = ({row[name] for row in rows} for name in ("formula", "question"))
+        asked = {row["question"] for row in rows}
+        formulas = {row["formula"].partition("] on ")[0].removeprefix("[") for row in rows}
         places = {(task_label(row["tasks"]), row["scale"]) for row in rows}
         labels = [
             task_label(row["tasks"]) if len(places) == len(rows) else formula_label(row["formula"]) for row in rows
@@ -151,7 +153,7 @@ def questions(results: Mapping[str, Any]) -> list[Row]:
             "question": rows[0]["question"]
             if len(asked) == 1
             else f"are these pairs equally good on {task_label(rows[0]['tasks'])}?",
-            "formula": formula_label(rows[0]["formula"]) if len(formulas) == 1 else "",
+            "formula": formula_label(formulas.pop()) if len(formulas) == 1 else "",
         }
         labelled = [
             {**row, "label": label + (" (logits)" if row["scale"] == "logit" else "")}
@@ -159,6 +161,12 @@ def questions(results: Mapping[str, Any]) -> list[Row]:
         ]
         found.append({**heading, "rows": labelled})
     return found
+
+
+def coincidence(results: Mapping[str, Any], section: str) -> str:
+    """The sentence that explains COINCIDES, where a row of `means` or `contrasts` bears it; else empty."""
+    marked = any((row["items"] or {}).get("coincides") for row in results[section])
+    return f" {COINCIDENCE}" if marked else ""
 
 
 def mean_table(results: Mapping[str, Any]) -> list[Row]:

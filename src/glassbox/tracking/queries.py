@@ -66,10 +66,11 @@ def find_runs(run_ids: Iterable[str]) -> list[RunRecord]:
     return [found[run_id] for run_id in wanted if run_id in found]
 
 
-def find_by_key(key: str) -> list[RunRecord]:
-    """Every run whose tag `key` is the key of a trial, ordered by id so that nothing depends on the store."""
+def find_by_key(key: str, tag: str = "key") -> list[RunRecord]:
+    """Every run whose tag is the key of a trial, or with tag `study_key` of a study: ordered by id, so that nothing
+    depends on the store."""
     client = readable_client()
-    return [] if client is None else sorted(search(client, f"tags.key = '{key}'"), key=lambda record: record.run_id)
+    return [] if client is None else sorted(search(client, f"tags.{tag} = '{key}'"), key=lambda record: record.run_id)
 
 
 def artifact(run_id: str, name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""The four questions answered in plain sentences."""
+"""The questions answered in plain sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from glassbox.comparison.inference import verdicts
 from glassbox.comparison.plan import Plan
 
-QUESTIONS = ("Q1", "Q2", "Q3", "Q4")
+QUESTIONS = ("F1", "Q1", "Q2", "Q3", "Q4")
 
 
 def answers(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[dict[str, Any]]:
@@ -37,16 +37,23 @@ def _sentence(row: Mapping[str, Any], plan: Plan) -> str:
     difference = f"{formula} is {points(row['estimate'], signed=True)} points"
     if row["degenerate"]:
         return f"{start}, {difference} on each of {row['n']} seeds: degenerate, no test and no interval."
-    return f"{start}, {difference} ({_evidence(row, plan)}): {_says(row, plan)}"
+    note = f" Note: {row['verdict_note']}." if row["verdict_note"] else ""
+    return f"{start}, {difference} ({_evidence(row, plan)}): {_says(row, plan)}{note}"
 
 
 def _evidence(row: Mapping[str, Any], plan: Plan) -> str:
     family = f", Holm over {row['family_size']}" if row["family_size"] > 1 else ""
     limits = f"{100 * plan.confidence:g} % interval {_limits(row)} over seeds, on this benchmark"
-    limits += f", {_limits(row['items'])} over questions like these too" if row["items"] else ""
+    limits += _wider(row["items"]) if row["items"] else ""
     dropped = f", {row['n_dropped']} left out because a trial diverged" if row["n_dropped"] else ""
     seeds = f"n = {row['n']} {'pairs' if row['pairing'] == 'verified' else 'seeds, not verified as pairs'}{dropped}"
     return f"{limits}; adjusted p {p_text(row['p_adjusted'])}{family}; {seeds}"
+
+
+def _wider(items: Mapping[str, Any]) -> str:
+    if items["coincides"]:
+        return f", the same over questions like these too ({items['coincides']})"
+    return f", {_limits(items)} over questions like these too"
 
 
 def _says(row: Mapping[str, Any], plan: Plan) -> str:

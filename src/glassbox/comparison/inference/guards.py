@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference.analysis import Analysis
 from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION
+
+CEILING = 0.99
 
 
 def equal_scores(evidence: Evidence) -> list[dict[str, Any]]:
@@ -26,14 +29,42 @@ def equal_scores(evidence: Evidence) -> list[dict[str, Any]]:
     return found
 
 
+def extremes(means: list[dict[str, Any]], analyses: Mapping[str, Analysis]) -> dict[str, str]:
+    """Key -> `99 % or more` or `1 % or less`, of tested contrasts all of whose groups lie there on all their tasks.
+
+    There is no room for a difference, so that being equivalent is easy and says little.
+    """
+    scores = {(row["group"], row["task"]): row["mean"] for row in means}
+    found = {}
+    for key, each in analyses.items():
+        contrast = each.contrast
+        if each.estimate is None or contrast.test == "descriptive" or contrast.scale != "points":
+            continue
+        own = [scores[group, task] for group in contrast.groups for task in contrast.tasks]
+        if min(own) >= CEILING - DEGENERATE_DEVIATION:
+            found[key] = f"{100 * CEILING:g} % or more"
+        elif max(own) <= 1 - CEILING + DEGENERATE_DEVIATION:
+            found[key] = f"{100 * (1 - CEILING):g} % or less"
+    return found
+
+
+def extreme_note(place: str) -> str:
+    return f"every group of it is at {place}, where equivalence is easy"
+
+
 def guards(
-    means: list[dict[str, Any]], analyses: Mapping[str, Analysis], evidence: Evidence, uninformative: list[str]
+    means: list[dict[str, Any]],
+    analyses: Mapping[str, Analysis],
+    evidence: Evidence,
+    uninformative: list[str],
+    at_extremes: Mapping[str, str],
 ) -> dict[str, Any]:
     without_spread = [key for key, each in analyses.items() if each.estimate is not None and not each.testable]
     return {
         "uninformative_tasks": uninformative,
         "degenerate": without_spread,
         "equal_scores": equal_scores(evidence),
+        "extremes": dict(at_extremes),
         "equal_seeds": [{"group": row["group"], "task": row["task"]} for row in means if row["degenerate"]],
     }
 
@@ -44,6 +75,11 @@ def guard_notes(found: Mapping[str, Any], unmatched: list[str], evidence: Eviden
         "that groups are alike on it says nothing."
         for task in found["uninformative_tasks"]
     ]
+    for (task, place), count in Counter((key.split("/")[1], place) for key, place in found["extremes"].items()).items():
+        notes.append(
+            f"{task}: in {count} contrasts, which are marked, every group is at {place}. Equivalence is easy there: "
+            "the task leaves no room for a difference, and being equivalent says little of the signals."
+        )
     for each in found["equal_seeds"]:
         notes.append(f"{each['group']} on {each['task']}: all scores are equal, the seed had no effect.")
     if found["degenerate"]:

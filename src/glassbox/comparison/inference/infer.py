@@ -14,7 +14,7 @@ from glassbox.comparison.inference import hypothesis, verdicts
 from glassbox.comparison.inference.analysis import Analysis, analyse
 from glassbox.comparison.inference.answers import answers
 from glassbox.comparison.inference.contrasts import planned_contrasts
-from glassbox.comparison.inference.guards import guard_notes, guards
+from glassbox.comparison.inference.guards import extreme_note, extremes, guard_notes, guards
 from glassbox.comparison.inference.means import group_means, uninformative_tasks
 from glassbox.comparison.inference.observation import unmatched_items
 from glassbox.comparison.inference.rows import contrast_row, final_verdict
@@ -38,9 +38,12 @@ def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
     nobody_learnt = uninformative_tasks(means, evidence)
     primary = analyse(contrasts, evidence, plan.alpha)
     others = analyse_otherwise(contrasts, evidence, plan)
-    rows = _rows(primary, others, evidence, plan, set(nobody_learnt))
+    at_extremes = extremes(means, primary)
+    rows = _rows(primary, others, evidence, plan, set(nobody_learnt), at_extremes)
     verdict, changes = _hypothesis(plan, primary, others, rows)
-    found = guards(means, primary, evidence, nobody_learnt)
+    notes = {row["key"]: row["verdict_note"] for row in rows}
+    verdict["legs"] = [{**leg, "note": notes.get(leg["contrast"])} for leg in verdict["legs"]]
+    found = guards(means, primary, evidence, nobody_learnt, at_extremes)
     return _plain(
         {
             "means": means,
@@ -55,7 +58,12 @@ def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
 
 
 def _rows(
-    primary: Mapping[str, Analysis], others: Alternatives, evidence: Evidence, plan: Plan, uninformative: set[str]
+    primary: Mapping[str, Analysis],
+    others: Alternatives,
+    evidence: Evidence,
+    plan: Plan,
+    uninformative: set[str],
+    at_extremes: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     alternatives = sensitivity(primary, others, evidence, plan)
     rows = []
@@ -63,7 +71,9 @@ def _rows(
         imputed = others.floor_imputed[key] if others.floor_imputed else None
         on_logits = primary.get(f"{key}/logit")
         verdict = final_verdict(found, imputed, on_logits, uninformative)
-        rows.append({**contrast_row(found, evidence, plan, verdict), "sensitivity": alternatives.get(key)})
+        note = extreme_note(at_extremes[key]) if key in at_extremes else None
+        own = contrast_row(found, evidence, plan, verdict)
+        rows.append({**own, "verdict_note": note, "sensitivity": alternatives.get(key)})
     return rows
 
 

@@ -10,7 +10,7 @@ from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference.contrasts import Contrast
 from glassbox.comparison.inference.observation import has_clusters, observe, observe_items
 from glassbox.comparison.plan import Plan
-from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION, t_interval
+from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION
 from glassbox.comparison.statistics.intervals import mean_interval
 
 NEAR_CHANCE = 2.0
@@ -66,7 +66,11 @@ def _items(evidence: Evidence, plan: Plan, group: str, task: str) -> tuple[dict[
     scope = observe_items(alone, evidence, observation, paired=True, clustered=clustered)
     if scope is None:
         return None, None
-    lower, upper = (float(limit) for limit in t_interval(scope[0], plan.confidence))
-    limits = {"lower": max(lower, 0.0), "upper": min(upper, 1.0), "df": float(scope[0].df)}
-    marks = {"clipped": lower < 0.0 or upper > 1.0, "clustered": clustered}
-    return {**limits, **marks}, float(scope[0].standard_error)
+    lower, upper = scope.interval(plan.confidence)
+    limits = {"lower": max(lower, 0.0), "upper": min(upper, 1.0), "df": float(scope.both.df)}
+    marks = {
+        "clipped": lower < 0.0 or upper > 1.0,
+        "clustered": clustered,
+        "coincides": scope.coincide(plan.confidence),
+    }
+    return {**limits, **marks}, float(scope.both.standard_error)

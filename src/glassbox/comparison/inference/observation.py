@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int
 
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference.contrasts import TEACHER, Contrast
-from glassbox.comparison.statistics.estimates import Estimate, mean_estimate, welch_estimate
-from glassbox.comparison.statistics.scopes import Table, item_variance, two_scopes
+from glassbox.comparison.statistics.estimates import Estimate, mean_estimate, t_interval, welch_estimate
+from glassbox.comparison.statistics.scopes import Table, item_variance, scope_interval, two_scopes
 
 SAME_SCORE = 1e-6
+CLIPPED, FEW_SEEDS = "V_I < V_E", "few seeds"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,26 @@ class Observation:
         return replace(estimate, value=estimate.value + self.constant)
 
 
+@dataclass(frozen=True, eq=False)
+class Scopes:
+    """The estimate over seeds alone and over seeds and questions, with V_I and V_E, summed over tasks."""
+
+    seeds: Estimate
+    both: Estimate
+    items: float
+    residual: float
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        lower, upper = scope_interval(self.seeds, self.both, confidence)
+        return float(lower), float(upper)
+
+    def coincide(self, confidence: float) -> str | None:
+        """Why the wider interval is the seeds' own, where it is: the questions add nothing, or there are few seeds."""
+        if self.items <= self.residual:
+            return CLIPPED
+        return FEW_SEEDS if self.interval(confidence)[1] > float(t_interval(self.both, confidence)[1]) else None
+
+
 def observe(contrast: Contrast, evidence: Evidence) -> Observation:
     """The scores that a contrast weighs, from evidence on the contrast's own scale."""
     absent = _absent(contrast, evidence)
@@ -79,8 +100,8 @@ def observe(contrast: Contrast, evidence: Evidence) -> Observation:
 
 def observe_items(
     contrast: Contrast, evidence: Evidence, observation: Observation, *, paired: bool, clustered: bool
-) -> tuple[Estimate, tuple[float, float, float]] | None:
-    """The estimate on questions like these, with V_S, V_I and V_E. None without item results for every seed counted.
+) -> Scopes | None:
+    """The estimate on questions like these beside that on these. None without item results for every seed counted.
 
     clustered: questions of one cluster are taken as related, where the task has clusters.
     """
@@ -95,7 +116,7 @@ def observe_items(
     if not found.testable:
         return None
     items, residual = (float(sum(getattr(part, name) for part in parts)) for name in ("items", "residual"))
-    return found, (float(seeds.standard_error) ** 2, items, residual)
+    return Scopes(seeds, found, items, residual)
 
 
 def has_clusters(contrast: Contrast, evidence: Evidence) -> bool:

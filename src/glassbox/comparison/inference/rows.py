@@ -119,16 +119,16 @@ def _items(found: Analysis, evidence: Evidence, confidence: float) -> dict[str, 
     scope = observe_items(found.contrast, evidence, found.observation, paired=evidence.paired, clustered=clustered)
     if scope is None:
         return None
-    estimate, variances = scope
-    lower, upper = t_interval(estimate, confidence)
+    lower, upper = scope.interval(confidence)
     return {
-        "se": float(estimate.standard_error),
-        "df": float(estimate.df),
-        "lower": float(lower),
-        "upper": float(upper),
-        "variance_seeds": variances[0],
-        "variance_items": variances[1],
-        "variance_residual": variances[2],
+        "se": float(scope.both.standard_error),
+        "df": float(scope.both.df),
+        "lower": lower,
+        "upper": upper,
+        "variance_seeds": float(scope.seeds.standard_error) ** 2,
+        "variance_items": scope.items,
+        "variance_residual": scope.residual,
+        "coincides": scope.coincide(confidence),
         "clustered": clustered,
     }
 

@@ -17,7 +17,7 @@ from glassbox.comparison.inference.analysis import Analysis, analyse, verdict_of
 from glassbox.comparison.inference.contrasts import Contrast
 from glassbox.comparison.inference.observation import has_clusters, observe_items
 from glassbox.comparison.plan import Plan
-from glassbox.comparison.statistics.estimates import Alternative, t_interval
+from glassbox.comparison.statistics.estimates import Alternative
 from glassbox.comparison.statistics.multiplicity import holm, intersection_union
 from glassbox.comparison.statistics.resampling import MOST_FLIPPED, bca_interval, sign_flip_floor, sign_flip_p
 
@@ -149,8 +149,8 @@ def _clusters(found: Analysis, evidence: Evidence, confidence: float) -> dict[st
         )
         if scope is None:
             return None
-        lower, upper = t_interval(scope[0], confidence)
-        intervals[name] = {"lower": float(lower), "upper": float(upper), "df": float(scope[0].df)}
+        lower, upper = scope.interval(confidence)
+        intervals[name] = {"lower": lower, "upper": upper, "df": float(scope.both.df)}
     return intervals
 
 

@@ -13,11 +13,12 @@ from markupsafe import Markup, escape
 from glassbox.comparison import notation
 from glassbox.comparison.figures.style import PALETTE
 from glassbox.comparison.methods import methods_sentences
-from glassbox.comparison.tables import banner_texts, mean_table, questions
+from glassbox.comparison.tables import banner_texts, coincidence, mean_table, questions
 
 FORMATS = (
     notation.percent,
     notation.percent_interval,
+    notation.coincidence_mark,
     notation.difference,
     notation.difference_interval,
     notation.width,
@@ -57,6 +58,7 @@ def render_page(results: Mapping[str, Any], figures: Sequence[Mapping[str, str]]
         banners=banner_texts(results),
         table=mean_table(results),
         questions=questions(results),
+        coincidence={section: coincidence(results, section) for section in ("means", "contrasts")},
         figures=figures,
         methods=methods_sentences(results),
         palette=list(zip(PALETTE, DARK_PALETTE, strict=True)),

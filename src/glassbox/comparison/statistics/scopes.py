@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION, Array, Estimate
+from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION, Array, Estimate, t_interval
 
 Table = Float[np.ndarray, "... seeds items"]
 
@@ -66,8 +66,7 @@ def two_scopes(seeds: Estimate, tasks: Sequence[ItemVariance]) -> Estimate:
     seeds: the estimate over seeds alone, whose squared standard error is V_S. Over tasks V_I and V_E add up (tables
     hold the weights, so these come in squared). SE^2 = V_S + max(V_I - V_E, 0); V_S already holds the residual once.
     df by Satterthwaite (1946): SE^4 / sum (V_k^2 / df_k) over the parts used, subtracted ones included; where the
-    questions add nothing, that is the seeds' own. Its interval answers: where would the mean lie over other seeds and
-    other questions drawn like these?
+    questions add nothing, that is the seeds' own. Its interval is `scope_interval`'s.
     """
     own = np.square(seeds.standard_error)
     added = sum(part.items - part.residual for part in tasks)
@@ -80,6 +79,17 @@ def two_scopes(seeds: Estimate, tasks: Sequence[ItemVariance]) -> Estimate:
     df = np.divide(np.square(total), spread, out=np.full_like(total, np.nan), where=spread > 0)
     error = np.sqrt(total)
     return Estimate(seeds.value, np.where(error < DEGENERATE_DEVIATION, 0.0, error), df)
+
+
+def scope_interval(seeds: Estimate, both: Estimate, confidence: float = 0.95) -> tuple[Array, Array]:
+    """The t interval of two_scopes, and never a narrower one than the seeds' own, which lies about the same value.
+
+    It answers: where would the mean lie over other seeds and other questions drawn like these? With few seeds the
+    questions can add more to Satterthwaite's degrees of freedom than to the error, so that knowing less would seem
+    to say more; the seeds' own limits then stand.
+    """
+    (low, high), (wide_low, wide_high) = t_interval(seeds, confidence), t_interval(both, confidence)
+    return np.fmin(low, wide_low), np.fmax(high, wide_high)
 
 
 def _cluster_df(members: Float[np.ndarray, " clusters"]) -> float:
