@@ -89,7 +89,7 @@ def test_an_empty_answer_is_refused():
 def test_byte_spans_cover_the_text_in_order(text):
     tokenizer = tiny_tokenizer()
     encoded = encode(tokenizer, text, ANSWER)
-    spans = byte_spans(tokenizer, text, ANSWER, encoded)
+    spans = [tuple(span) for span in byte_spans(text + ANSWER, encoded).tolist()]
     data = (text + ANSWER).encode()
     assert len(spans) == len(encoded.ids)
     assert spans[0] == (0, 0) and spans[-1] == (len(data), len(data))
@@ -102,7 +102,7 @@ def test_byte_spans_of_a_cut_prompt_are_those_of_the_kept_tokens():
     tokenizer = tiny_tokenizer()
     whole = encode(tokenizer)
     cut = encode(tokenizer, max_length=len(whole.ids) - 3)
-    assert byte_spans(tokenizer, PROMPT, ANSWER, cut)[1:] == byte_spans(tokenizer, PROMPT, ANSWER, whole)[4:]
+    assert byte_spans(PROMPT + ANSWER, cut)[1:].tolist() == byte_spans(PROMPT + ANSWER, whole)[4:].tolist()
 
 
 def test_the_input_digest_is_the_documented_one():

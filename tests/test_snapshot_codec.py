@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from glassbox.snapshot.codec import decode_attention, encode_attention, pack_ragged, top_k_with_tails
+from glassbox.snapshot.codec import (
+    byte_rows,
+    decode_attention,
+    encode_attention,
+    log_sum_exp,
+    pack_ragged,
+    top_k_with_tails,
+)
 
 
 def random_maps(positions, heads, length, sharpness, seed=0):
@@ -17,7 +24,7 @@ def random_maps(positions, heads, length, sharpness, seed=0):
 def test_attention_rows_come_back_within_rounding_and_sum_to_one(codec, sharpness):
     positions = [0, 3, 40, 41, 59]
     maps = random_maps(positions, 3, 60, sharpness)
-    ragged = encode_attention(pack_ragged(maps, torch.tensor(positions)), codec).T
+    ragged = encode_attention(pack_ragged(maps, torch.tensor(positions)), codec)
     assert ragged.shape == (3, sum(position + 1 for position in positions))
     decoded = decode_attention(ragged, torch.tensor(positions), 60, codec)
     torch.testing.assert_close(decoded.sum(-1), torch.ones(5, 3))
@@ -50,3 +57,18 @@ def test_a_confident_row_keeps_its_tail():
 def test_the_tail_is_empty_when_the_whole_vocabulary_is_kept():
     _, _, tails = top_k_with_tails(torch.randn(2, 6), 6, (1.0, 2.0))
     assert torch.isneginf(tails).all()
+
+
+@pytest.mark.parametrize("columns", [1, 7, 930])
+def test_log_sum_exp_is_torchs_to_the_bit_also_of_nothing(columns):
+    rows = 5 * torch.randn(40, columns, generator=torch.Generator().manual_seed(1))
+    rows[3] = float("-inf")
+    expected = torch.logsumexp(rows, 1)
+    assert torch.equal(log_sum_exp(rows, rows.amax(1, keepdim=True)), expected)
+
+
+def test_byte_rows_are_each_rows_own_bytes_of_any_stride():
+    values = torch.arange(6, dtype=torch.int32).reshape(2, 3).T.to(torch.uint16)
+    assert byte_rows(values).tobytes() == values.numpy().tobytes()
+    assert byte_rows(values)[1:2].tobytes() == values.numpy()[1:2].tobytes()
+    assert byte_rows(torch.zeros(3)).shape == (3, 4)

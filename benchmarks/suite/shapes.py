@@ -34,7 +34,7 @@ from glassbox.models import load_model
 from glassbox.objective import Objective
 from glassbox.schedule import make_plan
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
-from glassbox.snapshot.codec import tensor_bytes
+from glassbox.snapshot.codec import byte_rows
 from glassbox.snapshot.schema import Format, attention_entries
 from glassbox.student import Student, build_student
 
@@ -118,11 +118,11 @@ def stored_samples(
         entries = layout.heads * attention_entries(prompt + answer, answer)
         logits = torch.randn(answer, layout.top_k, generator=generator).sort(descending=True).values
         cells = {
-            "hidden": tensor_bytes(torch.randn(answer, layout.width, generator=generator).half()),
+            "hidden": byte_rows(torch.randn(answer, layout.width, generator=generator).half()).tobytes(),
             "attention": rng.integers(0, 256, entries, dtype=np.uint8).tobytes(),
             "topk_ids": _distinct(rng, answer, layout).tobytes(),
-            "topk_logits": tensor_bytes((logits - logits[:, :1]).half()),
-            "log_tail": tensor_bytes(torch.zeros(answer, len(layout.temperatures))),
+            "topk_logits": byte_rows((logits - logits[:, :1]).half()).tobytes(),
+            "log_tail": byte_rows(torch.zeros(answer, len(layout.temperatures))).tobytes(),
         }
         ids = rng.integers(3, layout.vocabulary, prompt + answer).astype(np.int32)
         found.append(StoredSample(f"{task}/{index:04d}", task, ids, prompt - 1, answer, cells))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,12 +15,16 @@ from glassbox.errors import GlassboxError
 
 @dataclass(frozen=True)
 class Encoded:
-    """[bos, prompt, answer, eos]; positions t in [loss_start, len(ids) - 1) predict ids[t + 1] of answer or eos."""
+    """[bos, prompt, answer, eos]; positions t in [loss_start, len(ids) - 1) predict ids[t + 1] of answer or eos.
+
+    `spans` are the characters of prompt + answer that each id covers, [start, end).
+    """
 
     ids: tuple[int, ...]
     loss_start: int
     retokenised: bool
     truncated: bool
+    spans: tuple[tuple[int, int], ...] = field(repr=False)
 
 
 class _Pieces(NamedTuple):
@@ -104,27 +108,26 @@ def encode_sample(
     tail = [*following.ids, *([tokenizer.eos_token_id] if ends else [])]
     surplus = _surplus(prefix_size, prefix_size + len(tail), max_length, overflow, prompt)
     ids = (*beginning, *prefix.ids[surplus:], *tail)
-    return Encoded(ids, prefix_size - surplus - 1, retokenised, surplus > 0)
+    end = len(prompt) + len(answer)
+    spans = (*((0, 0) for _ in beginning), *prefix.spans[surplus:], *following.spans, *([(end, end)] if ends else []))
+    return Encoded(ids, prefix_size - surplus - 1, retokenised, surplus > 0, spans)
 
 
-def byte_spans(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str, encoded: Encoded) -> list[tuple[int, int]]:
-    """The UTF-8 bytes of prompt + answer that each of `encoded.ids` covers, [start, end).
+def byte_spans(text: str, encoded: Encoded) -> np.ndarray:
+    """The UTF-8 bytes of prompt + answer (`text`) that each of `encoded.ids` covers, [start, end): [tokens, 2] uint32.
 
     A token that holds part of a character covers the whole character; bos covers (0, 0), eos the empty end.
     """
-    prefix, following, _ = _split(tokenizer, prompt, answer)
-    text = prompt + answer
+    spans = np.asarray(encoded.spans, dtype="<u4").reshape(-1, 2)
+    if text.isascii():
+        return spans
     widths = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
     sizes = 1 + (widths >= 0x80) + (widths >= 0x800) + (widths >= 0x10000)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    spans = [(int(offsets[start]), int(offsets[end])) for start, end in [*prefix.spans, *following.spans]]
-    beginning = [(0, 0)] * len(_beginning(tokenizer))
-    kept = len(encoded.ids) - len(beginning) - 1
-    end = int(offsets[-1])
-    return [*beginning, *spans[len(spans) - kept :], (end, end)]
+    return offsets[spans].astype("<u4")
 
 
-def input_digest(ids: Sequence[int], loss_start: int) -> bytes:
+def input_digest(ids: Sequence[int] | np.ndarray, loss_start: int) -> bytes:
     """sha256(uint32 n, int32 ids, uint8 loss mask), little-endian: the mask is 1 at the answer's tokens and eos."""
     mask = np.zeros(len(ids), dtype=np.uint8)
     mask[loss_start + 1 :] = 1

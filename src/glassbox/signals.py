@@ -39,8 +39,10 @@ class PositionSignals:
 
 @dataclass
 class _Recorder:
+    """`start` is each sample's first column, None where all begin at column 0."""
+
     last_layer: int
-    start: Int[Tensor, " batch"]
+    start: Int[Tensor, " batch"] | None
     first: Int[Tensor, " batch"]
     count: Int[Tensor, " batch"]
     rows: Float[Tensor, "positions heads length"] | None = None
@@ -126,16 +128,17 @@ def _attention_rows(
     with torch.autocast(query.device.type, enabled=False):
         rows = query.gather(2, gather[:, None, :, None].expand(batch, heads, most, depth)).to(dtype)
         grouped = rows.reshape(batch, key_heads, heads // key_heads * most, depth)
-        scores = grouped @ key.to(dtype).transpose(2, 3) * scaling
-        packed = scores.reshape(batch, heads, most, length)[sample_index, :, within]
-        start = recorder.start[sample_index]
+        scores = (grouped @ key.to(dtype).transpose(2, 3)).mul_(scaling)
+        rows = scores.reshape(batch, heads, most, length)[sample_index, :, within]
         columns = torch.arange(length, device=query.device)
-        shifted = (columns + start[:, None]).clamp(max=length - 1)
-        aligned = packed.gather(2, shifted[:, None, :].expand_as(packed))
-        visible = columns <= (column - start)[:, None]
+        if recorder.start is not None:
+            start = recorder.start[sample_index]
+            shifted = (columns + start[:, None]).clamp(max=length - 1)
+            rows, column = rows.gather(2, shifted[:, None, :].expand_as(rows)), column - start
+        visible = columns <= column[:, None]
         if sliding_window is not None:
-            visible &= columns > (column - start - sliding_window)[:, None]
-        return torch.softmax(aligned.masked_fill(~visible[:, None, :], float("-inf")), dim=-1)
+            visible &= columns > (column - sliding_window)[:, None]
+        return torch.softmax(rows.masked_fill_(~visible[:, None, :], float("-inf")), dim=-1)
 
 
 def position_signals(
@@ -155,11 +158,12 @@ def position_signals(
     """
     mask = attention_mask.bool()
     start = mask.int().argmax(1)
+    padded_left = bool(start.any())
     recorder = None
     if want_attention and int(count.sum()):
-        recorder = _Recorder(_layers(model) - 1, start, first, count)
+        recorder = _Recorder(_layers(model) - 1, start if padded_left else None, first, count)
     padding: dict[str, Tensor] = {}
-    if bool(start.any()):
+    if padded_left:
         padding = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     with _recording(recorder):
         output = model.base_model(input_ids=input_ids, use_cache=False, **padding)

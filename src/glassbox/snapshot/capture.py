@@ -67,7 +67,7 @@ def capture(settings: Settings, tasks_folder: Path | str, out_folder: Path | str
     staging.mkdir(parents=True, exist_ok=True)
     require_free_space(staging, estimated_bytes(items, teacher.layout), "The snapshot")
     parts = share_out(items, teacher.layout, settings.snapshot.part_megabytes * 10**6)
-    _capture_parts(settings, teacher, items, parts, staging, processes)
+    capture_parts(settings, teacher, items, parts, staging, processes)
     if processes.is_main:
         _finish(teacher, items, len(parts), provenance, staging)
         finished = staging / "finished"
@@ -85,7 +85,7 @@ def capture_nothing(out_folder: Path | str) -> None:
     publish_folder(staging, out_folder)
 
 
-def _capture_parts(
+def capture_parts(
     settings: Settings,
     teacher: Teacher,
     items: Sequence[Item],
@@ -93,6 +93,7 @@ def _capture_parts(
     staging: Path,
     processes: Processes,
 ) -> None:
+    """Run the teacher over all parts that are not finished yet, and store each with its share of the audit."""
     generator = np.random.default_rng(settings.prepare.seed)
     audit = draw_audit(items, settings.snapshot.audit_positions, generator)
     hidden = None if processes.is_main else True

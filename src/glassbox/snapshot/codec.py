@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from glassbox.snapshot.schema import Cell, Format
 
 
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """Little-endian bytes in C order (every platform that torch supports is little-endian)."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def byte_rows(tensor: Tensor) -> Shaped[np.ndarray, "rows bytes"]:
+    """Each row's little-endian bytes in C order (every platform that torch supports is little-endian)."""
+    return tensor.detach().cpu().contiguous().reshape(len(tensor), -1).view(torch.uint8).numpy()
 
 
 def top_k_with_tails(
@@ -26,14 +26,21 @@ def top_k_with_tails(
     """
     values, ids = torch.topk(logits, k, dim=-1)
     offset = values[:, :1]
-    others = (logits - offset).scatter(1, ids, float("-inf"))
-    tails = torch.stack([torch.logsumexp(others / temperature, dim=-1) for temperature in temperatures], dim=1)
-    return ids, values - offset, tails
+    others = (logits - offset).scatter_(1, ids, float("-inf"))
+    largest = others.amax(dim=1, keepdim=True)
+    tails = [log_sum_exp(others / temperature, largest / temperature) for temperature in temperatures]
+    return ids, values - offset, torch.stack(tails, dim=1)
+
+
+def log_sum_exp(scratch: Float[Tensor, "rows columns"], largest: Float[Tensor, "rows 1"]) -> Float[Tensor, " rows"]:
+    """torch.logsumexp to the bit, in the memory of `scratch`, for rows whose largest entry is known already."""
+    shift = largest.masked_fill(largest == float("-inf"), 0)
+    return scratch.sub_(shift).exp_().sum(dim=1).log_().add_(shift[:, 0])
 
 
 def encode_attention(rows: Float[Tensor, ...], codec: str) -> Tensor:
     """`sqrt_uint8`: round(255 sqrt(p)); `float16`: p itself."""
-    return (255 * rows.sqrt()).round().to(torch.uint8) if codec == "sqrt_uint8" else rows.to(torch.float16)
+    return rows.sqrt().mul_(255).round_().to(torch.uint8) if codec == "sqrt_uint8" else rows.to(torch.float16)
 
 
 def undo_attention_codec(stored: Tensor, codec: str) -> Float[Tensor, ...]:
@@ -49,9 +56,9 @@ def visible_columns(position: Int[Tensor, " positions"], length: int) -> Bool[Te
 
 def pack_ragged(
     rows: Float[Tensor, "positions heads length"], position: Int[Tensor, " positions"]
-) -> Float[Tensor, "ragged heads"]:
+) -> Float[Tensor, "heads ragged"]:
     """The live entries of padded rows, position by position."""
-    return rows.permute(0, 2, 1)[visible_columns(position, rows.shape[-1])]
+    return rows.transpose(0, 1)[:, visible_columns(position, rows.shape[-1])]
 
 
 def decode_attention(

@@ -38,9 +38,8 @@ class Item:
     def first(self) -> int:
         return self.n_tokens - 1 - self.n_positions
 
-    def byte_spans(self, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-        spans = byte_spans(tokenizer, self.sample.prompt, self.sample.answer, self.encoded)
-        return np.asarray(spans, dtype="<u4")
+    def byte_spans(self) -> np.ndarray:
+        return byte_spans(self.sample.prompt + self.sample.answer, self.encoded)
 
 
 def compose_items(settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_folder: Path) -> list[Item]:

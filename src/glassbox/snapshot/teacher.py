@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,7 +16,7 @@ from glassbox.encoding import input_digest
 from glassbox.errors import GlassboxError
 from glassbox.models import head_logits, load_model, output_head, position_signals, vocabulary_size
 from glassbox.signals import packed_positions
-from glassbox.snapshot.codec import encode_attention, pack_ragged, tensor_bytes, top_k_with_tails
+from glassbox.snapshot.codec import byte_rows, encode_attention, log_sum_exp, pack_ragged, top_k_with_tails
 from glassbox.snapshot.composition import Item
 from glassbox.snapshot.schema import AuditRow, Format, Row, attention_entries
 from glassbox.snapshot.storage import brief_ids
@@ -26,7 +27,6 @@ CHUNK_LOGITS = 1 << 26
 @dataclass(frozen=True)
 class Teacher:
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
     layout: Format
     device: torch.device
 
@@ -61,7 +61,7 @@ def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device:
         attention_codec=settings.snapshot.attention_codec,
         positions=settings.snapshot.positions,
     )
-    return Teacher(model.to(device), tokenizer, layout, device)  # type: ignore[arg-type]
+    return Teacher(model.to(device), layout, device)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -87,17 +87,18 @@ def capture_batch(
     _refuse_non_finite(teacher, items, count, stored)
     sample_index, position = packed_positions(first, count)
     labels = ids[sample_index, position + 1].to(teacher.device)
-    logits = _logit_cells(teacher, stored, labels)
+    cells = {**_logit_cells(teacher, stored, labels), "hidden": stored}
+    packed = {name: byte_rows(value) for name, value in cells.items()}
     ragged = pack_ragged(signals.attention, position.to(teacher.device))
-    packed = {**logits, "hidden": stored.cpu()}
-    attention = encode_attention(ragged, teacher.layout.attention_codec).cpu()
+    attention = encode_attention(ragged, teacher.layout.attention_codec).cpu().numpy()
     rows, audited = [], []
     position_end = entry_end = 0
     for item in items:
         here = slice(position_end, position_end + item.n_positions)
         entries = slice(entry_end, entry_end + attention_entries(item.n_tokens, item.n_positions))
         position_end, entry_end = here.stop, entries.stop
-        rows.append(_row(teacher, item, {name: value[here] for name, value in packed.items()}, attention[entries]))
+        own = {name: value[here].tobytes() for name, value in packed.items()}
+        rows.append(_row(item, {**own, "attention": attention[:, entries].tobytes()}))
         for offset in audit.get(item.sample.sample_id, ()):
             place = here.start + offset
             dense = head_logits(teacher.model, signals.hidden[place : place + 1], teacher.layout.vocabulary)
@@ -108,9 +109,7 @@ def capture_batch(
 
 def _padded(items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     length = max(item.n_tokens for item in items)
-    ids = torch.zeros(len(items), length, dtype=torch.int64)
-    for row, item in enumerate(items):
-        ids[row, : item.n_tokens] = torch.tensor(item.encoded.ids)
+    ids = torch.tensor([(*item.encoded.ids, *[0] * (length - item.n_tokens)) for item in items])
     sizes = torch.tensor([item.n_tokens for item in items])
     count = torch.tensor([item.n_positions for item in items])
     return ids, torch.arange(length) < sizes[:, None], sizes - 1 - count, count
@@ -151,23 +150,22 @@ def _logit_cells(
         cells["topk_ids"].append(ids.to(torch.int64).cpu().to(id_dtype))
         cells["topk_logits"].append(values.to(torch.float16).cpu())
         cells["log_tail"].append(tails.cpu())
-        cells["label_logp"].append((label - torch.logsumexp(logits, -1)).cpu())
+        cells["label_logp"].append((label - log_sum_exp(logits, logits.gather(1, ids[:, :1]))).cpu())
     return {name: torch.cat(values) for name, values in cells.items()}
 
 
-def _row(teacher: Teacher, item: Item, packed: Mapping[str, Tensor], attention: Tensor) -> Row:
-    encoded = item.encoded
+def _row(item: Item, signals: Mapping[str, bytes]) -> Row:
+    ids = np.array(item.encoded.ids, dtype="<i4")
     return Row(
         sample_id=item.sample.sample_id,
         task=item.sample.task,
         split=item.split,
-        input_sha256=input_digest(encoded.ids, encoded.loss_start),
-        input_ids=torch.tensor(encoded.ids, dtype=torch.int32).numpy(),
-        loss_start=encoded.loss_start,
+        input_sha256=input_digest(ids, item.encoded.loss_start),
+        input_ids=ids,
+        loss_start=item.encoded.loss_start,
         n_positions=item.n_positions,
-        attention=tensor_bytes(attention.T),
-        byte_spans=item.byte_spans(teacher.tokenizer).tobytes(),
-        **{name: tensor_bytes(value) for name, value in packed.items()},
+        byte_spans=item.byte_spans().tobytes(),
+        **signals,
     )
 
 
@@ -175,7 +173,7 @@ def _audit_row(item: Item, offset: int, logits: Tensor, hidden: Tensor, attentio
     return AuditRow(
         sample_id=item.sample.sample_id,
         position=item.first + offset,
-        logits=tensor_bytes(logits.float()),
-        hidden=tensor_bytes(hidden.float()),
-        attention=tensor_bytes(attention.float()),
+        logits=byte_rows(logits.float()).tobytes(),
+        hidden=byte_rows(hidden[None].float()).tobytes(),
+        attention=byte_rows(attention.float()).tobytes(),
     )
