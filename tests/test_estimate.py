@@ -316,7 +316,10 @@ def test_the_probe_times_every_group_and_leaves_nothing_behind(project: Path, mo
     store_before = (project / "mlflow.db").read_bytes()
     written = run_script(monkeypatch, shrunk_settings(project, seeds=[0]))
     assert set(written["time"]["trial_seconds"]) == set(written["groups"])
-    assert written["time"]["trials_seconds"] > written["time"]["capture_seconds"] > 0
+    stages = written["time"]["stage_seconds"]
+    assert all(stages[name] > 0 for name in ("capture", "verify", "all trials", "between")) and not stages["answers"]
+    assert stages["all trials"] > stages["capture"]
+    assert written["time"]["study_seconds"] == pytest.approx(sum(stages.values()))
     assert (project / "mlflow.db").read_bytes() == store_before
     assert not (project / "runs").exists()
 

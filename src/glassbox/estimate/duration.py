@@ -23,6 +23,7 @@ from glassbox.models import load_tokenizer
 from glassbox.objective import Objective
 from glassbox.pair import tokens_are_shared
 from glassbox.preparation import ANSWERS_FOLDER
+from glassbox.references import measure_teacher
 from glassbox.rehearsal import TASKS, rehearsal, run_stage, samples_of, spread
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.composition import batches, compose_items
@@ -32,6 +33,10 @@ from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.trial import Trial
 
 STEPS = 6
+LONG_STAGES = 3  # snapshot, verify, answers
+SHORT_STAGES = 5  # settings, pair, prepare, trial_code, compare
+# DVC's own time for a stage, mostly reading and writing dvc.lock: measured over the 35 trials of the embedded study
+DVC_SECONDS = 3.0
 
 
 class TimedTrial(Trial):
@@ -77,7 +82,7 @@ class TimedTrial(Trial):
 def measured_time(
     settings: Settings, estimate: Mapping[str, Any], tasks_folder: Path, start_up: float
 ) -> dict[str, Any]:
-    """Seconds of the capture, of a trial of each group and of all trials; or the `reason` why nothing was measured.
+    """Seconds of the long stages, of a trial of each group and of the whole; or the `reason` why nothing was measured.
 
     `start_up` is how long a process takes until it has everything imported, in seconds.
     """
@@ -85,24 +90,32 @@ def measured_time(
     if reason is not None:
         return {"reason": reason}
     started = time.monotonic()
-    capture_rate, trials = _probe(settings, tasks_folder)
+    capture_rate, teacher_rate, trials = _probe(settings, tasks_folder)
+    samples, asked = estimate["samples"], any(group.labels == "teacher" for group in settings.distill.values())
     evaluation_rate = trials[settings.groups[0]].rate("test")
     seconds = {
         group: start_up
         + probed.overhead
         + estimate["padded_tokens_per_trial"] * probed.rate("step")
-        + settings.train.epochs * estimate["samples"]["validation"] * probed.rate("validation")
-        + estimate["samples"]["test"] * evaluation_rate
+        + settings.train.epochs * samples["validation"] * probed.rate("validation")
+        + samples["test"] * evaluation_rate
         for group, probed in trials.items()
+    }
+    stages = {
+        "capture": start_up + estimate["captured_tokens"] * capture_rate,
+        "verify": start_up + samples["test"] * (teacher_rate + evaluation_rate),
+        "answers": start_up + samples["train"] * teacher_rate if asked else 0.0,
+        "all trials": len(settings.seeds) * sum(seconds.values()),
+        "between": SHORT_STAGES * start_up + (LONG_STAGES + SHORT_STAGES + estimate["trials"]) * DVC_SECONDS,
     }
     return {
         "device": estimate["memory"]["device"],
         "threads": settings.train.threads,
         "probe_seconds": time.monotonic() - started,
         "seconds_per_padded_token": {group: probed.rate("step") for group, probed in trials.items()},
-        "capture_seconds": start_up + estimate["captured_tokens"] * capture_rate,
         "trial_seconds": seconds,
-        "trials_seconds": len(settings.seeds) * sum(seconds.values()),
+        "stage_seconds": stages,
+        "study_seconds": sum(stages.values()),
     }
 
 
@@ -119,8 +132,11 @@ def _reason_against(settings: Settings, estimate: Mapping[str, Any]) -> str | No
     return None
 
 
-def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, dict[str, TimedTrial]]:
-    """Seconds per captured token, and a short trial of each group; only the first answers a full batch of questions."""
+def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, float, dict[str, TimedTrial]]:
+    """Seconds per captured token and per question that the teacher answers, and a short trial of each group.
+
+    Only the first group's student answers a full batch of questions.
+    """
     splits = samples_of(settings, tasks_folder)
     chosen = {
         "train": spread(splits["train"], STEPS * settings.train.batch_size),
@@ -132,6 +148,9 @@ def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, dict[str, Tim
     with rehearsal(settings.model_copy(update={"train": few}), chosen) as small:
         torch.set_num_threads(small.train.threads)
         capture_rate = _capture_rate(small) if tokens_are_shared(small) else 0.0
+        started = time.perf_counter()
+        measure_teacher(small, TASKS)
+        teacher_rate = (time.perf_counter() - started) / len(chosen["test"])
         run_stage("snapshot")
         for group in small.groups:
             if small.distill[group].labels == "teacher":
@@ -143,7 +162,7 @@ def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, dict[str, Tim
                 trial.run()
             trial.overhead = time.perf_counter() - started - trial.noted_seconds()
             trials[group] = trial
-    return capture_rate, trials
+    return capture_rate, teacher_rate, trials
 
 
 def _stand_in_for_answers(folder: Path) -> None:

@@ -23,6 +23,7 @@ from glassbox.estimate.memory import (
     total,
     training_peak,
 )
+from glassbox.estimate.units import in_units
 from glassbox.estimate.workload import Training, Workload, training_of, workload_of
 from glassbox.precision import cuda_has_bf16, resolve
 from glassbox.snapshot.schema import CAPTURED_SPLITS
@@ -156,11 +157,3 @@ def _remedy(settings: Settings, phase: str, peak: Peak, free: int) -> str:
         )
     evaluation = settings.evaluation
     return f"lower evaluation.batch_size (now {evaluation.batch_size}) or evaluation.max_new_tokens"
-
-
-def in_units(size: float) -> str:
-    """1,234,567 -> '1.2 MB'."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} B"

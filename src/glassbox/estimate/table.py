@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from glassbox.estimate.estimate import in_units
 from glassbox.estimate.memory import total
+from glassbox.estimate.units import in_time, in_units
 
 PARTS = {
     "weights": "weights",
@@ -18,6 +18,7 @@ PARTS = {
     "attention maps": "maps",
     "cache": "cache",
 }
+STAGES = {"between": "short stages and DVC"}
 
 
 def table_of(estimate: Mapping[str, Any]) -> str:
@@ -84,16 +85,10 @@ def _time(estimate: Mapping[str, Any]) -> list[str]:
     if "reason" in time:
         return [f"Time: not measured, {time['reason']}."]
     lines = [
-        f"Time, from a probe of {time['probe_seconds']:.0f} s on {time['device']} (without DVC's own between stages)"
+        f"Time, from a probe of {time['probe_seconds']:.0f} s on {time['device']} (DVC's own share is assumed, not "
+        "measured)"
     ]
-    lines += [f"  capture                 {in_time(time['capture_seconds'])}"]
     lines += [f"  a trial of {group:<13}{in_time(seconds)}" for group, seconds in time["trial_seconds"].items()]
-    return [*lines, f"  all trials              {in_time(time['trials_seconds'])}"]
-
-
-def in_time(seconds: float) -> str:
-    """3,700 -> '1 h 2 min'."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    stages = {STAGES.get(name, name): seconds for name, seconds in time["stage_seconds"].items() if seconds}
+    lines += [f"  {name:<24}{in_time(seconds)}" for name, seconds in stages.items()]
+    return [*lines, f"  {'the whole study':<24}{in_time(time['study_seconds'])}"]
