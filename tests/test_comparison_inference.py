@@ -431,7 +431,7 @@ def test_equivalence_at_the_end_of_the_scale_is_called_easy_in_rows_legs_answers
     legs = {leg["contrast"]: leg["note"] for leg in results["hypothesis"]["legs"]}
     assert legs["alike/sst2/combined-attention"] == told and legs["Q1/mmlu"] is None
     assert results["guards"]["extremes"]["Q1/sst2"] == place
-    assert any(note.startswith("sst2: in ") and place in note for note in results["guard_notes"])
+    assert any(note.startswith(f"sst2: every group is at {place} in the") for note in results["guard_notes"])
     assert told in results["answers"][1]["sentences"][0]
 
 

@@ -109,7 +109,7 @@ def test_a_question_across_tasks_has_the_formula_of_its_groups(results: Results)
     asked = {question["id"]: question for question in tables.questions(results)}
     assert asked["Q4"]["formula"] == asked["Q1"]["formula"] == "(hidden_state + attention)/2 − black_box"
     assert [row["label"] for row in asked["Q4"]["rows"]][::2] == ["mmlu − sst2", "mmlu − sst2 (logits)"]
-    assert asked["alike"]["formula"] == ""
+    assert asked["alike"]["formula"] == "" and r"{\scriptsize }" not in latex.contrast_table(results)
     assert r"depend on the task? {\scriptsize (hidden\_state + attention)/2 $-$ black\_box}" in latex.contrast_table(
         results
     )
@@ -132,7 +132,11 @@ def test_intervals_that_coincide_are_marked_and_explained_and_only_where_there_a
 def test_the_note_of_a_verdict_stands_beside_it(results: Results) -> None:
     row = next(row for row in results["contrasts"] if row["status"] == "run")
     row["verdict_note"] = "every group of it is at 99 % or more"
-    assert r"(every group of it is at 99 \% or more)" in latex.contrast_table(results)
+    text = latex.contrast_table(results)
+    assert r"$^{\dagger}$: every group of it is at 99 \% or more." in text and text.count(r"$^{\dagger}$") == 2
+    row["verdict_note"] = None
+    assert r"\dagger" not in latex.contrast_table(results)
+    row["verdict_note"] = "every group of it is at 99 % or more"
     assert "every group of it is at 99 % or more" in set(frame(tables.contrast_rows(results))["verdict_note"])
 
 

@@ -44,6 +44,8 @@ ESCAPES = {
     MINUS: "$-$",
 }
 
+EASY_MARK = r"$^{\dagger}$"
+
 
 def escape(text: str) -> str:
     """The text as LaTeX prints it. A character that pdflatex has no glyph for loses its accent, or becomes `?`."""
@@ -83,9 +85,8 @@ def contrast_table(results: Mapping[str, Any]) -> str:
     lines = [_row(header)]
     asked = questions(results)
     for question in (each for each in asked if _ran(each)):
-        title = (
-            f"{escape(question['id'])}: {escape(question['question'])} {{\\scriptsize {escape(question['formula'])}}}"
-        )
+        formula = f" {{\\scriptsize {escape(question['formula'])}}}" if question["formula"] else ""
+        title = f"{escape(question['id'])}: {escape(question['question'])}{formula}"
         lines += [r"\midrule", rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{title}}}}} \\"]
         lines += [_contrast(row, results["alpha"]) for row in question["rows"]]
     level = f"{100 * results['confidence']:.0f}"
@@ -93,10 +94,16 @@ def contrast_table(results: Mapping[str, Any]) -> str:
         f"Planned contrasts in percentage points (on logits where marked), with {level}~\\% intervals over seeds and "
         "over seeds and questions, none adjusted for the number of tests, Holm-adjusted $p$ and the minimum detectable "
         "effect (MDE) at Holm's first step and the plan's power. "
-        f"Bold: adjusted $p$ under {results['alpha']:g}.{escape(coincidence(results, 'contrasts'))}"
+        f"Bold: adjusted $p$ under {results['alpha']:g}.{escape(coincidence(results, 'contrasts'))}{_easy(results)}"
     )
     notes = [*banner_texts(results), *_not_run([each for each in asked if not _ran(each)])]
     return _float(caption, "contrasts", "lrrrrrrl", lines, notes, escaped=True)
+
+
+def _easy(results: Mapping[str, Any]) -> str:
+    """What EASY_MARK stands for, once per end of the scale that occurs."""
+    notes = dict.fromkeys(row["verdict_note"] for row in results["contrasts"] if row["verdict_note"])
+    return "".join(f" {EASY_MARK}: {escape(note)}." for note in notes)
 
 
 def _ran(question: Mapping[str, Any]) -> bool:
@@ -139,10 +146,11 @@ def _contrast(row: Mapping[str, Any], alpha: float) -> str:
         p_value(row["p"]),
         p_value(row["p_adjusted"]),
         width(minimum, scale),
-        row["verdict"] + (f" ({row['verdict_note']})" if row["verdict_note"] else ""),
+        row["verdict"],
     ]
     values = [escape(cell) for cell in cells]
     values[2] += _mark(row["items"])
+    values[-1] += EASY_MARK if row["verdict_note"] else ""
     if significant(row, alpha):
         values[0], values[-1] = rf"\textbf{{{values[0]}}}", rf"\textbf{{{values[-1]}}}"
     return _row([label, *values])

@@ -77,8 +77,8 @@ def guard_notes(found: Mapping[str, Any], unmatched: list[str], evidence: Eviden
     ]
     for (task, place), count in Counter((key.split("/")[1], place) for key, place in found["extremes"].items()).items():
         notes.append(
-            f"{task}: in {count} contrasts, which are marked, every group is at {place}. Equivalence is easy there: "
-            "the task leaves no room for a difference, and being equivalent says little of the signals."
+            f"{task}: every group is at {place} in the contrasts that are marked so ({count}). Equivalence is easy "
+            "there: the task leaves no room for a difference, and being equivalent says little of the signals."
         )
     for each in found["equal_seeds"]:
         notes.append(f"{each['group']} on {each['task']}: all scores are equal, the seed had no effect.")
