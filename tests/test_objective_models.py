@@ -15,9 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from glassbox.config import ObjectiveSettings, Weights
-from glassbox.models import head_logits, output_head, position_signals
+from glassbox.models import output_head, output_rows, position_signals
 from glassbox.objective import Objective, Projector, position_weights
-from glassbox.objective.task import cross_entropy
+from glassbox.objective.head import Head, HeadTerms, head_losses
+from glassbox.objective.logits import DenseTarget
 from glassbox.signals import ATTENTION_NAME
 from glassbox.snapshot.reader import Batch
 
@@ -129,6 +130,22 @@ def make_objective(
     )
 
 
+def head_of(model: PreTrainedModel) -> Head:
+    return Head(*output_rows(model, VOCABULARY))
+
+
+def components_of(
+    objective: Objective, model: PreTrainedModel, batch: Batch, ids: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The components per position of a model's forward pass over the batch, or over other ids of its shape."""
+    ids = batch.input_ids if ids is None else ids
+    signals = position_signals(
+        model, ids, batch.attention_mask, batch.first, batch.count, want_attention=objective.needs_attention
+    )
+    weights = torch.ones(len(batch.labels), dtype=torch.float64)
+    return objective.loss(signals, head_of(model), batch, weights)[1]
+
+
 def make_projector() -> Projector:
     return Projector(STUDENT_WIDTH, TEACHER_WIDTH, torch.Generator().manual_seed(5)).double()
 
@@ -151,7 +168,6 @@ class Trainee(nn.Module):
             batch.count,
             want_attention=objective.needs_attention,
         )
-        logits = head_logits(self.student, signals.hidden, VOCABULARY)
         weights = position_weights(
             batch.sample_index,
             batch.count,
@@ -159,7 +175,7 @@ class Trainee(nn.Module):
             positions_in_step=positions_in_step,
             reduction=objective.settings.reduction,
         )
-        return objective.total(objective.components(signals, logits, batch), weights)
+        return objective.loss(signals, head_of(self.student), batch, weights)[0]
 
 
 def step(batches: Sequence[Batch], samples: Sequence[Sample], **settings: object) -> tuple[float, dict[str, Tensor]]:
@@ -273,11 +289,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn_and_a_random_one_ha
     for student, equal in ((teacher, True), (llama(TEACHER_WIDTH, 2, 1, seed=8), False)):
         for side in ("left", "right"):
             batch = make_batch(samples, side)
-            signals = position_signals(
-                student, batch.input_ids, batch.attention_mask, batch.first, batch.count, want_attention=True
-            )
-            logits = head_logits(student, signals.hidden, VOCABULARY)
-            components = objective.components(signals, logits, batch)
+            components = components_of(objective, student, batch)
             for name in ("logits", "hidden", "attention"):
                 if equal:
                     assert components[name].abs().max() < 1e-6, name
@@ -292,11 +304,9 @@ def test_the_dense_target_is_the_teachers_own_logits() -> None:
         own = torch.cat([teacher(s.ids[None]).logits[0, s.loss_start : len(s.ids) - 1] for s in samples])
     log_p, log_q = (torch.log_softmax(logits / 2.0, -1) for logits in (own, student))
     expected = 4.0 * (log_p.exp() * (log_p - log_q)).sum(-1)
-    objective = make_objective(Weights(logits=1.0), None, teacher)
-    signals = position_signals(
-        teacher, batch.input_ids, batch.attention_mask, batch.first, batch.count, want_attention=False
-    )
-    assert torch.allclose(objective.components(signals, student, batch)["logits"], expected, atol=1e-9)
+    assert batch.hidden is not None
+    target = DenseTarget(batch.hidden, *output_rows(teacher, VOCABULARY))
+    assert torch.allclose(target.divergence(student, slice(None), 2.0, squared=True).values, expected, atol=1e-9)
 
 
 COMPONENTS = {
@@ -352,18 +362,12 @@ def test_changing_a_future_token_changes_no_earlier_positions_loss() -> None:
     samples = make_samples()[3:4]
     trainee, batch = Trainee(), make_batch(samples)
 
-    def components(ids: Tensor) -> dict[str, Tensor]:
-        signals = position_signals(
-            trainee.student, ids, batch.attention_mask, batch.first, batch.count, want_attention=True
-        )
-        logits = head_logits(trainee.student, signals.hidden, VOCABULARY)
-        return trainee.objective.components(signals, logits, batch)
-
     changed, touched = batch.input_ids.clone(), 3
     column = int(batch.first[0]) + touched
     changed[0, column] = (changed[0, column] + 1) % VOCABULARY
     with torch.no_grad():
-        before, after = components(batch.input_ids), components(changed)
+        before = components_of(trainee.objective, trainee.student, batch)
+        after = components_of(trainee.objective, trainee.student, batch, changed)
     for name, values in before.items():
         assert torch.equal(values[:touched], after[name][:touched]), name
         assert (values[touched:] != after[name][touched:]).all(), name
@@ -381,8 +385,8 @@ def final_loss(label_offset: int, position_offset: int) -> float:
         first = torch.full((rows,), prompt + position_offset)
         mask = torch.ones_like(ids, dtype=torch.bool)
         signals = position_signals(student, ids, mask, first, torch.ones_like(first), want_attention=False)
-        logits = head_logits(student, signals.hidden, VOCABULARY)
-        loss = cross_entropy(logits, ids[:, prompt + 1 + label_offset]).mean()
+        terms = HeadTerms(ids[:, prompt + 1 + label_offset])
+        loss, _ = head_losses(signals.hidden, head_of(student), terms, {"task": torch.full((rows,), 1 / rows)})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

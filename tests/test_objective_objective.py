@@ -12,8 +12,10 @@ from glassbox.config import Group, ObjectiveSettings, Weights
 from glassbox.errors import GlassboxError
 from glassbox.objective import Objective, Projector, position_weights, shares
 from glassbox.objective.attention import map_kl
+from glassbox.objective.head import AT_ONE, Head
 from glassbox.objective.hidden import cosine, standardise
-from glassbox.objective.logits import dense_kl
+from glassbox.objective.logits import DenseTarget
+from glassbox.objective.task import cross_entropy
 from glassbox.signals import PositionSignals
 from glassbox.snapshot.reader import Batch
 
@@ -60,11 +62,16 @@ def make_batch() -> Batch:
     )
 
 
-def make_student() -> tuple[PositionSignals, Tensor]:
+def make_student() -> tuple[PositionSignals, Head]:
     maps = torch.softmax(draw(POSITIONS, STUDENT_HEADS, LENGTH, seed=4).requires_grad_(), -1)
-    return PositionSignals(draw(POSITIONS, STUDENT_WIDTH, seed=5).requires_grad_(), maps), draw(
-        POSITIONS, VOCABULARY, seed=6
-    ).requires_grad_()
+    head = Head(draw(VOCABULARY, STUDENT_WIDTH, seed=6).requires_grad_(), None)
+    return PositionSignals(draw(POSITIONS, STUDENT_WIDTH, seed=5).requires_grad_(), maps), head
+
+
+def components_of(
+    objective: Objective, student: PositionSignals, head: Head, batch: Batch, at_one: bool = False
+) -> dict[str, Tensor]:
+    return objective.loss(student, head, batch, weights_of(batch), at_one=at_one)[1]
 
 
 def make_objective(weights: Weights, **settings) -> Objective:
@@ -126,7 +133,7 @@ def test_a_step_without_a_valid_position_is_an_error(reduction: str) -> None:
 
 
 def test_an_empty_micro_batch_contributes_zero_and_a_zero_gradient() -> None:
-    full, (signals, logits) = make_batch(), make_student()
+    full, (signals, head) = make_batch(), make_student()
     assert full.hidden is not None and full.attention is not None and signals.attention is not None
     batch = replace(
         full,
@@ -137,14 +144,13 @@ def test_an_empty_micro_batch_contributes_zero_and_a_zero_gradient() -> None:
         attention=full.attention[:0],
     )
     objective = make_objective(ALL)
-    components = objective.components(PositionSignals(signals.hidden[:0], signals.attention[:0]), logits[:0], batch)
     weights = weights_of(batch)
-    total = objective.total(components, weights)
+    total, components = objective.loss(PositionSignals(signals.hidden[:0], signals.attention[:0]), head, batch, weights)
     total.backward()
     assert total.item() == 0.0
     assert all(value.item() == 0.0 for value in objective.values(components, weights, batch).values())
-    assert logits.grad is not None and signals.hidden.grad is not None
-    assert logits.grad.abs().max() == 0 and signals.hidden.grad.abs().max() == 0
+    assert head.weight.grad is not None and signals.hidden.grad is not None
+    assert head.weight.grad.abs().max() == 0 and signals.hidden.grad.abs().max() == 0
     assert objective.projector is not None and objective.projector.weight.grad is not None
     assert objective.projector.weight.grad.abs().max() == 0
 
@@ -163,7 +169,7 @@ def test_a_group_computes_exactly_its_components_and_asks_for_exactly_their_sign
     group: str, active: list[str], signals: set[str], maps: bool
 ) -> None:
     objective = make_objective(GROUPS[group])
-    student, logits = make_student()
+    student, head = make_student()
     full = make_batch()
     batch = replace(
         full,
@@ -174,28 +180,28 @@ def test_a_group_computes_exactly_its_components_and_asks_for_exactly_their_sign
         attention=full.attention if maps else None,
     )
     student = student if maps else PositionSignals(student.hidden, None)
-    assert list(objective.components(student, logits, batch)) == active
+    assert list(components_of(objective, student, head, batch)) == active
     assert objective.signals == signals
     assert objective.needs_attention is maps
     assert make_objective(GROUPS["black_box"], logits_target="topk").signals == {"topk"}
 
 
 def test_the_total_is_the_weighted_sum_not_divided_by_the_weights() -> None:
-    objective, batch, (student, logits) = make_objective(ALL), make_batch(), make_student()
-    components, weights = objective.components(student, logits, batch), weights_of(batch)
+    objective, batch, (student, head) = make_objective(ALL), make_batch(), make_student()
+    weights = weights_of(batch)
+    loss, components = objective.loss(student, head, batch, weights)
     expected = sum(
         weight * (components[name] * weights).sum().item()
         for name, weight in {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.2}.items()
     )
-    assert objective.total(components, weights).item() == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_combined_differs_from_black_box_by_both_terms_and_nothing_else() -> None:
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     weights = weights_of(batch)
     totals = {
-        name: (lambda o: o.total(o.components(student, logits, batch), weights).item())(make_objective(group))
-        for name, group in GROUPS.items()
+        name: make_objective(group).loss(student, head, batch, weights)[0].item() for name, group in GROUPS.items()
     }
     extra = totals["hidden_state"] + totals["attention"] - 2 * totals["black_box"]
     assert totals["combined"] - totals["black_box"] == pytest.approx(extra, rel=1e-4)
@@ -203,21 +209,22 @@ def test_combined_differs_from_black_box_by_both_terms_and_nothing_else() -> Non
 
 
 def test_the_log_holds_every_component_plain_and_weighted_the_total_and_its_counts() -> None:
-    objective, batch, (student, logits) = make_objective(ALL), make_batch(), make_student()
-    components, weights = objective.components(student, logits, batch), weights_of(batch)
+    objective, batch, (student, head) = make_objective(ALL), make_batch(), make_student()
+    weights = weights_of(batch)
+    loss, components = objective.loss(student, head, batch, weights)
     values = objective.values(components, weights, batch)
     assert not any(value.requires_grad for value in values.values())
     for name, weight in {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.2}.items():
         plain = (components[name] * weights).sum().item()
         assert values[f"loss_{name}"].item() == pytest.approx(plain, rel=1e-5)
         assert values[f"weighted_{name}"].item() == pytest.approx(weight * plain, rel=1e-5)
-    assert values["loss_total"].item() == pytest.approx(objective.total(components, weights).item(), rel=1e-5)
+    assert values["loss_total"].item() == pytest.approx(loss.item(), rel=1e-5)
     assert (values["positions"].item(), values["samples"].item()) == (POSITIONS, len(COUNTS))
 
 
 def test_each_tasks_share_of_a_component_is_what_its_positions_add_to_it() -> None:
-    objective, batch, (student, logits) = make_objective(ALL), make_batch(), make_student()
-    components, weights = objective.components(student, logits, batch), weights_of(batch)
+    objective, batch, (student, head) = make_objective(ALL), make_batch(), make_student()
+    components, weights = components_of(objective, student, head, batch), weights_of(batch)
     values = {name: value.item() for name, value in objective.values(components, weights, batch).items()}
     result = shares(values)
     assert len(result) == 4 * 3
@@ -229,8 +236,8 @@ def test_each_tasks_share_of_a_component_is_what_its_positions_add_to_it() -> No
 
 
 def test_named_tasks_fix_the_keys_of_the_parts_where_a_batch_lacks_one() -> None:
-    objective, batch, (student, logits) = make_objective(GROUPS["sft"]), make_batch(), make_student()
-    components = objective.components(student, logits, batch)
+    objective, batch, (student, head) = make_objective(GROUPS["sft"]), make_batch(), make_student()
+    components = components_of(objective, student, head, batch)
     values = objective.values(components, weights_of(batch), batch, ("absent", "gsm8k", "mmlu", "sst2"))
     assert [name for name in values if name.startswith("part_")] == [
         f"part_task/{task}" for task in ("absent", "gsm8k", "mmlu", "sst2")
@@ -242,14 +249,16 @@ def test_the_settings_choose_the_losses() -> None:
     objective = make_objective(
         ALL, temperature=4.0, temperature_squared=False, hidden_loss="cosine", attention_loss="kl"
     )
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     assert batch.hidden is not None and batch.attention is not None and student.attention is not None
     assert objective.head is not None and objective.channels is not None and objective.projector is not None
-    components = objective.components(student, logits, batch)
+    components = components_of(objective, student, head, batch)
     paired = batch.attention.reshape(POSITIONS, STUDENT_HEADS, 2, LENGTH).mean(2)
     target = standardise(batch.hidden, *objective.channels)
     expected = {
-        "logits": dense_kl(logits, batch.hidden, *objective.head, 4.0, squared=False),
+        "logits": DenseTarget(batch.hidden, *objective.head)
+        .divergence(student.hidden.detach() @ head.weight.detach().t(), slice(None), 4.0, squared=False)
+        .values,
         "hidden": cosine(objective.projector(student.hidden), target),
         "attention": map_kl(student.attention, paired),
     }
@@ -258,26 +267,38 @@ def test_the_settings_choose_the_losses() -> None:
 
 
 def test_topk_reads_the_log_tail_of_its_own_temperature() -> None:
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     assert batch.log_tail is not None
     results = []
     for column, temperature in enumerate((1.0, 2.0, 4.0)):
         objective = make_objective(GROUPS["black_box"], logits_target="topk", temperature=temperature)
         spoiled = batch.log_tail.clone()
         spoiled[:, [other for other in range(3) if other != column]] = torch.nan
-        results.append(objective.components(student, logits, replace(batch, log_tail=spoiled))["logits"])
+        results.append(components_of(objective, student, head, replace(batch, log_tail=spoiled))["logits"])
     assert all(result.isfinite().all() for result in results)
 
 
 @pytest.mark.parametrize("target", ["dense", "topk"])
 def test_the_divergence_at_temperature_one_is_logged_without_a_gradient(target: str) -> None:
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     objective = make_objective(GROUPS["black_box"], logits_target=target, temperature=4.0)
     at_one = make_objective(GROUPS["black_box"], logits_target=target, temperature=1.0)
-    logged = objective.kl_at_one(logits, batch)
-    assert logged is not None and not logged.requires_grad
-    assert torch.allclose(logged, at_one.components(student, logits, batch)["logits"], atol=1e-6)
-    assert make_objective(GROUPS["sft"]).kl_at_one(logits, batch) is None
+    components = components_of(objective, student, head, batch, at_one=True)
+    logged = components[AT_ONE]
+    assert not logged.requires_grad
+    assert torch.allclose(logged, components_of(at_one, student, head, batch)["logits"], atol=1e-6)
+    values = objective.values(components, weights_of(batch))
+    assert values[AT_ONE].item() == pytest.approx((logged * weights_of(batch)).sum().item())
+    assert f"loss_{AT_ONE}" not in values
+    assert AT_ONE not in components_of(objective, student, head, batch)
+    assert AT_ONE not in components_of(make_objective(GROUPS["sft"]), student, head, batch, at_one=True)
+
+
+def test_a_topk_snapshot_without_temperature_one_logs_no_divergence_there() -> None:
+    batch, (student, head) = make_batch(), make_student()
+    objective = make_objective(GROUPS["black_box"], logits_target="topk")
+    objective.temperatures = (3.0, 2.0, 4.0)
+    assert AT_ONE not in components_of(objective, student, head, batch, at_one=True)
 
 
 def test_a_temperature_that_was_not_captured_is_refused_for_topk_and_dense_is_offered() -> None:
@@ -322,22 +343,21 @@ def test_channels_of_which_half_never_vary_are_refused() -> None:
 
 
 def test_a_missing_map_is_an_error_on_either_side_and_never_a_zero() -> None:
-    objective, batch, (student, logits) = make_objective(GROUPS["attention"]), make_batch(), make_student()
+    objective, batch, (student, head) = make_objective(GROUPS["attention"]), make_batch(), make_student()
     with pytest.raises(GlassboxError, match="no attention map"):
-        objective.components(PositionSignals(student.hidden, None), logits, batch)
+        components_of(objective, PositionSignals(student.hidden, None), head, batch)
     with pytest.raises(GlassboxError, match=r"'attention'.*carries none"):
-        objective.components(student, logits, replace(batch, attention=None))
+        components_of(objective, student, head, replace(batch, attention=None))
 
 
 def test_shapes_are_as_annotated() -> None:
     beartype = pytest.importorskip("beartype")
     from jaxtyping import TypeCheckError, jaxtyped
 
-    checked = jaxtyped(typechecker=beartype.beartype)(dense_kl)
-    student, hidden, weight = torch.zeros(3, 5), torch.zeros(3, 2), torch.zeros(5, 2)
-    assert checked(student, hidden, weight, None, 2.0).shape == (3,)
+    checked = jaxtyped(typechecker=beartype.beartype)(cross_entropy)
+    assert checked(torch.zeros(3, 5), torch.zeros(3, dtype=torch.long)).values.shape == (3,)
     with pytest.raises(TypeCheckError):
-        checked(student, torch.zeros(4, 2), weight, None, 2.0)
+        checked(torch.zeros(3, 5), torch.zeros(4, dtype=torch.long))
 
 
 CURVES = Weights(task=1.0, logits="0:0, 0.5:0, 1:0.4", hidden=0.1)
@@ -345,60 +365,63 @@ CURVES = Weights(task=1.0, logits="0:0, 0.5:0, 1:0.4", hidden=0.1)
 
 @pytest.mark.parametrize(("progress", "weight"), [(0.0, 0.0), (0.5, 0.0), (0.75, 0.2), (1.0, 0.4)])
 def test_a_weights_curve_counts_at_its_progress_and_is_logged(progress: float, weight: float) -> None:
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     moment, plain = make_objective(CURVES).at(progress), make_objective(GROUPS["hidden_state"])
     plain.projector = moment.projector
-    components, weights = moment.components(student, logits, batch), weights_of(batch)
+    weights = weights_of(batch)
+    loss, components = moment.loss(student, head, batch, weights)
     assert list(components) == ["task", "logits", "hidden"], "also where the weight is 0"
     values = moment.values(components, weights)
     assert moment.logged == {"weight_logits": pytest.approx(weight)}
     assert values["loss_logits"] > 0
     assert values["weighted_logits"].item() == pytest.approx(weight * values["loss_logits"].item())
-    expected = plain.total(components, weights) + (weight - 0.5) * (components["logits"] * weights).sum()
-    torch.testing.assert_close(moment.total(components, weights), expected)
+    expected = plain.loss(student, head, batch, weights)[0] + (weight - 0.5) * (components["logits"] * weights).sum()
+    torch.testing.assert_close(loss, expected)
 
 
 def test_a_level_curve_is_the_constant_bit_by_bit() -> None:
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     gradients = []
     for level in (0.5, "0:0.5, 1:0.5"):
         objective = make_objective(Weights(task=1.0, logits=level), temperature=2.0 if level == 0.5 else "0:2, 1:2")
         for progress in (0.0, 0.123, 1.0):
-            logits.grad = None
-            moment = objective.at(progress)
-            moment.total(moment.components(student, logits, batch), weights_of(batch)).backward()
-            assert logits.grad is not None
-            gradients.append(logits.grad)
+            head.weight.grad = None
+            objective.at(progress).loss(student, head, batch, weights_of(batch))[0].backward()
+            assert head.weight.grad is not None
+            gradients.append(head.weight.grad)
     assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
 
 
 def test_a_component_whose_curve_is_at_zero_sends_a_gradient_of_exactly_zero() -> None:
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     objective = make_objective(Weights(task=1.0, hidden="0:0, 1:1")).at(0.0)
-    objective.total(objective.components(student, logits, batch), weights_of(batch)).backward()
-    assert student.hidden.grad is not None and student.hidden.grad.abs().max() == 0
-    assert logits.grad is not None and logits.grad.abs().max() > 0
+    alone = make_objective(GROUPS["sft"])
+    gradients = [
+        torch.autograd.grad(moment.loss(student, head, batch, weights_of(batch))[0], student.hidden)[0]
+        for moment in (objective, alone)
+    ]
+    assert torch.equal(*gradients) and gradients[0].abs().max() > 0
 
 
 def test_the_temperature_follows_its_curve_with_the_dense_target_alone() -> None:
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     moment = make_objective(GROUPS["black_box"], temperature="0:4, 1:1").at(0.5)
     plain = make_objective(GROUPS["black_box"], temperature=2.5)
     assert moment.logged == {"temperature": 2.5}
     assert make_objective(GROUPS["sft"], temperature="0:4, 1:1").at(0.5).logged == {}
     assert torch.equal(
-        moment.components(student, logits, batch)["logits"], plain.components(student, logits, batch)["logits"]
+        components_of(moment, student, head, batch)["logits"], components_of(plain, student, head, batch)["logits"]
     )
     with pytest.raises(GlassboxError, match=r"temperature '0:4, 1:1'.*logits_target=dense"):
         make_objective(GROUPS["black_box"], temperature="0:4, 1:1", logits_target="topk")
     level = make_objective(GROUPS["black_box"], temperature="0:4, 1:4", logits_target="topk")
-    assert level.at(0.3).components(student, logits, batch)["logits"].isfinite().all()
+    assert components_of(level.at(0.3), student, head, batch)["logits"].isfinite().all()
 
 
 def test_balanced_signals_are_as_large_as_the_task_before_their_weights() -> None:
-    batch, (student, logits) = make_batch(), make_student()
+    batch, (student, head) = make_batch(), make_student()
     objective = make_objective(ALL)
-    components, weights = objective.components(student, logits, batch), weights_of(batch)
+    components, weights = components_of(objective, student, head, batch), weights_of(batch)
     losses = {name: (values * weights).sum().item() for name, values in components.items()}
     balanced = objective.balanced(losses)
     values = balanced.values(components, weights)
@@ -419,23 +442,23 @@ def test_the_highest_weights_are_those_of_the_curves_under_the_factors() -> None
 @pytest.mark.parametrize("component", SIGNALS)
 @pytest.mark.parametrize("target", ["dense", "topk"])
 def test_a_shuffled_component_reads_the_partner_and_the_others_the_sample_itself(component: str, target: str) -> None:
-    own, (student, logits) = make_batch(), make_student()
+    own, (student, head) = make_batch(), make_student()
     order = torch.arange(POSITIONS).flip(0)
     names = ("topk_ids", "topk_logits", "log_tail", "hidden", "attention")
     partner = replace(own, **{name: getattr(own, name)[order] for name in names})
     real = make_objective(ALL, logits_target=target)
     shuffled = make_objective(Group(**ALL.components, shuffled=(component,)), logits_target=target)
     batch = replace(own, partner=partner)
-    found = shuffled.components(student, logits, batch)
-    expected = {name: real.components(student, logits, partner if name == component else own)[name] for name in found}
+    found = components_of(shuffled, student, head, batch)
+    expected = {name: components_of(real, student, head, partner if name == component else own)[name] for name in found}
     for name, values in expected.items():
         assert torch.equal(found[name], values), name
-    assert not torch.equal(found[component], real.components(student, logits, own)[component])
-    at_one = shuffled.kl_at_one(logits, batch)
-    assert at_one is not None
-    assert torch.equal(at_one, real.kl_at_one(logits, partner if component == "logits" else own))  # type: ignore[arg-type]
+    assert not torch.equal(found[component], components_of(real, student, head, own)[component])
+    at_one = components_of(shuffled, student, head, batch, at_one=True)[AT_ONE]
+    lender = partner if component == "logits" else own
+    assert torch.equal(at_one, components_of(real, student, head, lender, at_one=True)[AT_ONE])
     with pytest.raises(GlassboxError, match="'partner'"):
-        shuffled.components(student, logits, own)
+        components_of(shuffled, student, head, own)
 
 
 def test_a_shuffled_group_asks_for_each_signal_where_it_is_read() -> None:

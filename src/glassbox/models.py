@@ -27,6 +27,7 @@ __all__ = [
     "loaded_dtype",
     "model_digest",
     "output_head",
+    "output_rows",
     "position_signals",
     "tokenizer_differences",
     "tokenizer_fingerprint",
@@ -131,10 +132,10 @@ def output_head(model: PreTrainedModel) -> nn.Module:
     return head  # type: ignore[return-value]
 
 
-def head_logits(
-    model: PreTrainedModel, hidden: Float[Tensor, "positions width"], vocabulary: int
-) -> Float[Tensor, "positions vocabulary"]:
-    """Logits in at least float32, also under autocast, without the output layer's padding past `vocabulary`."""
+def output_rows(
+    model: PreTrainedModel, vocabulary: int
+) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
+    """Weight and bias of the output layer without its padding past `vocabulary`."""
     head = output_head(model)
     weight: Tensor = head.weight  # type: ignore[assignment]
     if len(weight) < vocabulary:
@@ -143,11 +144,19 @@ def head_logits(
             "pieces. Teacher and student must share one vocabulary: choose another student."
         )
     bias: Tensor | None = getattr(head, "bias", None)
+    if len(weight) == vocabulary:
+        return weight, bias
+    return weight[:vocabulary], None if bias is None else bias[:vocabulary]
+
+
+def head_logits(
+    model: PreTrainedModel, hidden: Float[Tensor, "positions width"], vocabulary: int
+) -> Float[Tensor, "positions vocabulary"]:
+    """Logits in at least float32, also under autocast, without the output layer's padding past `vocabulary`."""
+    weight, bias = output_rows(model, vocabulary)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):
-        return nn.functional.linear(
-            hidden.to(dtype), weight[:vocabulary].to(dtype), None if bias is None else bias[:vocabulary].to(dtype)
-        )
+        return nn.functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> int:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from glassbox.config import ModelSettings, TrainSettings
-from glassbox.models import head_logits, load_model, output_head
+from glassbox.models import load_model, output_head, output_rows
+from glassbox.objective.head import Head
 from glassbox.objective.hidden import Projector
 from glassbox.randomness import derived_seed, generator_for
 from glassbox.signals import PositionSignals, position_signals
@@ -25,12 +26,16 @@ class Student(nn.Module):
         self.projector = projector
         self.vocabulary = vocabulary
 
-    def forward(self, batch: Batch, want_attention: bool) -> tuple[PositionSignals, Tensor]:
-        """Signals at the batch's answer positions and their logits [positions, vocabulary] in float32."""
-        signals = position_signals(
+    @property
+    def head(self) -> Head:
+        """The output layer without its padding past the vocabulary."""
+        return Head(*output_rows(self.model, self.vocabulary))
+
+    def forward(self, batch: Batch, want_attention: bool) -> PositionSignals:
+        """Signals at the batch's answer positions."""
+        return position_signals(
             self.model, batch.input_ids, batch.attention_mask, batch.first, batch.count, want_attention=want_attention
         )
-        return signals, head_logits(self.model, signals.hidden, self.vocabulary)
 
 
 def build_student(settings: ModelSettings, seed: int, vocabulary: int | None, teacher_width: int | None) -> Student:

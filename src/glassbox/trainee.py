@@ -20,13 +20,11 @@ class Trainee(nn.Module):
         self._no_split_modules = student.model._no_split_modules
 
     def forward(
-        self, batch: Batch, weights: Float[Tensor, " positions"], objective: Objective
-    ) -> tuple[Float[Tensor, ""], dict[str, Tensor], Float[Tensor, "positions vocabulary"]]:
-        """The loss, and without gradients the components per position and the logits.
+        self, batch: Batch, weights: Float[Tensor, " positions"], objective: Objective, *, at_one: bool = False
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, " positions"]]]:
+        """The loss, and without gradients the components per position, KL at T = 1 among them where that is asked for.
 
         `objective` is that of the moment; its projector is the student's own.
         """
-        signals, logits = self.student(batch, objective.needs_attention)
-        components = objective.components(signals, logits, batch)
-        loss = objective.total(components, weights)
-        return loss, {name: values.detach() for name, values in components.items()}, logits.detach()
+        signals = self.student(batch, objective.needs_attention)
+        return objective.loss(signals, self.student.head, batch, weights, at_one=at_one)

@@ -184,7 +184,7 @@ class Trial(Preparation):
         losses = dict.fromkeys(objective.weights, 0.0)
         for (batch, _), weights in zip(batches, self.weights_of(batches), strict=True):
             with torch.no_grad(), self.accelerator.autocast():
-                _, components, _ = self.trainee(batch, weights, objective)
+                _, components = self.trainee(batch, weights, objective)
             losses = {name: losses[name] + float((values * weights).sum()) for name, values in components.items()}
         return objective.balanced(self.processes.totals(losses))
 
@@ -198,7 +198,7 @@ class Trial(Preparation):
             with torch.random.fork_rng(devices):
                 for (batch, _), weights in zip(batches, self.weights_of(batches), strict=True):
                     with self.accelerator.autocast():
-                        loss, _, _ = self.trainee(batch, weights, objective.alone(name))
+                        loss, _ = self.trainee(batch, weights, objective.alone(name))
                     (loss * self.processes.count * scale).backward()
             found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
             gradients[name] = [own_part(gradient) / scale for gradient in found]
@@ -223,15 +223,12 @@ class Trial(Preparation):
             is_last = turn == len(batches)
             with nullcontext() if is_last else self.accelerator.no_sync(self.trainee):
                 with self.accelerator.autocast():
-                    loss, components, logits = self.trainee(batch, weights, objective)
+                    loss, components = self.trainee(batch, weights, objective, at_one=due)
                 if self.processes.largest(not math.isfinite(loss.item())):
                     raise self._diverged(progress.step, batches, components, "loss")
                 self.accelerator.backward(loss * self.processes.count)  # the average over processes, multiplied back
             if due:
-                at_one = objective.kl_at_one(logits, batch)
                 values = objective.values(components, weights, batch, self.task_names)
-                if at_one is not None:
-                    values["kl_at_temperature_1"] = (at_one * weights).sum()
                 sums = {name: sums.get(name, 0.0) + counts * value for name, value in values.items()}
         norm = self.clip()
         scaler = self.accelerator.scaler
@@ -262,7 +259,8 @@ class Trial(Preparation):
         self, step: int, batches: Sequence[tuple[Batch, bool]], components: dict[str, torch.Tensor], what: str
     ) -> DivergedError:
         """The same error in every process; the main one keeps what is known about it."""
-        found = trial_output.describe(step, [batch for batch, _ in batches], components, what)
+        of_the_loss = {name: components[name] for name in self.objective.weights}
+        found = trial_output.describe(step, [batch for batch, _ in batches], of_the_loss, what)
         worst = max(self.processes.gather(found), key=lambda each: len(each["not_finite"]))
         if self.processes.is_main:
             trial_output.dump(self.scratch, worst)
@@ -291,7 +289,7 @@ class Trial(Preparation):
                     reduction=self.settings.objective.reduction,
                 )
                 with self.accelerator.autocast():
-                    _, components, _ = self.trainee(batch, weights, objective)
+                    _, components = self.trainee(batch, weights, objective)
                 values = objective.values(components, weights)
                 sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
         totals = self.processes.totals(sums)

@@ -116,9 +116,8 @@ def _backward(settings: Settings, student: Student, objective: Objective, batch:
         reduction=settings.objective.reduction,
     )
     with _autocast(precision)():
-        loss, _, logits = Trainee(student)(batch, share, objective)
+        loss, _ = Trainee(student)(batch, share, objective, at_one=True)
     loss.backward()
-    objective.kl_at_one(logits, batch)
 
 
 def _audit(

@@ -8,7 +8,6 @@ the moment is computed, and logged, and adds exactly 0. Every component is one v
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,9 +18,10 @@ from torch import Tensor
 from glassbox.config import COMPONENTS, Group, ObjectiveSettings, Weights
 from glassbox.config_curves import highest, is_constant, points_of, value_at
 from glassbox.errors import GlassboxError
-from glassbox.objective import attention, hidden, logits
+from glassbox.objective import attention, hidden
+from glassbox.objective.head import AT_ONE, Head, HeadTerms, head_losses
+from glassbox.objective.logits import DenseTarget, TopkTarget, captured_column
 from glassbox.objective.shares import parts_by_task
-from glassbox.objective.task import cross_entropy
 
 if TYPE_CHECKING:
     from glassbox.models import PositionSignals
@@ -134,31 +134,33 @@ class Objective:
             self.channels = mean.to(device), deviation.to(device)
         return self
 
-    def components(
-        self, student: PositionSignals, student_logits: Float[Tensor, "positions vocabulary"], batch: Batch
-    ) -> dict[str, Float[Tensor, " positions"]]:
-        """The active components, unweighted, per answer position of the micro-batch.
+    def loss(
+        self,
+        student: PositionSignals,
+        head: Head,
+        batch: Batch,
+        position_weights: Float[Tensor, " positions"],
+        *,
+        at_one: bool = False,
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, " positions"]]]:
+        """This micro-batch's part of the step's loss, and its active components, unweighted, per answer position.
 
-        Shuffled ones read the signals of `batch.partner`.
+        Summed over micro-batches and processes the parts are the loss; the components carry no gradient. `head` is the
+        student's output layer. `at_one` adds the KL at T = 1 for the log, where the group has logits and the snapshot
+        can give it. Shuffled components read the signals of `batch.partner`.
         """
-        result = {}
-        if "task" in self.weights:
-            result["task"] = cross_entropy(student_logits, batch.labels)
-        if "logits" in self.weights:
-            squared = self.settings.temperature_squared
-            result["logits"] = self._divergence(student_logits, batch, self.temperature, squared=squared)
-        if "hidden" in self.weights:
-            result["hidden"] = self._hidden(student, batch)
-        if "attention" in self.weights:
-            result["attention"] = self._attention(student, batch)
-        return result
-
-    def total(
-        self, components: Mapping[str, Float[Tensor, " positions"]], position_weights: Float[Tensor, " positions"]
-    ) -> Float[Tensor, ""]:
-        """This micro-batch's part of the step's loss: summed over micro-batches and processes, it is the loss."""
-        weighted = [self.weights[name] * values for name, values in components.items()]
-        return (torch.stack(weighted).sum(dim=0) * position_weights).sum()
+        parts, components = [], {}
+        of_logits = {name: self.weights[name] * position_weights for name in ("task", "logits") if name in self.weights}
+        if of_logits:
+            terms = self._head_terms(batch, at_one)
+            part, components = head_losses(student.hidden, head, terms, of_logits)
+            parts.append(part)
+        for name, compute in (("hidden", self._hidden), ("attention", self._attention)):
+            if name in self.weights:
+                values = compute(student, batch)
+                parts.append(self.weights[name] * (values * position_weights).sum())
+                components[name] = values.detach()
+        return torch.stack(parts).sum(), components
 
     @torch.no_grad()
     def values(
@@ -170,46 +172,44 @@ class Objective:
     ) -> dict[str, Tensor]:
         """What is logged, as detached scalars that add up over the micro-batches and processes of a step.
 
-        `loss_<component>`, `weighted_<component>`, `loss_total`, `positions`. With the batch also `samples` and
+        `loss_<component>`, `weighted_<component>`, `loss_total`, `positions`, and the KL at T = 1 where it is among the
+        components. With the batch also `samples` and
         `part_<component>/<task>`, what the task's positions add to the component (`shares` turns sums of parts into
         shares); `task_names` fixes the keys where processes must agree on them, else they are the batch's own.
         """
-        parts = torch.stack([values.detach() for values in components.values()]) * position_weights
+        parts = torch.stack([components[name] for name in self.weights]) * position_weights
         sums = parts.sum(dim=1)
         result = {"loss_total": sums.new_zeros(()), "positions": sums.new_tensor(parts.shape[1])}
-        for name, value in zip(components, sums, strict=True):
+        if AT_ONE in components:
+            result[AT_ONE] = (components[AT_ONE] * position_weights).sum()
+        for name, value in zip(self.weights, sums, strict=True):
             result[f"loss_{name}"] = value
             result[f"weighted_{name}"] = self.weights[name] * value
             result["loss_total"] = result["loss_total"] + result[f"weighted_{name}"]
         if batch is not None:
             result["samples"] = (batch.count > 0).sum().to(sums.dtype)
-            result |= parts_by_task(tuple(components), parts, batch, task_names)
+            result |= parts_by_task(tuple(self.weights), parts, batch, task_names)
         return result
-
-    @torch.no_grad()
-    def kl_at_one(
-        self, student_logits: Float[Tensor, "positions vocabulary"], batch: Batch
-    ) -> Float[Tensor, " positions"] | None:
-        """KL at T = 1 for the log; None for a group without `logits` or a top-k snapshot without T = 1."""
-        if "logits" not in self.weights or (self.settings.logits_target == "topk" and self._captured(1.0) is None):
-            return None
-        return self._divergence(student_logits.detach(), batch, 1.0, squared=False)
 
     def _source(self, component: str, batch: Batch) -> Batch:
         """Where a component reads its signal: the batch, or its partner where the component is shuffled."""
         return _present(batch.partner, "partner") if component in self.shuffled else batch
 
-    def _divergence(self, student_logits: Tensor, batch: Batch, temperature: float, *, squared: bool) -> Tensor:
-        batch = self._source("logits", batch)
+    def _head_terms(self, batch: Batch, at_one: bool) -> HeadTerms:
+        """What is wanted of the student's logits."""
+        if "logits" not in self.weights:
+            return HeadTerms(batch.labels)
+        target = self._target(self._source("logits", batch))
+        logs_at_one = at_one and (isinstance(target, DenseTarget) or self._captured(1.0) is not None)
+        return HeadTerms(batch.labels, target, self.temperature, self.settings.temperature_squared, logs_at_one)
+
+    def _target(self, batch: Batch) -> DenseTarget | TopkTarget:
         if self.settings.logits_target == "topk":
-            column = self._captured(temperature)
-            assert column is not None
-            log_tail = _present(batch.log_tail, "topk")[:, column]
-            ids, values = _present(batch.topk_ids, "topk"), _present(batch.topk_logits, "topk")
-            return logits.topk_kl(student_logits, ids, values, log_tail, temperature, squared=squared)
+            ids, values, tails = (getattr(batch, name) for name in ("topk_ids", "topk_logits", "log_tail"))
+            tails = _present(tails, "topk")
+            return TopkTarget(_present(ids, "topk"), _present(values, "topk"), tails, self.temperatures)
         weight, bias = _present(self.head, "head")
-        teacher_hidden = _present(batch.hidden, "hidden")
-        return logits.dense_kl(student_logits, teacher_hidden, weight, bias, temperature, squared=squared)
+        return DenseTarget(_present(batch.hidden, "hidden"), weight, bias)
 
     def _hidden(self, student: PositionSignals, batch: Batch) -> Tensor:
         batch = self._source("hidden", batch)
@@ -228,9 +228,7 @@ class Objective:
         return (attention.map_kl if self.settings.attention_loss == "kl" else attention.map_mse)(mine, theirs)
 
     def _captured(self, temperature: float) -> int | None:
-        """The column of `log_tail` at this temperature."""
-        matches = (i for i, known in enumerate(self.temperatures) if math.isclose(known, temperature, rel_tol=1e-6))
-        return next(matches, None)
+        return captured_column(self.temperatures, temperature)
 
     def _refuse_missing_ingredients(self) -> None:
         if not self.weights:

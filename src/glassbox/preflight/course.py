@@ -19,7 +19,7 @@ from glassbox.console import captured_output
 from glassbox.encoding import encode_sample
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.interruption import Interruption
-from glassbox.objective.task import cross_entropy
+from glassbox.objective.head import HeadTerms, head_losses
 from glassbox.preparation import TASKS_FOLDER
 from glassbox.rehearsal import run_stage, write_params
 from glassbox.snapshot.batch import Batch
@@ -72,9 +72,10 @@ class Course:
             if trial.answers is None:
                 _require_labels(trial, batch)
             with torch.no_grad():
-                signals, logits = trial.student(batch, trial.objective.needs_attention)
-                components = trial.objective.components(signals, logits, batch)
-                learned = components["task"] if "task" in components else cross_entropy(logits, batch.labels)
+                signals = trial.student(batch, False)
+                each = torch.ones_like(batch.labels, dtype=torch.float32)
+                _, losses = head_losses(signals.hidden, trial.student.head, HeadTerms(batch.labels), {"task": each})
+                learned = losses["task"]
                 expected = _plain_losses(trial, batch)
             difference = (learned.float().cpu() - expected).abs()
             if not bool((difference <= NATS + NATS * expected.abs()).all()):
@@ -97,7 +98,7 @@ class Course:
         trial = self.prepared(groups[0])
         batch, _ = self.first_step(trial)[0]
         with torch.no_grad():
-            mine = trial.student(batch, True)[0].attention
+            mine = trial.student(batch, True).attention
         own = batch if batch.attention is not None else batch.partner
         for owner, maps in (("student", mine), ("teacher", None if own is None else own.attention)):
             if maps is None:
