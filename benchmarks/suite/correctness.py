@@ -97,7 +97,8 @@ def _ours(case: Case, target: str, model: PreTrainedModel, temperature: float) -
     weight, bias = case.snapshot.head()
 
     def value(hidden: Tensor) -> Tensor:
-        asked: Any = copy.deepcopy(model).to(dtype=hidden.dtype)
+        asked: Any = copy.deepcopy(model)
+        asked.to(hidden.dtype)
         trainee = Trainee(Student(asked, None, case.snapshot.vocabulary))
         objective = Objective(
             Weights(logits=1.0),
