@@ -2,9 +2,10 @@
 
     python benchmarks/bench.py [--only step peers] [--threads 2]
 
-Prints each table when it is measured, writes benchmarks/results.json and the tables in docs/benchmarks.md, and logs a
-run to MLflow's experiment "benchmarks". With --only the other parts keep what was measured before. A missed goal is
-shown as missed; exit code 1 means that a part could not be measured.
+Says on a terminal what is being measured and how long it will take, writes benchmarks/results.json and the tables in
+docs/benchmarks.md, logs a run to MLflow's experiment "benchmarks", and ends with the tables. With --only the other
+parts keep what was measured before. A missed goal is shown as missed; exit code 1 means that a part could not be
+measured.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,18 @@ import torch  # noqa: E402
 from suite import page  # noqa: E402
 
 RESULTS = REPOSITORY / "benchmarks" / "results.json"
-PARTS = ("capture", "step", "data", "truncation", "snapshot_size", "memory", "trials", "peers", "correctness")
+# Every part, and about how many seconds it takes on two cores
+PARTS = {
+    "capture": 90,
+    "step": 240,
+    "data": 60,
+    "truncation": 30,
+    "snapshot_size": 60,
+    "memory": 90,
+    "trials": 330,
+    "peers": 150,
+    "correctness": 30,
+}
 
 
 def main() -> int:
@@ -36,8 +49,9 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     known: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    failed = []
-    for part in (part for part in PARTS if part in arguments.only):
+    parts, fresh, failed = [part for part in PARTS if part in arguments.only], {}, []
+    for index, part in enumerate(parts):
+        say(announcement(parts[index:], len(parts), known))
         started = time.perf_counter()
         try:
             rows = [row.as_json() for row in importlib.import_module(f"suite.{part}").measure()]
@@ -46,15 +60,29 @@ def main() -> int:
             failed.append(part)
             continue
         seconds = time.perf_counter() - started
-        known[part] = {"rows": rows, "seconds": seconds, "machine": page.machine(arguments.threads)}
-        print(page.table(rows), f"{part}: {seconds:.0f} s\n", sep="\n", flush=True)
-    measured = {part: known[part] for part in PARTS if part in known}
-    RESULTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    page.write(REPOSITORY / "docs" / "benchmarks.md", measured)
-    page.log(REPOSITORY, measured)
+        fresh[part] = {"rows": rows, "seconds": seconds, "machine": page.machine(arguments.threads)}
+        known = {each: (known | fresh)[each] for each in PARTS if each in known | fresh}
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    page.write(REPOSITORY / "docs" / "benchmarks.md", known)
+    page.log(REPOSITORY, fresh)
+    print(page.tables(fresh))
     if failed:
         print(f"Not measured, see above: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def announcement(remaining: Sequence[str], total: int, known: Mapping[str, Any]) -> str:
+    """Which part comes, and how long it and all that remain took the last time, or take on two cores."""
+    seconds = [known[part]["seconds"] if part in known else PARTS[part] for part in remaining]
+    place = total - len(remaining) + 1
+    left = f"{sum(seconds) / 60:.0f} min" if sum(seconds) >= 90 else f"{sum(seconds):.0f} s"
+    return f"{place} of {total}: {remaining[0]}, about {seconds[0]:.0f} s; about {left} left in all"
+
+
+def say(text: str) -> None:
+    """On a terminal alone, as progress bars do."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

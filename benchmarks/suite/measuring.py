@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 ROUNDS = 5
@@ -47,8 +50,7 @@ def side_by_side(
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
-        names = list(contestants) if turn % 2 == 0 else list(reversed(contestants))
-        for name in names:
+        for name in list(contestants)[:: 1 if turn % 2 == 0 else -1]:
             gc.collect()
             started, used = time.perf_counter(), time.process_time()
             for _ in range(repeat):
@@ -69,10 +71,14 @@ def peak_bytes(function: str, **arguments: Any) -> int:
     """Peak resident memory of `function` ("suite.module:name"), called by a fresh process, over what it began with.
 
     The function gets `arguments` (anything that JSON holds), prepares, and returns the work to be measured, so that
-    imports and inputs do not count. Linux only.
+    imports and inputs do not count. The process uses as many threads as this one. Linux only. Raises RuntimeError, with
+    what the process said, where it fails.
     """
-    command = [sys.executable, "-m", "suite.measuring", function, json.dumps(arguments)]
-    done = subprocess.run(command, cwd=BENCHMARKS, check=True, capture_output=True, text=True)
+    asked = [function, str(torch.get_num_threads()), json.dumps(arguments)]
+    command = [sys.executable, "-m", "suite.measuring", *asked]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"The memory of {function} could not be measured in {BENCHMARKS}:\n{done.stderr}")
     return int(done.stdout.splitlines()[-1])
 
 
@@ -82,9 +88,12 @@ def _status(field: str) -> int:
 
 
 def _main() -> None:
-    module, _, name = sys.argv[1].partition(":")
-    work = getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
+    function, threads, arguments = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    module, _, name = function.partition(":")
+    work = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what preparing freed must not hide what the work takes
     CLEAR.write_text("5")
     before = _status("VmRSS")
     work()

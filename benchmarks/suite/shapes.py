@@ -143,6 +143,13 @@ def steps(count: int, seed: int = 0) -> list[list[list[StoredSample]]]:
     return [[[by_id[name] for name in batch] for batch in step] for step in plan.steps]
 
 
+def most_answer_rows(seed: int = 0) -> int:
+    """Answer rows of the fullest micro-batch in an epoch of the whole mixture."""
+    lengths = mixture(sum(SHARES.values()), seed)
+    plan = make_plan({str(i): prompt + answer for i, (_, prompt, answer) in enumerate(lengths)}, settings().train, seed)
+    return max(sum(lengths[int(name)][2] for name in batch) for step in plan.steps for batch in step)
+
+
 def assembled(step: Sequence[list[StoredSample]]) -> list[Batch]:
     """A step's micro-batches with every signal, decoded."""
     return [assemble(samples, FORMAT, torch.device("cpu")) for samples in step]
