@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from glassbox.snapshot import codec as codec_module
 from glassbox.snapshot.codec import (
     byte_rows,
     decode_attention,
@@ -10,6 +11,7 @@ from glassbox.snapshot.codec import (
     log_sum_exp,
     pack_ragged,
     top_k_with_tails,
+    undo_attention_codec,
 )
 
 
@@ -34,6 +36,33 @@ def test_attention_rows_come_back_within_rounding_and_sum_to_one(codec, sharpnes
     divergence = torch.xlogy(decoded.double(), live) - torch.xlogy(decoded.double(), maps.double().clamp(min=1e-30))
     lengths = torch.tensor(positions)[:, None] + 1
     assert (divergence.sum(-1) / lengths).mean() < 3e-6
+
+
+@pytest.mark.parametrize("codec", ["sqrt_uint8", "float16"])
+@pytest.mark.parametrize("block", [1, 7 * 3 * 40, 1 << 18])
+def test_attention_is_decoded_row_by_row_to_the_same_bits_in_blocks_of_any_size(codec, block, monkeypatch):
+    monkeypatch.setattr(codec_module, "BLOCK", block)
+    positions = torch.tensor([4, 5, 6, 0, 1, 30, 31, 32, 33, 39])
+    ragged = encode_attention(torch.rand(3, int((positions + 1).sum())), codec)
+    ragged[:, :5] = 0  # a row without any mass
+    decoded = decode_attention(ragged, positions, 40, codec)
+    start = 0
+    for row, position in enumerate(positions.tolist()):
+        stored = torch.zeros(3, 40, dtype=ragged.dtype)
+        stored[:, : position + 1] = ragged[:, start : start + position + 1]
+        start += position + 1
+        values = undo_attention_codec(stored, codec)
+        sums = values.sum(-1, keepdim=True)
+        assert torch.equal(decoded[row], values / torch.where(sums > 0, sums, 1.0))
+
+
+def test_what_is_not_finite_in_one_row_does_not_reach_another():
+    ragged = torch.full((2, 1 + 2 + 3), 0.25, dtype=torch.float16)
+    ragged[:, 1:3] = float("nan")
+    decoded = decode_attention(ragged, torch.tensor([0, 1, 2]), 5, "float16")
+    assert decoded[0].tolist() == [[1, 0, 0, 0, 0]] * 2
+    assert decoded[1, :, :2].isnan().all() and (decoded[1, :, 2:].nan_to_num() == 0).all()
+    torch.testing.assert_close(decoded[2].sum(-1), torch.ones(2))
 
 
 def test_top_k_and_its_tail_hold_the_whole_mass_at_every_temperature():

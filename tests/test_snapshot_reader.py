@@ -75,8 +75,9 @@ def test_planned_batches_come_in_order_and_the_thread_ends(snapshot):
     assert [batch.sample_ids for batch in snapshot.batches(plan, SIGNALS)] == [tuple(chosen) for chosen in plan]
     unfinished = snapshot.batches(plan * 5, SIGNALS)
     next(unfinished)
+    assert [thread for thread in threading.enumerate() if thread.name.startswith(reader_module.THREAD_NAME)]
     unfinished.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "snapshot-reader"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(reader_module.THREAD_NAME)]
 
 
 def test_an_error_while_reading_ahead_reaches_the_trial(snapshot):
@@ -84,6 +85,45 @@ def test_an_error_while_reading_ahead_reaches_the_trial(snapshot):
     next(batches)
     with pytest.raises(GlassboxError, match="has no sample sst2/train/unknown"):
         next(batches)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The row groups that are read from a file, as they come."""
+    found, read = [], reader_module.read_row_group
+
+    def counted(file, path, group, columns):
+        found.append((path.name, group, tuple(columns)))
+        return read(file, path, group, columns)
+
+    monkeypatch.setattr(reader_module, "read_row_group", counted)
+    return found
+
+
+def test_a_row_group_is_read_once_however_many_samples_share_it(snapshot, reads):
+    opened = Snapshot(snapshot.folder)
+    reads.clear()
+    opened.read(train_ids(opened), SIGNALS)
+    assert len(reads) == len(set(reads)) == sum(file.num_row_groups for file in opened._files)
+    opened.read(train_ids(opened), SIGNALS)
+    assert len(reads) == sum(file.num_row_groups for file in opened._files)
+
+
+def test_only_the_columns_that_are_not_in_memory_are_read(snapshot, reads):
+    opened = Snapshot(snapshot.folder)
+    opened.read(train_ids(opened)[:1], frozenset({"hidden"}))
+    reads.clear()
+    opened.read(train_ids(opened)[:1], frozenset({"hidden", "attention"}))
+    assert [columns for _, _, columns in reads] == [("attention",)]
+
+
+def test_row_groups_of_few_samples_take_no_room_in_the_cache(snapshot, reads, monkeypatch):
+    monkeypatch.setattr(reader_module, "SHARED_BY", 1000)
+    opened = Snapshot(snapshot.folder)
+    reads.clear()
+    for _ in range(2):
+        opened.read(train_ids(opened), SIGNALS)
+    assert not opened._cache and len(reads) == 2 * sum(file.num_row_groups for file in opened._files)
 
 
 def test_a_small_cache_changes_nothing_but_the_time(snapshot, monkeypatch):

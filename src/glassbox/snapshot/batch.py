@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassbox.snapshot.codec import array, decode_attention, hidden_array, hidden_tensor
-from glassbox.snapshot.schema import Cell, Format, attention_entries
+from glassbox.snapshot.codec import array, decode_attention, empty, hidden_array, hidden_tensor
+from glassbox.snapshot.schema import SIGNAL_COLUMNS, Cell, Format, attention_entries
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,33 @@ def _positions(samples: Sequence[StoredSample]) -> np.ndarray:
 def assemble(samples: list[StoredSample], layout: Format, device: torch.device) -> Batch:
     """Pack stored cells into a batch: undecoded bytes travel to `device` and are decoded there."""
     batch = assemble_tokens(samples, device)
-    columns = samples[0].cells.keys()
-    signals: dict[str, Any] = {}
-    if "hidden" in columns:
-        packed = np.concatenate([hidden_array(s.cells["hidden"], layout)[-s.n_answer :] for s in samples])
-        signals["hidden"] = _carried(hidden_tensor(packed, layout), device).to(torch.float32)
-    if "attention" in columns:
-        ragged = np.concatenate([_answer_entries(s, layout) for s in samples], axis=1)
+    packed = {name: _carried(values, device) for name, values in pack(samples, layout).items()}
+    signals: dict[str, Tensor] = {}
+    if "hidden" in packed:
+        stored = hidden_tensor(packed["hidden"], layout)
+        signals["hidden"] = empty(stored.shape, device).copy_(stored)
+    if "attention" in packed:
         length, position = batch.input_ids.shape[1], _carried(_positions(samples), device)
-        signals["attention"] = decode_attention(_carried(ragged, device), position, length, layout.attention_codec)
-    if "topk_ids" in columns:
-        signals |= {name: _carried(values, device) for name, values in _topk(samples, layout).items()}
+        signals["attention"] = decode_attention(packed["attention"], position, length, layout.attention_codec)
+    signals |= {name: packed[name] for name in SIGNAL_COLUMNS["topk"] if name in packed}
     return replace(batch, **signals)
+
+
+def pack(samples: Sequence[StoredSample], layout: Format) -> dict[str, np.ndarray]:
+    """The cells' answer positions by column, sample by sample, in one copy.
+
+    hidden [positions, width] and attention [heads, ragged] are as stored (bfloat16 as its 16 bits), topk_ids int64,
+    topk_logits and log_tail float32.
+    """
+    columns = samples[0].cells.keys()
+    packed: dict[str, np.ndarray] = {}
+    if "hidden" in columns:
+        packed["hidden"] = np.concatenate([hidden_array(s.cells["hidden"], layout)[-s.n_answer :] for s in samples])
+    if "attention" in columns:
+        packed["attention"] = np.concatenate([_answer_entries(sample, layout) for sample in samples], axis=1)
+    if "topk_ids" in columns:
+        packed |= _topk(samples, layout)
+    return packed
 
 
 def _answer_entries(sample: StoredSample, layout: Format) -> np.ndarray:
@@ -126,13 +141,13 @@ def _answer_entries(sample: StoredSample, layout: Format) -> np.ndarray:
     return array(sample.cells["attention"], layout.attention_dtype, layout.heads, entries)[:, entries - wanted :]
 
 
-def _topk(samples: list[StoredSample], layout: Format) -> dict[str, np.ndarray]:
+def _topk(samples: Sequence[StoredSample], layout: Format) -> dict[str, np.ndarray]:
     dtypes = {
         "topk_ids": (layout.topk_id_dtype, layout.top_k, np.int64),
         "topk_logits": ("<f2", layout.top_k, np.float32),
         "log_tail": ("<f4", len(layout.temperatures), np.float32),
     }
     return {
-        name: np.concatenate([array(s.cells[name], stored, -1, width)[-s.n_answer :] for s in samples]).astype(decoded)
+        name: np.concatenate([array(s.cells[name], stored, -1, width)[-s.n_answer :] for s in samples], dtype=decoded)
         for name, (stored, width, decoded) in dtypes.items()
     }

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from glassbox.snapshot.schema import Cell, Format
 
+BLOCK = 1 << 18
+"""Attention entries that are decoded at a time on a CPU: a megabyte of float32."""
+
 
 def byte_rows(tensor: Tensor) -> Shaped[np.ndarray, "rows bytes"]:
     """Each row's little-endian bytes in C order (every platform that torch supports is little-endian)."""
@@ -64,18 +67,32 @@ def pack_ragged(
 def decode_attention(
     ragged: Tensor, position: Int[Tensor, " positions"], length: int, codec: str
 ) -> Float[Tensor, "positions heads length"]:
-    """Ragged stored entries [heads, ragged] as rows that sum to 1, with zeros outside their columns."""
+    """Ragged stored entries [heads, ragged] as rows that sum to 1, with zeros outside their columns.
+
+    A row is copied as a window of `length` entries over the stored ones, and what belongs to the next row is struck
+    out. On a CPU this goes block by block, so that a block is finished while it is in the cache.
+    """
     heads, entries = ragged.shape
-    sizes = position + 1
-    start = torch.cumsum(sizes, 0) - sizes
-    column = torch.arange(length, device=position.device)
-    source = torch.where(column < sizes[:, None], start[:, None] + column, entries).reshape(-1)
-    values = nn.functional.pad(undo_attention_codec(ragged, codec), (0, 1))
-    rows = torch.empty(len(position), heads, length, device=ragged.device)
-    for head in range(heads):
-        rows[:, head] = values[head].index_select(0, source).reshape(len(position), length)
-    sums = rows.sum(-1, keepdim=True)
-    return rows.div_(torch.where(sums > 0, sums, 1.0))
+    start = torch.cumsum(position + 1, 0) - (position + 1)
+    bits = ragged.view(torch.uint8 if codec == "sqrt_uint8" else torch.int16)
+    windows = nn.functional.pad(bits, (0, length)).as_strided((entries, heads, length), (1, entries + length, 1))
+    own = visible_columns(position, length)[:, None].to(bits.dtype).neg_()
+    rows = empty((len(position), heads, length), ragged.device)
+    step = max(1, BLOCK // (heads * length)) if ragged.device.type == "cpu" else len(position)
+    for at in range(0, len(position), step):
+        block = slice(at, at + step)
+        stored = windows.index_select(0, start[block]).bitwise_and_(own[block])
+        values = rows[block].copy_(stored.view(ragged.dtype))
+        if codec == "sqrt_uint8":
+            values.div_(255).square_()
+        sums = values.sum(-1, keepdim=True)
+        values.div_(torch.where(sums > 0, sums, 1.0))
+    return rows
+
+
+def empty(shape: Sequence[int], device: torch.device) -> Float[Tensor, ...]:
+    """Room for float32 numbers. On a CPU numpy takes it, which asks the kernel for large pages; torch does not."""
+    return torch.from_numpy(np.empty(shape, np.float32)) if device.type == "cpu" else torch.empty(shape, device=device)
 
 
 def array(cell: Cell, dtype: np.dtype | str, *shape: int) -> np.ndarray:
@@ -88,7 +105,7 @@ def hidden_array(cell: Cell, layout: Format) -> np.ndarray:
     return array(cell, "<f2" if layout.hidden_dtype == "float16" else "<u2", -1, layout.width)
 
 
-def hidden_tensor(stored: np.ndarray, layout: Format) -> Tensor:
-    """A writable array of stored hidden states as a tensor of its true dtype."""
-    tensor = torch.from_numpy(stored)
+def hidden_tensor(stored: np.ndarray | Tensor, layout: Format) -> Tensor:
+    """A tensor, or writable array, of stored hidden states as a tensor of its true dtype."""
+    tensor = torch.from_numpy(stored) if isinstance(stored, np.ndarray) else stored
     return tensor if layout.hidden_dtype == "float16" else tensor.view(torch.bfloat16)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import queue
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,11 @@ from glassbox.snapshot.storage import REMEDY, brief_ids, cells, open_part, read_
 __all__ = ["Batch", "SampleInfo", "Snapshot", "open_snapshot", "read_manifest", "require_signals"]
 
 CACHED_BYTES = 1 << 28
-BATCHES_AHEAD = 2
+SHARED_BY = 8
+"""Row groups with fewer samples are not cached: a sample that fills much of one comes once an epoch, and its bytes
+would push out those that many small samples share."""
+BATCHES_AHEAD = 3
+THREAD_NAME = "snapshot-reader"
 
 
 @dataclass(frozen=True)
@@ -144,33 +147,40 @@ class Snapshot:
                 else "The batch is empty."
             )
         columns = [column for signal in sorted(signals) for column in SIGNAL_COLUMNS[signal]]
+        return assemble(self._stored(sample_ids, columns), self.format, torch.device(device))
+
+    def _stored(self, sample_ids: Sequence[str], columns: Sequence[str]) -> list[StoredSample]:
+        """The samples with their cells of the named columns; each row group is read once."""
         places = [self._places[sample_id] for sample_id in sample_ids]
         with self._lock:
-            stored = [
-                StoredSample(
-                    **{
-                        **place.sample.__dict__,
-                        "cells": {name: self._cells(place.part, place.group, name)[place.row] for name in columns},
-                    }
-                )
-                for place in places
-            ]
-        return assemble(stored, self.format, torch.device(device))
+            groups = {at: self._group(*at, columns) for at in dict.fromkeys((p.part, p.group) for p in places)}
+        found = [(place, groups[place.part, place.group]) for place in places]
+        return [replace(p.sample, cells={name: group[name][p.row] for name in columns}) for p, group in found]
 
-    def _cells(self, part: int, group: int, column: str) -> list[Cell]:
-        """A row group's cells of one column, from the cache of most recently used ones where possible."""
+    def _group(self, part: int, group: int, columns: Sequence[str]) -> dict[str, list[Cell]]:
+        """A row group's cells by column, kept in memory where several samples share what was read."""
+        found = {name: cached for name in columns if (cached := self._cached(part, group, name)) is not None}
+        if missing := [name for name in columns if name not in found]:
+            table = read_row_group(self._files[part], self._paths[part], group, missing)
+            for name in missing:
+                found[name] = list(cells(table, name))
+                if table.num_rows >= SHARED_BY:
+                    self._keep((part, group, name), found[name])
+        return found
+
+    def _cached(self, part: int, group: int, column: str) -> list[Cell] | None:
         key = (part, group, column)
         if key in self._cache:
             self._cache.move_to_end(key)
-            return self._cache[key]
-        table = read_row_group(self._files[part], self._paths[part], group, [column])
-        found: list[Cell] = list(cells(table, column))
+        return self._cache.get(key)
+
+    def _keep(self, key: tuple[int, int, str], found: list[Cell]) -> None:
+        """Put cells into the cache and let go of those that were used longest ago."""
         self._cache[key] = found
         self._cached_bytes += _size(found)
         while self._cached_bytes > CACHED_BYTES and len(self._cache) > 1:
             _, evicted = self._cache.popitem(last=False)
             self._cached_bytes -= _size(evicted)
-        return found
 
     def batches(
         self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
@@ -179,35 +189,17 @@ class Snapshot:
 
         An error of the thread is raised where its batch would have come.
         """
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=BATCHES_AHEAD)
-        stop = threading.Event()
-
-        def deliver(item: Batch | BaseException | None) -> None:
-            while not stop.is_set():
-                with contextlib.suppress(queue.Full):
-                    ready.put(item, timeout=0.05)
-                    return
-
-        def work() -> None:
-            try:
-                for sample_ids in plan:
-                    if stop.is_set():
-                        return
-                    deliver(self.read(sample_ids, signals, device))
-                deliver(None)
-            except BaseException as error:
-                deliver(error)
-
-        thread = threading.Thread(target=work, name="snapshot-reader", daemon=True)
-        thread.start()
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD_NAME)
+        ahead: deque[Future[Batch]] = deque()
         try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            for sample_ids in plan:
+                ahead.append(thread.submit(self.read, sample_ids, signals, device))
+                if len(ahead) > BATCHES_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
         finally:
-            stop.set()
-            thread.join()
+            thread.shutdown(cancel_futures=True)
 
     def head(self) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
         """The teacher's output layer as float32: weight and, where it has one, bias."""

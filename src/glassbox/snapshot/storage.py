@@ -130,8 +130,7 @@ def brief_ids(ids: Sequence[str]) -> str:
 
 def cells(table: pa.Table, name: str) -> list[memoryview]:
     """A binary column's cells, without copies."""
-    column = table.column(name).combine_chunks()
-    return [memoryview(value.as_buffer()) for value in column]
+    return [memoryview(value.as_buffer()) for value in table.column(name)]
 
 
 def rows_of_group(table: pa.Table) -> list[Row]:
