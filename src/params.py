@@ -37,6 +37,7 @@ def main() -> None:
             f"conf/ cannot be composed with {' '.join(overrides)}; {PARAMS} is as it was. {error}"
         ) from error
     PARAMS.write_text(text, encoding="utf-8", newline="\n")
+    print(f"{PARAMS}: composed of {CONF}/{''.join(f' {each}' for each in overrides)}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
     done = restore_runs(Path("runs"), settings.storage)
+    if not done.restored and not done.present:
+        print("runs/ holds no trial, so there is nothing to restore: `dvc repro` trains, `dvc pull` fetches.")
+        return
     print(f"Restored {len(done.restored)} runs; {len(done.present)} were still in the store.")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import params
 from glassbox.config import Settings, load_settings
 from params import composition
 
@@ -136,3 +137,14 @@ def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path: Path):
     path = tmp_path / "params.yaml"
     path.write_text(composition(CONF, ["train.precision=no"]), encoding="utf-8")
     assert load_settings(path).train.precision == "no"
+
+
+def test_composing_by_hand_says_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["params.py", "distill=combined"])
+    params.main()
+    assert capsys.readouterr().out == "params.yaml: composed of conf/ distill=combined\n"
+    assert load_settings(tmp_path / "params.yaml").groups == ("combined",)

@@ -23,7 +23,7 @@ from glassbox.errors import GlassboxError
 from glassbox.estimate.abstraction import Abstraction
 from glassbox.estimate.architecture import parameter_count
 from glassbox.estimate.disk import needs_of, snapshot_bytes
-from glassbox.estimate.estimate import estimate_study, memory_on, refused_memory
+from glassbox.estimate.estimate import estimate_study, memory_on, refused_lengths, refused_memory
 from glassbox.estimate.memory import capture_peak, evaluation_peak, hardest_batch, teacher_of, total, training_peak
 from glassbox.estimate.workload import training_of, workload_of
 from glassbox.models import load_tokenizer
@@ -262,21 +262,19 @@ def with_little_memory(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "shrink, named", [(with_little_disk, "storage.scratch"), (with_little_memory, "train.micro_batch_size")]
-)
-def test_what_cannot_fit_is_refused_and_the_setting_named(
-    shrink: Callable[[pytest.MonkeyPatch], None], named: str, project: Path, monkeypatch: pytest.MonkeyPatch
-):
-    shrink(monkeypatch)
-    estimate = estimate_study(one_group(project), project, project / "data/tasks")
-    assert any(named in sentence for sentence in estimate["refusals"]), estimate["refusals"]
+def test_what_cannot_fit_is_refused_and_the_settings_named(project: Path, monkeypatch: pytest.MonkeyPatch):
+    with_little_disk(monkeypatch)
+    with_little_memory(monkeypatch)
+    settings = one_group(project, snapshot={"max_length": 4000})
+    refusals = estimate_study(settings, project, project / "data/tasks")["refusals"]
+    for named in ("storage.scratch", "train.micro_batch_size", "-S snapshot.max_length=512"):
+        assert any(named in sentence for sentence in refusals), refusals
 
 
 def test_samples_longer_than_a_model_reads_are_refused(project: Path):
-    settings = one_group(project, snapshot={"max_length": 4000})
-    estimate = estimate_study(settings, project, project / "data/tasks")
-    assert any("-S snapshot.max_length=512" in sentence for sentence in estimate["refusals"])
+    sentences = list(refused_lengths(one_group(project, snapshot={"max_length": 4000})))
+    assert len(sentences) == 2 and all("`-S snapshot.max_length=512`" in sentence for sentence in sentences)
+    assert not list(refused_lengths(one_group(project)))
 
 
 @pytest.mark.parametrize("free, remedy", [(50, "train.liveness_steps=0"), (20, "smaller student.model")])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import studies
 
+import restore
 from glassbox import tracking
 from glassbox.comparison.study import results_of
 from glassbox.config import StorageSettings
@@ -45,3 +47,13 @@ def test_a_trial_without_its_history_is_named(store: Path) -> None:
     (store / "runs" / "sft" / "0" / "history.parquet").unlink()
     with pytest.raises(GlassboxError, match=r"history\.parquet is missing"):
         restore_runs(store / "runs", StorageSettings())
+
+
+def test_where_there_is_nothing_to_restore_the_script_says_what_to_run(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(studies.CONF.parent / "params.yaml", store)
+    monkeypatch.chdir(store)
+    monkeypatch.setattr("sys.argv", ["restore.py"])
+    restore.main()
+    assert "holds no trial, so there is nothing to restore: `dvc repro`" in capsys.readouterr().out
