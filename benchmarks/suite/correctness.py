@@ -37,10 +37,13 @@ STEP = 1e-2  # along unit normal directions: so large that a value summed in flo
 Value = Callable[[Float[Tensor, "positions width"]], Tensor]
 Way = Callable[[PreTrainedModel, float], Value]
 PEERS: dict[str, tuple[Loss, str]] = {
-    "TextBrewer kd_ce_loss": (losses.textbrewer, "cross-entropy: a match leaves the teacher's entropy; no T^2"),
-    "TRL generalized_jsd_loss, beta 0": (losses.trl, "no T^2"),
-    "Liger LigerFusedLinearJSDLoss, beta 0": (losses.liger, "no T^2; its value is summed in float32"),
-    "ModelOpt LogitsDistillationLoss": (losses.modelopt, "its default mean divides by the vocabulary too: 1 / 930"),
+    "TextBrewer kd_ce_loss": (losses.textbrewer_loss, "cross-entropy: a match leaves the teacher's entropy; no T^2"),
+    "TRL generalized_jsd_loss, beta 0": (losses.trl_loss, "no T^2"),
+    "Liger LigerFusedLinearJSDLoss, beta 0": (losses.liger_loss, "no T^2; its value is summed in float32"),
+    "ModelOpt LogitsDistillationLoss": (
+        losses.modelopt_loss,
+        "its mean divides by the vocabulary, 930, too",
+    ),
 }
 OURS = {
     "Glassbox dense": ("dense", "the teacher's hidden states as stored, in float16"),

@@ -35,13 +35,13 @@ class Rows:
 Loss = Callable[[Rows, Rows, float], Tensor]
 
 
-def textbrewer(student: Rows, teacher: Rows, temperature: float) -> Tensor:
+def textbrewer_loss(student: Rows, teacher: Rows, temperature: float) -> Tensor:
     from textbrewer.losses import kd_ce_loss
 
     return kd_ce_loss(student.logits, teacher.logits, temperature)  # pyright: ignore[reportArgumentType]
 
 
-def trl(student: Rows, teacher: Rows, temperature: float) -> Tensor:
+def trl_loss(student: Rows, teacher: Rows, temperature: float) -> Tensor:
     """Of its generalized Jensen-Shannon divergence the end at beta = 0, which is the forward KL."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.gkd import GKDTrainer
@@ -52,7 +52,7 @@ def trl(student: Rows, teacher: Rows, temperature: float) -> Tensor:
     )
 
 
-def liger(student: Rows, teacher: Rows, temperature: float) -> Tensor:
+def liger_loss(student: Rows, teacher: Rows, temperature: float) -> Tensor:
     """Fused with both output layers; beta = 0 is the forward KL here too."""
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
@@ -63,7 +63,7 @@ def liger(student: Rows, teacher: Rows, temperature: float) -> Tensor:
     return loss(student.hidden, student.weight, teacher.hidden, teacher.weight, labels)
 
 
-def modelopt(student: Rows, teacher: Rows, temperature: float) -> Tensor:
+def modelopt_loss(student: Rows, teacher: Rows, temperature: float) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of untested versions of transformers, and of its own mean
         from modelopt.torch.distill.losses import LogitsDistillationLoss
