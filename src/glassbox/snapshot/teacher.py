@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -72,7 +72,9 @@ def capture_batch(
 
     Raises GlassboxError for a token id past the vocabulary and for a signal that is not finite as stored.
     """
-    ids, mask, first, count = _padded(items)
+    ids, mask = padded_ids(items)
+    first = torch.tensor([item.first for item in items])
+    count = torch.tensor([item.n_positions for item in items])
     _refuse_unknown_ids(teacher, items)
     signals = position_signals(
         teacher.model,
@@ -107,12 +109,11 @@ def capture_batch(
     return rows, audited
 
 
-def _padded(items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def padded_ids(items: Sequence[Item]) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+    """The ids of a batch, padded on the right with 0, and which of them are real."""
     length = max(item.n_tokens for item in items)
     ids = torch.tensor([(*item.encoded.ids, *[0] * (length - item.n_tokens)) for item in items])
-    sizes = torch.tensor([item.n_tokens for item in items])
-    count = torch.tensor([item.n_positions for item in items])
-    return ids, torch.arange(length) < sizes[:, None], sizes - 1 - count, count
+    return ids, torch.arange(length) < torch.tensor([item.n_tokens for item in items])[:, None]
 
 
 def _refuse_unknown_ids(teacher: Teacher, items: Sequence[Item]) -> None:
