@@ -7,8 +7,6 @@ T (q - p), in float64 from the teacher's unrounded hidden states.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -16,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from glassbox.config import Settings
 from glassbox.encoding import encode_sample
 from glassbox.models import head_logits, load_model, load_tokenizer, position_signals
-from glassbox.objective.logits import dense_kl, topk_kl
+from glassbox.objective.logits import DenseTarget, TopkTarget
 from glassbox.signals import ATTENTION_NAME
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.composition import Item
@@ -86,20 +84,19 @@ def _errors(settings: Settings, samples: list[Sample]) -> list[Row]:
         head, bias = made.snapshot.head()
     exact, student = (_logits(load_model(model), batch, len(head)) for model in (settings.teacher, settings.student))
     assert batch.topk_ids is not None and batch.topk_logits is not None and batch.log_tail is not None
-    for column, temperature in enumerate(settings.snapshot.temperatures):
+    assert batch.hidden is not None
+    temperatures = settings.snapshot.temperatures
+    targets = {
+        "topk": TopkTarget(batch.topk_ids, batch.topk_logits, batch.log_tail, temperatures),
+        "dense": DenseTarget(batch.hidden, head, bias),
+    }
+    for temperature in temperatures:
         target = torch.softmax(exact / temperature, 1)
         wanted = temperature * (torch.softmax(student / temperature, 1) - target)
-        tail = batch.log_tail[:, column]
-        losses = {
-            "topk": partial(topk_kl, topk_ids=batch.topk_ids, topk_logits=batch.topk_logits, log_tail=tail),
-            "dense": partial(dense_kl, teacher_hidden=batch.hidden, head_weight=head, head_bias=bias),
-        }
         errors, together = {}, {}
-        for name, loss in losses.items():
-            logits = student.float().requires_grad_()
-            loss(logits, temperature=temperature).sum().backward()
-            assert logits.grad is not None
-            off = logits.grad.double() - wanted
+        for name, stored in targets.items():
+            gradient = stored.divergence(student.float(), slice(None), temperature, True).gradient
+            off = gradient.double() - wanted
             errors[name] = off.norm(dim=1) / wanted.norm(dim=1)
             together[name] = float(off.norm() / wanted.norm())
         value = float(errors["topk"].mean())
