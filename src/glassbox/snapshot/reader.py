@@ -147,10 +147,10 @@ class Snapshot:
                 else "The batch is empty."
             )
         columns = [column for signal in sorted(signals) for column in SIGNAL_COLUMNS[signal]]
-        return assemble(self._stored(sample_ids, columns), self.format, torch.device(device))
+        return assemble(self.stored(sample_ids, columns), self.format, torch.device(device))
 
-    def _stored(self, sample_ids: Sequence[str], columns: Sequence[str]) -> list[StoredSample]:
-        """The samples with their cells of the named columns; each row group is read once."""
+    def stored(self, sample_ids: Sequence[str], columns: Sequence[str]) -> list[StoredSample]:
+        """The samples with their cells of the named columns, undecoded; each row group is read once."""
         places = [self._places[sample_id] for sample_id in sample_ids]
         with self._lock:
             groups = {at: self._group(*at, columns) for at in dict.fromkeys((p.part, p.group) for p in places)}

@@ -1,0 +1,269 @@
+"""Row 3: how long a step waits for its data, how fast the snapshot is read, and what random order costs."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from glassbox.objective import Objective, position_weights
+from glassbox.schedule import make_plan
+from glassbox.snapshot import reader, storage
+from glassbox.snapshot.batch import pack
+from glassbox.snapshot.reader import Batch, Snapshot
+from glassbox.snapshot.schema import SIGNAL_COLUMNS
+from glassbox.snapshot.sizes import signal_bytes
+from glassbox.student import Student, build_optimizer, build_student
+from glassbox.trainee import Trainee
+from suite import shapes
+from suite.embedded import embedded
+from suite.measuring import Ratio, ratio, side_by_side
+from suite.paper_snapshot import LAYOUT, write_snapshot
+from suite.row import Row
+
+STEPS = 48
+PAPER_STEPS = 7
+LONG = {"gsm8k": 48}
+MIXTURE = {"sst2": 500, "mmlu": 100, "gsm8k": 100}
+SCALE = 10  # the user's 5,000, 1,000 and 1,000 samples over those of MIXTURE
+BATCH = 8
+ALL = frozenset(SIGNAL_COLUMNS)
+COLUMNS = [column for columns in SIGNAL_COLUMNS.values() for column in columns]
+CELLS = f"hidden {LAYOUT.width} float16, {LAYOUT.heads} heads sqrt_uint8 with zstd, k = {LAYOUT.top_k}"
+
+
+def measure() -> list[Row]:
+    """One torch thread throughout, as the embedded study has; the reader's own thread comes on top in a trial."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_waiting_embedded(), _waiting_paper(), *_speed(), _random_order()]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _waiting_embedded() -> Row:
+    with embedded() as made:
+        settings, snapshot = made.settings, made.snapshot
+        weights = settings.distill["combined"]
+        channels = snapshot.channels()
+        student = build_student(settings.student, 0, snapshot.vocabulary, len(channels[0]))
+        objective = Objective(
+            weights,
+            settings.objective,
+            head=snapshot.head(),
+            channels=channels,
+            temperatures=snapshot.temperatures,
+            projector=student.projector,
+        )
+        train = settings.train.model_copy(update={"epochs": 3, "max_steps": STEPS})
+        plan = make_plan({each.sample_id: each.n_tokens for each in snapshot.samples("train")}, train, 0)
+        step = Step(student, objective, build_optimizer(student, train))
+        shares, first = _shares(step, snapshot, plan.steps, objective.signals)
+        described = f"embedded, combined, {len(plan.steps)} steps of 8 in micro-batches of 4, 1 thread"
+    return _waiting_row("embedded", described, shares, first)
+
+
+def _waiting_paper() -> Row:
+    with TemporaryDirectory(prefix="glassbox-") as name:
+        folder = Path(name) / "snapshot"
+        counts = {
+            "sst2": PAPER_STEPS * BATCH * 5 // 7,
+            "mmlu": PAPER_STEPS * BATCH // 7,
+            "gsm8k": PAPER_STEPS * BATCH // 7,
+        }
+        write_snapshot(folder, counts, shapes.FORMAT)
+        snapshot = Snapshot(folder)
+        student = shapes.student("combined")
+        objective = shapes.objective("combined", "dense", student)
+        train = shapes.settings().train
+        plan = make_plan({each.sample_id: each.n_tokens for each in snapshot.samples("train")}, train, 0)
+        step = Step(student, objective, build_optimizer(student, train))
+        shares, first = _shares(step, snapshot, plan.steps, objective.signals, rounds=1)
+        described = f"{shapes.DESCRIPTION}, combined, {len(plan.steps)} steps of the mixture, 1 thread"
+    return _waiting_row("paper proportions", described, shares, first)
+
+
+def _waiting_row(name: str, described: str, shares: Sequence[float], first: Sequence[float]) -> Row:
+    return Row(
+        "3",
+        f"waiting for data / wall time of steps, {name}",
+        described,
+        statistics.median(shares),
+        0.01,
+        min(shares),
+        max(shares),
+        limit="0",
+        note=f"Time inside next() from the second micro-batch on; the first, which nothing is read ahead of, takes "
+        f"{statistics.median(first) * 1e3:.1f} ms once a trial.",
+        details={"shares": list(shares), "first_seconds": list(first)},
+    )
+
+
+class Step:
+    """A trial's optimizer step without its records."""
+
+    def __init__(self, student: Student, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+        self.trainee, self.objective, self.optimizer = Trainee(student), objective, optimizer
+        self.trainee.train()
+
+    def __call__(self, batches: Sequence[Batch]) -> None:
+        samples, positions = sum(len(each.count) for each in batches), sum(len(each.labels) for each in batches)
+        for batch in batches:
+            weights = position_weights(
+                batch.sample_index,
+                batch.count,
+                samples_in_step=samples,
+                positions_in_step=positions,
+                reduction="sample",
+            )
+            self.trainee(batch, weights, self.objective)[0].backward()
+        torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _shares(
+    step: Step,
+    snapshot: Snapshot,
+    steps: Sequence[Sequence[Sequence[str]]],
+    signals: frozenset[str],
+    rounds: int = 3,
+) -> tuple[list[float], list[float]]:
+    """The share of wall time spent in next(), and the seconds of the first one, for each way through the steps."""
+    shares, first = [], []
+    step([snapshot.read(ids, signals) for ids in steps[0]])
+    for _ in range(rounds):
+        snapshot = Snapshot(snapshot.folder)
+        waited: list[float] = []
+        batches = _timed(snapshot.batches([ids for turn in steps for ids in turn], signals), waited)
+        started = time.perf_counter()
+        for turn in steps:
+            step(list(itertools.islice(batches, len(turn))))
+        elapsed = time.perf_counter() - started
+        next(batches, None)  # ends the thread
+        waited = waited[: sum(map(len, steps))]
+        first.append(waited[0])
+        shares.append(sum(waited[1:]) / (elapsed - waited[0]))
+    return shares, first
+
+
+def _timed(batches: Iterator[Batch], waited: list[float]) -> Iterator[Batch]:
+    """The same batches; `waited` gets the seconds inside each next()."""
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        waited.append(time.perf_counter() - started)
+        if batch is None:
+            return
+        yield batch
+
+
+def _speed() -> list[Row]:
+    with TemporaryDirectory(prefix="glassbox-") as name:
+        folder = Path(name) / "snapshot"
+        write_snapshot(folder, LONG)
+        opened = Snapshot(folder)
+        ids = [each.sample_id for each in opened.samples("train")]
+        plan = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
+        sizes = signal_bytes(folder, opened.manifest)
+        stored = sum(sizes[signal] for signal in SIGNAL_COLUMNS)
+        cells = sum(len(cell) for ids in plan for each in opened.stored(ids, COLUMNS) for cell in each.cells.values())
+        source = np.random.default_rng(0).integers(0, 256, stored, dtype=np.uint8)
+        target = source.copy()
+
+        def read() -> None:
+            snapshot = Snapshot(folder)
+            for sample_ids in plan:
+                snapshot.read(sample_ids, ALL)
+
+        def packed() -> None:
+            snapshot = Snapshot(folder)
+            for sample_ids in plan:
+                pack(snapshot.stored(sample_ids, COLUMNS), snapshot.format)
+
+        def unchecked() -> None:
+            with patch.object(reader, "open_part", _open_without_checksums):
+                packed()
+
+        times = side_by_side(
+            {
+                "reused": lambda: np.copyto(target, source),
+                "fresh": lambda: source.copy(),
+                "read": read,
+                "packed": packed,
+                "unchecked": unchecked,
+            }
+        )
+    shown = f"{len(ids)} samples of 30 to 363 answer positions in batches of {BATCH}, {CELLS}; {stored / 1e6:.0f} MB"
+    details = {
+        "gigabytes_per_second": {name: stored / statistics.median(t.wall) / 1e9 for name, t in times.items()},
+        "bytes_on_disk": stored,
+        "bytes_of_cells": cells,
+    }
+    notes = {
+        "packed": "Page cache warm, our cache cold, one thread, opening included. In a profile Arrow's reading (page "
+        "checksums, zstd, a copy out of the file) took three quarters of the processor time, packing a tenth.",
+        "read": "Float32 rows padded to the batch are many times the stored bytes; on a GPU they are made there.",
+        "unchecked": "For comparison alone: every reader checks pages.",
+    }
+    names = {"packed": "decode excluded", "read": "decode included", "unchecked": "decode and page checksums excluded"}
+    return [
+        Row.of(
+            "3",
+            f"loader bytes/s over {copy}, {names[way]}",
+            shown,
+            _speed_ratio(ratio(times[way], times[against])),
+            None if way == "unchecked" else 0.5,
+            at_least=True,
+            limit="1",
+            note=notes[way],
+            details=details,
+        )
+        for way in ("packed", "read", "unchecked")
+        for against, copy in (("reused", "numpy copy into a reused buffer"), ("fresh", "numpy copy into a fresh one"))
+    ]
+
+
+def _speed_ratio(of_times: Ratio) -> Ratio:
+    """Speeds are to each other as times the other way round."""
+    return Ratio(1 / of_times.value, 1 / of_times.high, 1 / of_times.low, 1 / of_times.cpu)
+
+
+def _open_without_checksums(path: Path) -> storage.pq.ParquetFile:
+    return storage.pq.ParquetFile(path, memory_map=True)
+
+
+def _random_order() -> Row:
+    """Every sample once, in random batches and in the order of the files, with a cache scaled like the data."""
+    with TemporaryDirectory(prefix="glassbox-") as name:
+        folder = Path(name) / "snapshot"
+        write_snapshot(folder, MIXTURE)
+        ids = [each.sample_id for each in Snapshot(folder).samples("train")]
+        drawn = random.Random(0).sample(ids, len(ids))
+
+        def epoch(order: Sequence[str]) -> None:
+            snapshot = Snapshot(folder)
+            for start in range(0, len(order), BATCH):
+                pack(snapshot.stored(order[start : start + BATCH], COLUMNS), snapshot.format)
+
+        with patch.object(reader, "CACHED_BYTES", reader.CACHED_BYTES // SCALE):
+            times = side_by_side({"random": lambda: epoch(drawn), "sequential": lambda: epoch(ids)})
+    return Row.of(
+        "3",
+        "random batches of 8 / sequential ones",
+        f"the user's mixture / {SCALE} (500 SST-2 and 100 MMLU with 2 answer positions, 100 GSM8K with about 140), "
+        f"{CELLS}; the cache is 1/{SCALE} of its own size, too, and cold",
+        ratio(times["random"], times["sequential"]),
+        1.3,
+        limit="1",
+        note="One epoch of the same samples either way, packed and undecoded.",
+    )
