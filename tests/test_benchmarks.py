@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import bench  # noqa: E402
-from suite import page, shapes, step  # noqa: E402
+from suite import memory, page, shapes, step  # noqa: E402
 from suite.measuring import STATUS, Times, peak_bytes, ratio, side_by_side  # noqa: E402
 from suite.row import Line, Row  # noqa: E402
 
@@ -143,3 +143,16 @@ def test_a_batch_carries_every_signal_and_the_trainers_batch_the_same_labels() -
         theirs = step.trainer_batch(samples)
         assert torch.equal(theirs["input_ids"], batch.input_ids)
         assert torch.equal(theirs["labels"][theirs["labels"] != step.IGNORED], batch.labels)
+
+
+def test_both_loss_heads_have_one_value_and_one_gradient() -> None:
+    found = []
+    for loss in (memory.ours, memory.plain):
+        generator = torch.Generator().manual_seed(0)
+        hidden, weight, theirs, layer = (
+            torch.randn(rows, width, generator=generator) for rows, width in ((30, 8), (90, 8), (30, 16), (90, 16))
+        )
+        value = loss(hidden.requires_grad_(), weight.requires_grad_(), theirs, layer, torch.arange(30))
+        found.append((value, *torch.autograd.grad(value, (hidden, weight))))
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from glassbox.objective.logits import dense_kl
-from glassbox.objective.task import cross_entropy
+from glassbox.objective.head import Head, HeadTerms, head_losses
+from glassbox.objective.logits import DenseTarget
 from suite import shapes, step
 from suite.measuring import peak_bytes
 from suite.row import Row
@@ -36,9 +36,9 @@ def loss_head(contestant: str, trained: bool, rows: int) -> Callable[[], None]:
 
 
 def ours(hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor, labels: Tensor) -> Tensor:
-    logits = functional.linear(hidden, weight)
-    divergence = dense_kl(logits, teacher_hidden, teacher_weight, None, TEMPERATURE)
-    return (cross_entropy(logits, labels) + WEIGHT * divergence).mean()
+    terms = HeadTerms(labels, DenseTarget(teacher_hidden, teacher_weight, None), TEMPERATURE)
+    mean = hidden.new_full((len(hidden),), 1 / len(hidden))
+    return head_losses(hidden, Head(weight, None), terms, {"task": mean, "logits": WEIGHT * mean})[0]
 
 
 def plain(hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor, labels: Tensor) -> Tensor:
@@ -87,9 +87,9 @@ def _loss_heads() -> list[Row]:
         }
         name = f"peak memory of the loss head / plain dense distillation, {name} the gradient of the output layer"
         found.append(_row(name, described, peaks, "plain", 0.15, "0.05"))
-    gradient = WIDTH * VOCABULARY * 4 / MEBIBYTE
-    note = f"{gradient:.0f} MiB of either are the gradient of the output layer itself"
-    return [found[0], replace(found[1], note=note)]
+    held = "a chunk of positions is held in several arrays of chunk x V: logits, both distributions and gradients"
+    gradient = f"{WIDTH * VOCABULARY * 4 / MEBIBYTE:.0f} MiB of either are the gradient itself"
+    return [replace(row, note=note) for row, note in zip(found, (held, f"{gradient}; {held}"), strict=True)]
 
 
 def _whole_steps() -> list[Row]:
