@@ -30,7 +30,7 @@ MISSED = {
     "answer": ". Nine tenths of the plain forward are its layers, which capture runs too: without the output layer on "
     "prompts, a tenth is left for attention rows, top-k, tails and files",
     "all": ". Every position is captured: beside the plain forward's own work stand a top-k and four log-sum-exps over "
-    "the vocabulary, and two thirds more bytes to write than the answers'",
+    "the vocabulary, and more than twice the bytes to write that the answers take",
 }
 
 
