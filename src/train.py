@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from glassbox.command import run
+from glassbox.command import loading, run
 from glassbox.config import load_settings
 from glassbox.errors import GlassboxError
-from glassbox.launcher import is_launched, launch
+from glassbox.launcher import is_launched, is_main, launch
 
 
 def main() -> None:
@@ -22,10 +22,22 @@ def main() -> None:
             "A group is a file in conf/distill, selected by `dvc exp run -S distill=<name>`."
         )
 
+    if arguments.seed not in settings.seeds:
+        planned, wanted = ", ".join(map(str, settings.seeds)), f"'seeds=[{arguments.seed}]'"
+        raise GlassboxError(
+            f"--seed {arguments.seed}: the settings' seeds are {planned}, and no comparison would know this trial. "
+            f"`dvc exp run -S {wanted}` trains it; or write it into params.yaml by `python src/params.py {wanted}`."
+        )
+
     if settings.train.processes > 1 and not is_launched():
         sys.exit(launch(settings.train.processes, settings.train.parallelism))
 
-    from glassbox.trial import Trial
+    with loading():
+        from glassbox.tracking import readable_client
+        from glassbox.trial import Trial
+
+        if is_main():
+            readable_client()  # MLflow's modules, which the trial's run would load later
 
     Trial(settings, arguments.group, arguments.seed).run()
 

@@ -461,6 +461,13 @@ def test_an_unknown_group_is_refused_with_those_there_are() -> None:
     assert "no group of that name, but sft, black_box, hidden_state, attention, combined" in done.stderr
 
 
+def test_a_seed_outside_the_plan_is_refused_with_the_command_that_plans_it() -> None:
+    command = [sys.executable, "src/train.py", "--group", "combined", "--seed", "99"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "--seed 99: the settings' seeds are" in done.stderr and "-S 'seeds=[99]'" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_trial_resumes_in_the_same_run_to_the_same_bits(

@@ -90,6 +90,21 @@ class ScoringRow:
     slots: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """The model that is measured, and the limits within which it reads and writes."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    settings: EvaluationSettings
+    max_length: int
+    overflow: Overflow
+
+    @property
+    def vocabulary(self) -> int:
+        return vocabulary_size(self.tokenizer, self.model)
+
+
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -103,12 +118,12 @@ def evaluate(
 
     Raises DivergedError at a non-finite logit and GlassboxError where an item was not evaluated.
     """
+    candidate = Candidate(model, tokenizer, settings, max_length, overflow)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), autocast():
-            results = _score_choices(model, tokenizer, samples, settings, max_length, overflow)
-            results |= _score_generations(model, tokenizer, samples, settings, max_length, overflow)
+            results = _score_choices(candidate, samples) | _score_generations(candidate, samples)
     finally:
         model.train(was_training)
     return scored(samples, [results[index] for index in range(len(samples)) if index in results])
@@ -119,35 +134,26 @@ def scored(samples: Sequence[Sample], items: list[ItemResult]) -> Evaluation:
     return Evaluation(_task_scores(samples, items), items)
 
 
-def _score_choices(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    samples: Sequence[Sample],
-    settings: EvaluationSettings,
-    max_length: int,
-    overflow: Overflow,
-) -> dict[int, ItemResult]:
+def _score_choices(candidate: Candidate, samples: Sequence[Sample]) -> dict[int, ItemResult]:
     rows: list[ScoringRow] = []
     slots: dict[int, slice] = {}
     used = 0
     for index, sample in enumerate(samples):
         if sample.choices:
             slots[index] = slice(used, used + len(sample.choices))
-            rows += _scoring_rows(tokenizer, sample, used, max_length, overflow)
+            rows += _scoring_rows(candidate, sample, used)
             used += len(sample.choices)
     scores = torch.zeros(used, dtype=torch.float64)
-    vocabulary = vocabulary_size(tokenizer, model)
-    for batch in _by_length(rows, [len(row.ids) for row in rows], settings.batch_size):
-        _add_log_likelihoods(model, batch, vocabulary, scores)
+    for batch in _by_length(rows, [len(row.ids) for row in rows], candidate.settings.batch_size):
+        _add_log_likelihoods(candidate, batch, scores)
     return {index: _choose(samples[index], scores[place].tolist()) for index, place in slots.items()}
 
 
-def _scoring_rows(
-    tokenizer: PreTrainedTokenizerFast, sample: Sample, first_slot: int, max_length: int, overflow: Overflow
-) -> list[ScoringRow]:
+def _scoring_rows(candidate: Candidate, sample: Sample, first_slot: int) -> list[ScoringRow]:
     prompts, targets = [], []
+    limits = {"max_length": candidate.max_length, "overflow": candidate.overflow}
     for choice in sample.choices:
-        encoded = encode_sample(tokenizer, sample.prompt, choice, max_length=max_length, overflow=overflow)
+        encoded = encode_sample(candidate.tokenizer, sample.prompt, choice, **limits)
         prompts.append(encoded.ids[: encoded.loss_start + 1])
         targets.append(encoded.ids[encoded.loss_start + 1 : -1])
     places = range(first_slot, first_slot + len(targets))
@@ -159,8 +165,9 @@ def _scoring_rows(
     ]
 
 
-def _add_log_likelihoods(model: PreTrainedModel, batch: Sequence[ScoringRow], vocabulary: int, scores: Tensor) -> None:
+def _add_log_likelihoods(candidate: Candidate, batch: Sequence[ScoringRow], scores: Tensor) -> None:
     """Adds the log-probability of each target's tokens to its slot in `scores`."""
+    model = candidate.model
     device = next(model.parameters()).device
     lengths = torch.tensor([len(row.ids) for row in batch])
     width = int(lengths.max())
@@ -171,7 +178,7 @@ def _add_log_likelihoods(model: PreTrainedModel, batch: Sequence[ScoringRow], vo
     signals = position_signals(
         model, ids.to(device), mask.to(device), first.to(device), count.to(device), want_attention=False
     )
-    logits = head_logits(model, signals.hidden, vocabulary)
+    logits = head_logits(model, signals.hidden, candidate.vocabulary)
     row_of_position = packed_positions(first, count)[0].tolist()
     require_finite(logits, [batch[row].sample_id for row in row_of_position])
     positions, tokens, slots = [], [], []
@@ -195,21 +202,17 @@ def _choose(sample: Sample, log_likelihoods: list[float]) -> ItemResult:
     return ItemResult(sample.sample_id, sample.task, correct, tie, prediction, sample.gold, scores, sample.cluster)
 
 
-def _score_generations(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    samples: Sequence[Sample],
-    settings: EvaluationSettings,
-    max_length: int,
-    overflow: Overflow,
-) -> dict[int, ItemResult]:
+def _score_generations(candidate: Candidate, samples: Sequence[Sample]) -> dict[int, ItemResult]:
     places = [index for index, sample in enumerate(samples) if not sample.choices]
-    generated = continuations(model, tokenizer, [samples[index] for index in places], settings, max_length, overflow)
+    generated = _continue(candidate, [samples[index] for index in places], most_likely)
     results = {}
     for index, continuation in zip(places, generated, strict=True):
-        sample, text = samples[index], str(tokenizer.decode(list(continuation.ids), skip_special_tokens=True))
+        sample = samples[index]
+        text = str(candidate.tokenizer.decode(list(continuation.ids), skip_special_tokens=True))
         correct = is_correct_generation(sample, text)
-        results[index] = ItemResult(sample.sample_id, sample.task, correct, False, text, sample.gold, ())
+        results[index] = ItemResult(
+            sample.sample_id, sample.task, correct, False, text, sample.gold, (), sample.cluster
+        )
     return results
 
 
@@ -223,17 +226,21 @@ def continuations(
     pick: Pick = most_likely,
 ) -> list[Continuation]:
     """What the model generates after every sample's prompt, in the order of the samples."""
-    limit = _prompt_limit(model, settings.max_new_tokens, max_length)
-    prompts = [_generation_prompt(tokenizer, sample, limit, overflow) for sample in samples]
-    vocabulary = vocabulary_size(tokenizer, model)
+    return _continue(Candidate(model, tokenizer, settings, max_length, overflow), samples, pick)
+
+
+def _continue(candidate: Candidate, samples: Sequence[Sample], pick: Pick) -> list[Continuation]:
+    settings = candidate.settings
+    limit = _prompt_limit(candidate.model, settings.max_new_tokens, candidate.max_length)
+    prompts = [_generation_prompt(candidate, sample, limit) for sample in samples]
     found: dict[int, Continuation] = {}
     for batch in _by_length(range(len(samples)), [len(prompt) for prompt in prompts], settings.batch_size):
         generated = generate_tokens(
-            model,
+            candidate.model,
             [prompts[index] for index in batch],
             [samples[index].sample_id for index in batch],
-            vocabulary=vocabulary,
-            end=cast(int, tokenizer.eos_token_id),
+            vocabulary=candidate.vocabulary,
+            end=cast(int, candidate.tokenizer.eos_token_id),
             max_new_tokens=settings.max_new_tokens,
             pick=pick,
         )
@@ -256,10 +263,10 @@ def _prompt_limit(model: PreTrainedModel, max_new_tokens: int, max_length: int) 
     return min(max_length, context - max_new_tokens)
 
 
-def _generation_prompt(tokenizer: PreTrainedTokenizerFast, sample: Sample, limit: int, overflow: Overflow) -> list[int]:
-    if overflow == "truncate":
-        return encode_prompt(tokenizer, sample.prompt, limit)
-    prompt = encode_prompt(tokenizer, sample.prompt)
+def _generation_prompt(candidate: Candidate, sample: Sample, limit: int) -> list[int]:
+    if candidate.overflow == "truncate":
+        return encode_prompt(candidate.tokenizer, sample.prompt, limit)
+    prompt = encode_prompt(candidate.tokenizer, sample.prompt)
     if len(prompt) > limit:
         raise GlassboxError(
             f"The prompt of {sample.sample_id} has {len(prompt)} tokens, the limit is {limit} and snapshot.overflow is "

@@ -23,22 +23,26 @@ def audit(
     gradients: Mapping[str, Sequence[Tensor]],
     weights: Mapping[str, float],
     together: Callable[[dict[str, float]], dict[str, float]] = dict,
+    device: torch.device | str = "cpu",
 ) -> Audit:
     """Per component, from its unweighted gradient on every weight of the student:
 
     `gradient_norm` (unweighted); `cosine_to_task`, None without a task; `share`, its weighted norm in the sum of all
     components' weighted norms; `alive`, 1 where its weighted gradient is finite and changes the sum of the others.
-    `together` sums over processes where each holds a part of the gradients.
+    `together` sums over processes where each holds a part of the gradients. They may lie elsewhere than on `device`,
+    which takes one weight's at a time.
     """
     sums: dict[str, float] = {}
-    for name, tensors in gradients.items():
-        others = [other for other in gradients if other != name]
-        sums[f"square/{name}"] = _dot(tensors, tensors)
-        sums[f"dot/{name}"] = _dot(tensors, gradients["task"]) if "task" in gradients else 0.0
-        sums[f"changes/{name}"] = sum(
-            _changes(own, [weights[other] * gradients[other][at] for other in others], weights[name])
-            for at, own in enumerate(tensors)
-        )
+    for each in zip(*gradients.values(), strict=True):
+        own = {name: gradient.to(device) for name, gradient in zip(gradients, each, strict=True)}
+        for name, gradient in own.items():
+            others = [weights[other] * own[other] for other in own if other != name]
+            found = {
+                f"square/{name}": _dot(gradient, gradient),
+                f"dot/{name}": _dot(gradient, own["task"]) if "task" in own else 0.0,
+                f"changes/{name}": float(_changes(gradient, others, weights[name])),
+            }
+            sums |= {key: sums.get(key, 0.0) + value for key, value in found.items()}
     sums = together(sums)
     norms = {name: math.sqrt(sums[f"square/{name}"]) for name in gradients}
     total = sum(weights[name] * norm for name, norm in norms.items())
@@ -54,11 +58,8 @@ def audit(
     return found
 
 
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    return sum(
-        float((mine.to(widest_dtype(mine)) * other.to(widest_dtype(other))).sum())
-        for mine, other in zip(left, right, strict=True)
-    )
+def _dot(left: Tensor, right: Tensor) -> float:
+    return float((left.to(widest_dtype(left)) * right.to(widest_dtype(right))).sum())
 
 
 def _changes(own: Tensor, others: Sequence[Tensor], weight: float) -> bool:

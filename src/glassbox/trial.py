@@ -189,7 +189,10 @@ class Trial(Preparation):
         return objective.balanced(self.processes.totals(losses))
 
     def audit(self, batches: Sequence[tuple[Batch, bool]], progress: Progress) -> liveness.Audit:
-        """How each component by itself would move the student at this step; leaves no trace in it."""
+        """How each component by itself would move the student at this step; leaves no trace in it.
+
+        Their gradients wait in the computer's own memory: the device holds one component's at a time.
+        """
         parameters = [weight for weight in self.student.model.parameters() if weight.requires_grad]
         scale = 1.0 if self.accelerator.scaler is None else liveness.LOSS_SCALE
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
@@ -201,11 +204,11 @@ class Trial(Preparation):
                         loss, _ = self.trainee(batch, weights, objective.alone(name))
                     (loss * self.processes.count * scale).backward()
             found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
-            gradients[name] = [own_part(gradient) / scale for gradient in found]
+            gradients[name] = [(own_part(gradient) / scale).cpu() for gradient in found]
             self.optimizer.zero_grad()
         is_sharded = any(own_part(weight) is not weight for weight in parameters)
         together = self.processes.totals if is_sharded else dict
-        return liveness.audit(gradients, objective.highest_weights, together)
+        return liveness.audit(gradients, objective.highest_weights, together, self.accelerator.device)
 
     def step(self, batches: Sequence[tuple[Batch, bool]], progress: Progress, due: bool) -> dict[str, float]:
         """One optimizer update over all micro-batches of all processes; returns what is logged where that is `due`.

@@ -115,15 +115,40 @@ def publish(
         write_items(staging / "items.parquet", items)
     if (trial.scratch / DUMP).exists():
         shutil.copyfile(trial.scratch / DUMP, staging / DUMP)
-    final = {} if evaluation is None else evaluation.metrics("test")
     if evaluation is not None and _keeps_student(trial.settings, trial.seed):
-        save_student(trial.student, weights, trial.tokenizer, staging / "student", _card(trial, final))
+        card = _card(trial, evaluation.metrics("test"))
+        save_student(trial.student, weights, trial.tokenizer, staging / "student", card)
     digests = trial.digests | {
         "initial_student": progress.initial_student,
         "final_student": model_digest(part_of(weights, "model")),
         "items": items_digest(items) if items else "",
     }
-    manifest = {
+    outcome = {"precision": trial.probe.observed or "unknown", "outcome": status}
+    for name, value in ({f"{name}_digest": digest for name, digest in digests.items()} | outcome).items():
+        run.tag(name, value)
+    for path in (staging / "history.parquet", staging / "items.parquet", staging / DUMP):
+        if path.exists():
+            run.artifact(path)
+    manifest = _manifest(trial, progress, status, reason) | {
+        "run_id": run.run_id,
+        "digests": digests,
+        "tags": trial.tags(progress) | outcome,
+        "files": {
+            path.relative_to(staging).as_posix(): sha256_of(path)
+            for path in sorted(staging.rglob("*"))
+            if path.is_file()
+        },
+    }
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(staging, target)
+    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_synced(target.with_name(f"{target.name}.json"), text.encode())
+    run.artifact(target.with_name(f"{target.name}.json"))
+
+
+def _manifest(trial: Trial, progress: Progress, status: str, reason: str) -> dict[str, Any]:
+    """What the manifest says of the trial itself; its run, digests and files are added where they are made."""
+    return {
         "schema": SCHEMA_VERSION,
         "group": trial.group,
         "seed": trial.seed,
@@ -131,10 +156,8 @@ def publish(
         "reason": reason,
         "key": trial.key,
         "study_key": trial.study_key,
-        "run_id": run.run_id,
         "metrics": {name: value for _, name, value in progress.history},
         "params": flat_params(trial.settings, trial.group, trial.seed),
-        "digests": digests,
         "precision": trial.probe.observed or "unknown",
         "heads": trial.heads,
         "processes": trial.processes.count,
@@ -147,25 +170,7 @@ def publish(
         "peak_memory_bytes": peak_memory_bytes(),
         "peak_gpu_bytes": peak_gpu_bytes(),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "files": {
-            path.relative_to(staging).as_posix(): sha256_of(path)
-            for path in sorted(staging.rglob("*"))
-            if path.is_file()
-        },
     }
-    for name, digest in digests.items():
-        run.tag(f"{name}_digest", digest)
-    run.tag("precision", manifest["precision"])
-    run.tag("outcome", status)
-    manifest["tags"] = trial.tags(progress) | {"precision": manifest["precision"], "outcome": status}
-    for path in (staging / "history.parquet", staging / "items.parquet", staging / DUMP):
-        if path.exists():
-            run.artifact(path)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(staging, target)
-    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    write_synced(target.with_name(f"{target.name}.json"), text.encode())
-    run.artifact(target.with_name(f"{target.name}.json"))
 
 
 def _write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -6,7 +6,7 @@ Importing mlflow and opening its sqlite file costs about 1.5 seconds, so that no
 
 from glassbox.tracking.other_runs import log_comparison, log_snapshot, restore_run
 from glassbox.tracking.queries import RESTORED_FROM, RunRecord, artifact, find_by_key, find_runs, history
-from glassbox.tracking.store import EXPERIMENT, ensure_store, root, store_uri
+from glassbox.tracking.store import EXPERIMENT, ensure_store, readable_client, root, store_uri
 from glassbox.tracking.trial_run import TrialRun, UnrecordedRun
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "history",
     "log_comparison",
     "log_snapshot",
+    "readable_client",
     "restore_run",
     "root",
     "store_uri",
