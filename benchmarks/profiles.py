@@ -53,7 +53,6 @@ class Stopwatch:
 
 def profile(group: str, seed: int) -> dict[str, float]:
     """One trial in this process, in the project that is the working directory."""
-    watch = Stopwatch()
     sys.path.insert(0, str(Path("src").resolve()))
     from glassbox.command import loading
 
@@ -64,8 +63,7 @@ def profile(group: str, seed: int) -> dict[str, float]:
         from glassbox.trial import Trial
 
         readable_client()
-    watch.switch()
-    imports = time.time() - float(os.environ[BEGAN])
+    imports, watch = time.time() - float(os.environ[BEGAN]), Stopwatch()
 
     trial = Trial(load_settings("params.yaml"), group, seed)
     methods = {

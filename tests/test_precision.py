@@ -20,6 +20,16 @@ def test_auto_takes_the_best_that_the_device_has(cuda: bool, bf16: bool, expecte
     assert resolve("auto", cuda, bf16) == expected
 
 
+@pytest.mark.parametrize(
+    ("bf16", "width", "expected"), [(True, 96, "no"), (True, 255, "no"), (True, 256, "bf16"), (False, 2048, "no")]
+)
+def test_auto_takes_bf16_on_a_cpu_that_has_it_where_the_student_is_wide_enough(
+    bf16: bool, width: int, expected: str
+) -> None:
+    assert resolve("auto", False, False, bf16, width) == expected
+    assert resolve("no", False, False, bf16, width) == "no"
+
+
 def test_the_probe_sees_the_format_in_which_a_layer_really_computed() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     probe = PrecisionProbe(model)

@@ -37,12 +37,12 @@ def audit(
         own = {name: gradient.to(device) for name, gradient in zip(gradients, each, strict=True)}
         for name, gradient in own.items():
             others = [weights[other] * own[other] for other in own if other != name]
-            found = {
+            parts = {
                 f"square/{name}": _dot(gradient, gradient),
                 f"dot/{name}": _dot(gradient, own["task"]) if "task" in own else 0.0,
                 f"changes/{name}": float(_changes(gradient, others, weights[name])),
             }
-            sums |= {key: sums.get(key, 0.0) + value for key, value in found.items()}
+            sums |= {key: sums.get(key, 0.0) + value for key, value in parts.items()}
     sums = together(sums)
     norms = {name: math.sqrt(sums[f"square/{name}"]) for name in gradients}
     total = sum(weights[name] * norm for name, norm in norms.items())

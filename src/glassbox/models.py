@@ -21,6 +21,7 @@ from glassbox.signals import ATTENTION_NAME, PositionSignals, position_signals
 
 __all__ = [
     "PositionSignals",
+    "configuration_of",
     "head_logits",
     "load_model",
     "load_tokenizer",
@@ -102,6 +103,14 @@ def _random_model(settings: ModelSettings, options: dict[str, Any], seed: int) -
             dtype=loaded_dtype(settings),
             attn_implementation=ATTENTION_NAME,
             trust_remote_code=settings.trust_remote_code,
+        )
+
+
+def configuration_of(settings: ModelSettings) -> Any:
+    """The configuration from a folder, or from the hub; GlassboxError where it cannot be had."""
+    with opening("model", settings.model, settings.revision):
+        return AutoConfig.from_pretrained(
+            settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
 
 

@@ -10,9 +10,9 @@ import torch
 from glassbox.config import Settings
 from glassbox.errors import GlassboxError
 from glassbox.labels import read_teacher_labels
-from glassbox.models import load_tokenizer, model_digest, tokenizer_fingerprint
+from glassbox.models import configuration_of, load_tokenizer, model_digest, tokenizer_fingerprint
 from glassbox.objective import Objective, pair_heads
-from glassbox.precision import PrecisionProbe, cuda_has_bf16, resolve
+from glassbox.precision import PrecisionProbe, cpu_has_bf16, cuda_has_bf16, resolve
 from glassbox.processes import Processes, start_accelerator
 from glassbox.randomness import derived_seed
 from glassbox.schedule import make_plan
@@ -52,7 +52,8 @@ class Preparation:
     def join(self) -> None:
         """Find the device, the precision, and the other processes of this trial where a launcher started several."""
         weights, cuda = self.settings.distill[self.group], torch.cuda.is_available()
-        precision = resolve(self.settings.train.precision, cuda, cuda_has_bf16())
+        width = configuration_of(self.settings.student).get_text_config().hidden_size
+        precision = resolve(self.settings.train.precision, cuda, cuda_has_bf16(), cpu_has_bf16(), width)
         uses_every_weight = not {"task", "logits"}.isdisjoint(weights.active)
         self.accelerator = start_accelerator(precision, cpu=not cuda, uses_every_weight=uses_every_weight)
         self.processes = Processes(self.accelerator.device)

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from glassbox.config import ModelSettings
 from glassbox.estimate.abstraction import Abstraction
-from glassbox.model_files import opening
-from glassbox.models import loaded_dtype
+from glassbox.models import configuration_of, loaded_dtype
 from glassbox.signals import ATTENTION_NAME
-
-
-def configuration_of(settings: ModelSettings) -> Any:
-    """The configuration from a folder, or from the hub; GlassboxError where it cannot be had."""
-    with opening("model", settings.model, settings.revision):
-        return AutoConfig.from_pretrained(
-            settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-        )
 
 
 def teacher_dtype(settings: ModelSettings, on_gpu: bool) -> torch.dtype:

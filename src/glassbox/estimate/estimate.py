@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from glassbox.config import Settings
-from glassbox.estimate.architecture import configuration_of, parameter_count
+from glassbox.estimate.architecture import parameter_count
 from glassbox.estimate.disk import RESERVE, Drive, Need, drives_of, needs_of, snapshot_bytes
 from glassbox.estimate.memory import (
     Peak,
@@ -25,7 +25,8 @@ from glassbox.estimate.memory import (
 )
 from glassbox.estimate.units import in_units
 from glassbox.estimate.workload import Training, Workload, training_of, workload_of
-from glassbox.precision import cuda_has_bf16, resolve
+from glassbox.models import configuration_of
+from glassbox.precision import cpu_has_bf16, cuda_has_bf16, resolve
 from glassbox.snapshot.schema import CAPTURED_SPLITS
 
 STATE = ("weights", "gradients", "optimizer", "teacher's head")
@@ -73,7 +74,9 @@ def _samples(workload: Workload) -> dict[str, int]:
 def memory_on(settings: Settings, workload: Workload, training: Training, on_gpu: bool) -> dict[str, Any]:
     """Peaks by part of every phase, at the precision that a device of this kind gets."""
     here = torch.cuda.is_available() == on_gpu
-    precision = resolve(settings.train.precision, on_gpu, cuda_has_bf16() if here else on_gpu)
+    bf16 = cuda_has_bf16() if here else on_gpu
+    width = configuration_of(settings.student).get_text_config().hidden_size
+    precision = resolve(settings.train.precision, on_gpu, bf16, cpu_has_bf16(), width)
     teacher = teacher_of(settings, workload, on_gpu)
     phases: dict[str, Peak] = {
         "capture": capture_peak(settings, workload, teacher),

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 from glassbox import liveness
 from glassbox.config import Settings, Weights
 from glassbox.estimate.abstraction import Abstraction
-from glassbox.estimate.architecture import abstract_model, configuration_of, teacher_dtype
+from glassbox.estimate.architecture import abstract_model, teacher_dtype
 from glassbox.estimate.workload import Length, Question, Workload
 from glassbox.generation import GROWTH, growing_cache
-from glassbox.models import head_logits
+from glassbox.models import configuration_of, head_logits
 from glassbox.objective import Objective, position_weights
 from glassbox.objective.hidden import Projector
 from glassbox.signals import checkpoint_layers, packed_positions, position_signals
