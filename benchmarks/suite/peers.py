@@ -49,13 +49,13 @@ def _rows(settings: Settings, snapshot: Snapshot, group: str) -> list[Row]:
     times = side_by_side(contestants)
     lengths = [batch.input_ids.shape[1] for batch in batches]
     shapes = f"embedded, {BATCH} samples padded to {min(lengths)}-{max(lengths)}, V {snapshot.vocabulary}"
+    if objective.needs_attention:
+        shapes += "; TextBrewer's student runs eager attention, which alone returns maps"
     rows = []
     for way, name in WAYS.items():
         found, least = ratio(times["ours"], times[way]), ratio(times["layers"], times[way])
         limit = f"{least.value:.2f} (layers and AdamW alone)"
         note = "" if found.value <= GOAL else "the student's own layers, which both run, are most of either step"
-        if objective.needs_attention:
-            note = f"its student runs eager attention: it gives maps; {note}".removesuffix("; ")
         rows.append(Row.of("7", f"{group}: our step / {name}", shapes, found, GOAL, limit=limit, note=note))
     return rows
 
