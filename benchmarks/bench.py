@@ -64,8 +64,8 @@ def main() -> int:
         known = {each: (known | fresh)[each] for each in PARTS if each in known | fresh}
         RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     page.write(REPOSITORY / "docs" / "benchmarks.md", known)
-    page.log(REPOSITORY, fresh)
     print(page.tables(fresh))
+    page.log(REPOSITORY, fresh)
     if failed:
         print(f"Not measured, see above: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
