@@ -265,7 +265,8 @@ def scaled(project: Path) -> Iterator[tuple[Trial, list[tuple[Batch, bool]]]]:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
     trial.accelerator.scaler, trial.accelerator.native_amp = scaler, True
     trial.accelerator.state._mixed_precision = "fp16"
-    trial.optimizer = AcceleratedOptimizer(trial.optimizer.optimizer, scaler=scaler)
+    as_on_cuda = torch.optim.AdamW(trial.student.parameters(), foreach=True)
+    trial.optimizer = AcceleratedOptimizer(as_on_cuda, scaler=scaler)
     trial.accelerator._optimizers = [trial.optimizer]
     batches = trial.snapshot.batches(trial.plan.steps[0], trial.objective.signals)
     yield trial, [(batch, True) for batch in batches]
