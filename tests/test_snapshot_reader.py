@@ -64,11 +64,6 @@ def test_signals_that_are_not_asked_for_are_not_read(snapshot):
     assert snapshot.read(train_ids(snapshot)[:2], frozenset()).hidden is None
 
 
-def test_a_moved_batch_is_the_same_batch(snapshot):
-    batch = snapshot.read(train_ids(snapshot)[:2], SIGNALS)
-    assert torch.equal(batch.to("cpu").hidden, batch.hidden)
-
-
 def test_planned_batches_come_in_order_and_the_thread_ends(snapshot):
     ids = train_ids(snapshot)
     plan = [ids[start : start + 4] for start in range(0, len(ids), 4)]

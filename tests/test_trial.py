@@ -38,7 +38,7 @@ from glassbox.labels import write_teacher_labels
 from glassbox.models import load_tokenizer, model_digest
 from glassbox.schedule import learning_rate
 from glassbox.snapshot.capture import capture_nothing
-from glassbox.snapshot.reader import Batch
+from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.trial import Trial
 
 
@@ -320,6 +320,24 @@ def prepared(project: Path, group: str, **changes: Any) -> tuple[Trial, list[tup
     trial.join()
     trial.prepare()
     return trial, [(batch, True) for batch in trial.batches(trial.plan.steps[0])]
+
+
+@pytest.mark.parametrize("group", ["combined", "shuffled_hidden"])
+def test_batches_are_decoded_on_the_device_of_the_trial(
+    project: Path, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    control = {"task": 1.0, "logits": 0.5, "hidden": 0.1, "shuffled": ["hidden"]}
+    groups = [*shrunk_settings(project).groups, "shuffled_hidden"]
+    trial, _ = prepared(project, group, distill={"shuffled_hidden": control}, groups=groups)
+    read, devices = Snapshot.read, []
+
+    def watched(snapshot: Snapshot, ids: Any, signals: Any, device: Any = "the default") -> Batch:
+        devices.append(device)
+        return read(snapshot, ids, signals, "cpu")
+
+    monkeypatch.setattr(Snapshot, "read", watched)
+    next(iter(trial.batches(trial.plan.steps[0])))
+    assert devices and all(device is trial.accelerator.device for device in devices)
 
 
 CONTROL_AND_REAL = (("hidden_state", 0), ("shuffled_hidden", 0), ("shuffled_hidden", 1))

@@ -130,13 +130,11 @@ class Preparation:
         return pair_heads(student, snapshot.format.heads, strict).description
 
     def batches(self, plan: Sequence[Sequence[str]]) -> Iterator[Batch]:
-        """The planned batches on the device, with all that the objective reads."""
-        signals, lent = self.objective.signals, self.objective.partner_signals
+        """The planned batches, decoded on the device, with all that the objective reads."""
+        signals, lent, device = self.objective.signals, self.objective.partner_signals, self.accelerator.device
         if self.snapshot and lent:
-            found = batches_with_partners(self.snapshot, plan, signals, lent, self.partners)
-        else:
-            found = self.source.batches(plan, signals)
-        return (batch.to(self.accelerator.device) for batch in found)
+            return batches_with_partners(self.snapshot, plan, signals, lent, self.partners, device)
+        return self.source.batches(plan, signals, device)
 
     @property
     def task_names(self) -> list[str]:

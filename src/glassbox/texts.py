@@ -30,7 +30,9 @@ class Source(Protocol):
 
     def samples(self, split: str) -> list[SampleInfo]: ...
 
-    def batches(self, plan: Sequence[Sequence[str]], signals: frozenset[str]) -> Iterator[Batch]: ...
+    def batches(
+        self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]: ...
 
 
 class Texts:
@@ -63,14 +65,16 @@ class Texts:
         chosen = sorted(self._stored[split].values(), key=lambda sample: sample.sample_id)
         return [SampleInfo(s.sample_id, s.task, s.n_tokens, s.n_answer) for s in chosen]
 
-    def batches(self, plan: Sequence[Sequence[str]], signals: frozenset[str]) -> Iterator[Batch]:
+    def batches(
+        self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]:
         """The planned batches in order. Raises GlassboxError where signals are asked for: texts have none."""
         if signals:
             raise GlassboxError(
                 f"Texts carry no {' and no '.join(sorted(signals))}: a group that uses signals reads the snapshot."
             )
         for sample_ids in plan:
-            yield assemble_tokens([self._all[sample_id] for sample_id in sample_ids], torch.device("cpu"))
+            yield assemble_tokens([self._all[sample_id] for sample_id in sample_ids], torch.device(device))
 
 
 def _refuse_unanswered(samples: Sequence[Sample], answers: Mapping[str, Answer] | None) -> None:

@@ -82,10 +82,11 @@ def memory_on(settings: Settings, workload: Workload, training: Training, on_gpu
         "capture": capture_peak(settings, workload, teacher),
         "verify": teacher_evaluation_peak(settings, workload, teacher),
     }
-    hardest = hardest_batch(settings, teacher, training.candidates, precision)
+    hardest = hardest_batch(settings, teacher, training.candidates, precision, on_gpu)
     evaluation = evaluation_peak(settings, workload, teacher, precision)
     for group in settings.groups:
-        phases[f"train {group}"] = training_peak(settings, settings.distill[group], teacher, hardest, precision)
+        weights = settings.distill[group]
+        phases[f"train {group}"] = training_peak(settings, weights, teacher, hardest, precision, on_gpu)
         phases[f"evaluate {group}"] = beside(evaluation, phases[f"train {group}"])
     free = None
     if here:

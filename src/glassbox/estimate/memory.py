@@ -76,17 +76,29 @@ def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Pe
 
 
 def hardest_batch(
-    settings: Settings, teacher: Teacher, candidates: Sequence[tuple[Length, ...]], precision: str
+    settings: Settings,
+    teacher: Teacher,
+    candidates: Sequence[tuple[Length, ...]],
+    precision: str,
+    on_gpu: bool = False,
 ) -> tuple[Length, ...]:
     """The micro-batch that needs the most memory, judged by the group with the most components."""
     weights = max(settings.distill.values(), key=lambda group: len(group.active))
-    return max(candidates, key=lambda batch: total(training_peak(settings, weights, teacher, batch, precision)))
+    return max(candidates, key=lambda batch: total(training_peak(settings, weights, teacher, batch, precision, on_gpu)))
 
 
 def training_peak(
-    settings: Settings, weights: Weights, teacher: Teacher, lengths: Sequence[Length], precision: str
+    settings: Settings,
+    weights: Weights,
+    teacher: Teacher,
+    lengths: Sequence[Length],
+    precision: str,
+    on_gpu: bool = False,
 ) -> Peak:
-    """An optimizer step at its last micro-batch, or the audit of the first steps where that needs more."""
+    """An optimizer step at its last micro-batch, or the audit of the first steps where that needs more.
+
+    A GPU holds one component's gradients at a time while they are audited; the others wait in the computer's memory.
+    """
     abstraction = _abstraction(teacher.vocabulary, lengths)
     with abstraction:
         student, objective = _student_and_objective(abstraction, settings, weights, teacher)
@@ -95,7 +107,7 @@ def training_peak(
         optimizer = _optimizer(abstraction, settings, student)
         batch = _batch(abstraction, objective, teacher, settings, lengths)
         abstraction.forget_peak()
-        if settings.train.liveness_steps > 1:
+        if settings.train.liveness_steps > 1 and not on_gpu:
             _audit(abstraction, settings, student, objective, batch, precision)
         if settings.train.micro_batch_size < settings.train.batch_size:
             _set_gradients(abstraction, student)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,15 +36,6 @@ class Batch:
     hidden: Float[Tensor, "positions width"] | None = None
     attention: Float[Tensor, "positions heads length"] | None = None
     partner: Batch | None = None
-
-    def to(self, device: torch.device | str) -> Batch:
-        tensors: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        moved = replace(self, **tensors)
-        return moved if self.partner is None else replace(moved, partner=self.partner.to(device))
 
 
 @dataclass(frozen=True)

@@ -60,15 +60,16 @@ def batches_with_partners(
     signals: frozenset[str],
     partner_signals: frozenset[str],
     partners: Mapping[str, str],
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
     """The planned batches, and as `partner` of each the signals in `partner_signals` of its samples' partners."""
     if not partner_signals:
-        yield from snapshot.batches(plan, signals)
+        yield from snapshot.batches(plan, signals, device)
         return
     others = [[partners[sample_id] for sample_id in sample_ids] for sample_ids in plan]
     with (
-        closing(snapshot.batches(plan, signals)) as own,  # pyright: ignore[reportArgumentType]
-        closing(snapshot.batches(others, partner_signals)) as lent,  # pyright: ignore[reportArgumentType]
+        closing(snapshot.batches(plan, signals, device)) as own,  # pyright: ignore[reportArgumentType]
+        closing(snapshot.batches(others, partner_signals, device)) as lent,  # pyright: ignore[reportArgumentType]
     ):
         for batch, other in zip(own, lent, strict=True):
             yield replace(batch, partner=with_signals_of(batch, other))
