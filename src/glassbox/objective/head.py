@@ -24,7 +24,7 @@ from glassbox.objective.task import cross_entropy
 from glassbox.objective.term import Term
 
 AT_ONE = "kl_at_temperature_1"
-SMALLEST_CHUNK = 64
+SMALLEST_CHUNK = 32
 
 
 class Head(NamedTuple):
