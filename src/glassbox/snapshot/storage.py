@@ -92,9 +92,9 @@ def _write_parquet(path: Path, schema: pa.Schema, groups: Iterable[Sequence[Any]
 
 
 def open_part(path: Path) -> pq.ParquetFile:
-    """Memory-mapped, and every page checked against its checksum as it is read."""
+    """Memory-mapped, not read ahead (which would copy it), and every page checked as it is read."""
     try:
-        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        return pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise GlassboxError(f"{path} is missing or its footer is damaged ({_reason(error)}). {REMEDY}") from error
 
