@@ -95,10 +95,12 @@ def _loss_heads() -> list[Row]:
 def _whole_steps() -> list[Row]:
     described = f"{shapes.DESCRIPTION}; {step.described(shapes.steps(step.STEPS))}; weights and batches count"
     peaks = {name: peak_bytes("suite.memory:training", contestant=name) for name in ("ours", *step.TRAINERS)}
-    return [
+    same = "weights, gradients, moments and the layers' activations, which both hold, are nearly all of it"
+    rows = [
         _row(f"peak memory of training, all signals / Trainer's SFT; {how}", described, peaks, name, 0.90, "1")
         for name, how in step.TRAINERS.items()
     ]
+    return [row if row.is_met else replace(row, note=same) for row in rows]
 
 
 def _row(name: str, described: str, peaks: dict[str, int], theirs: str, goal: float, limit: str) -> Row:
