@@ -58,9 +58,10 @@ def main() -> int:
         except Exception:
             traceback.print_exc()
             failed.append(part)
+            known.pop(part, None)
             continue
         seconds = time.perf_counter() - started
-        fresh[part] = {"rows": rows, "seconds": seconds, "machine": page.machine(arguments.threads)}
+        fresh[part] = {"rows": rows, "seconds": seconds, "machine": page.machine(arguments.threads, REPOSITORY)}
         known = {each: (known | fresh)[each] for each in PARTS if each in known | fresh}
         RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     page.write(REPOSITORY / "docs" / "benchmarks.md", known)

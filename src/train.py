@@ -1,4 +1,4 @@
-"""One trial: `python src/train.py --group combined --seed 3`. `dvc repro` runs it for every group and seed."""
+"""One trial: `python src/train.py --group combined --seed 7`. `dvc repro` runs it for every group and seed."""
 
 import argparse
 import sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,8 +16,16 @@ PACKAGES = ("torch", "transformers", "accelerate", "textbrewer", "trl", "liger-k
 EXPERIMENT = "benchmarks"
 
 
-def machine(threads: int) -> str:
-    return f"{_processor()}, {os.cpu_count()} cores, {threads} threads, {platform.system()}, {_versions()}"
+def machine(threads: int, repository: Path) -> str:
+    """What was measured on, and which code."""
+    cores = f"{os.cpu_count()} cores, {threads} threads where a row names no other"
+    return f"{_processor()}, {cores}, {platform.system()}, {_versions()}; code of commit {_commit(repository)}"
+
+
+def _commit(repository: Path) -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    found = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def _processor() -> str:
@@ -71,7 +80,7 @@ def _verdict(ratios: Sequence[Mapping[str, Any]]) -> str:
     text = f"**{len(judged) - len(missed)} of {len(judged)} goals are met.**"
     if missed:
         text += " Missed:\n\n" + "\n".join(
-            f"- {_title(row)}: {_number(row['value'])}, goal {_goal(row)}. Why: {row['note'] or 'not known.'}"
+            f"- {_title(row)}: {_number(row['value'])}, goal {_goal(row)}. {row['note'] or 'The reason is not known.'}"
             for row in missed
         )
     if unmeasured:

@@ -2,8 +2,8 @@
 
 A one-layer Llama with Llama-2-7B's width, heads and vocabulary, random weights in bfloat16, is captured by the
 project's own code on a few samples of each task, at the middles of equal shares of the task's lengths; each task then
-counts as often as in the mixture. GSM8K and MMLU are the real files, cut by Llama-2's tokenizer. SST-2's text is not at
-hand: suite/shapes.py states its lengths, and sentences of GSM8K are cut to them.
+counts as often as in the mixture. GSM8K (train) and MMLU (val) are the real files, cut by Llama-2's tokenizer. SST-2's
+text is not at hand: suite/shapes.py states its lengths, and sentences of GSM8K are cut to them.
 
 Random weights give flat attention maps, which zstd packs better than real ones: attention counts uncompressed.
 """
@@ -123,7 +123,7 @@ def _row(settings: Settings, folder: Path) -> Row:
         f"{snapshot / 1e9:.2f} of {naive / 1e9:.1f} GB, the teacher's head and the audit ({fixed / 1e9:.2f} GB) among "
         f"them; {tokens:,.0f} tokens, {positions:,.0f} answer positions, from {SAMPLES} samples of each task that a "
         f"random layer captured. Attention counts uncompressed; `make plan` predicts {predicted / 1e9:.2f} GB. "
-        "SST-2's lengths are stated, not counted"
+        "SST-2's lengths are stated, not counted; MMLU's are those of its val split"
     )
     details: dict[str, Any] = {
         "bytes_per_sample": {task: _mean(sizes, task, "cells") for task in SHARES},

@@ -109,12 +109,12 @@ def measure() -> list[Row]:
     seconds = {name: _seconds([parts]) for name, (_, parts) in groups.items()}
     seconds |= {"sft trials of other seeds": _seconds([parts for _, parts in sft])}
     seconds |= {"Trainer": {"all": statistics.mean(each.wall for each in plain)}}
+    shapes, more = _shapes(settings), {"limit": "1", "note": _note(seconds), "details": seconds}
+    name, besides = "trials of the five groups", "ours read signals, audit, validate and test 1,500 items besides"
     return [
-        Row.of("6", "trials of the five groups / SFT trials", _shapes(settings), _ratio(mine, reference), 1.15,
-               limit="1", note=_note(seconds), details=seconds),
-        Row.of("6", "the same trials / a plain Trainer script that only trains", _shapes(settings),
-               _ratio(mine, plain), note="ours read signals, audit, validate and test 1,500 items besides"),
-    ]  # fmt: skip
+        Row.of("6", f"{name} / as many SFT trials of ours, without DVC", shapes, _ratio(mine, reference), 1.15, **more),
+        Row.of("6", f"{name} / a plain Trainer script that only trains", shapes, _ratio(mine, plain), note=besides),
+    ]
 
 
 def _ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> Ratio:

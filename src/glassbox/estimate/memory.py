@@ -104,7 +104,7 @@ def training_peak(
         student, objective = _student_and_objective(abstraction, settings, weights, teacher)
         if settings.train.gradient_checkpointing:
             checkpoint_layers(student.model)
-        optimizer = _optimizer(abstraction, settings, student)
+        optimizer = _optimizer(abstraction, settings, student, on_gpu)
         batch = _batch(abstraction, objective, teacher, settings, lengths)
         abstraction.forget_peak()
         if settings.train.liveness_steps > 1 and not on_gpu:
@@ -285,9 +285,11 @@ def _student_and_objective(
     return student, objective
 
 
-def _optimizer(abstraction: Abstraction, settings: Settings, student: Student) -> torch.optim.AdamW:
-    """AdamW after its first update, with its moments."""
+def _optimizer(abstraction: Abstraction, settings: Settings, student: Student, on_gpu: bool) -> torch.optim.AdamW:
+    """AdamW after its first update, with its moments, by the kernel that the device gets."""
     optimizer = build_optimizer(student, settings.train)
+    for group in optimizer.param_groups:
+        group |= {"foreach": on_gpu, "fused": not on_gpu}
     _set_gradients(abstraction, student)
     optimizer.step()
     optimizer.zero_grad()

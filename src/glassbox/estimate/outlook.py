@@ -1,7 +1,8 @@
 """What `dvc repro` is about to do and for how long, from what lies here: a look of a second, not a measurement.
 
 DVC alone decides what runs. A trial counts as done here where its manifest carries the key that the settings and the
-code give now, and the snapshot as current where dvc.lock holds the settings and the code of its stages.
+code give now, and the snapshot as current where dvc.lock holds the settings and the Python files of its stages; the
+folders among their dependencies are not looked into.
 """
 
 from __future__ import annotations
