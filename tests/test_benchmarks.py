@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +16,12 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import bench  # noqa: E402
-from suite import memory, page, shapes, step  # noqa: E402
+from suite import memory, page, paper_snapshot, shapes, step  # noqa: E402
 from suite.measuring import STATUS, Times, peak_bytes, ratio, side_by_side  # noqa: E402
 from suite.row import Line, Row  # noqa: E402
+
+from glassbox.snapshot.codec import undo_attention_codec  # noqa: E402
+from glassbox.snapshot.reader import Snapshot  # noqa: E402
 
 
 def measured(*rows: Row | Line, machine: str = "a machine") -> dict[str, Any]:
@@ -77,7 +82,7 @@ def test_missed_goals_come_first_with_their_reason_and_rows_come_in_the_order_of
     text = page.tables({"step": measured(*rows), "memory": measured(Line({"library": "ours", "cosine": 1.0}))})
     lines = text.splitlines()
     assert "**6 of 7 goals are met.** Missed:" in lines
-    assert "- row 3, slow one: 0.0312, goal at most 0.01. Why: The disk is slow." in lines
+    assert "- row 3, slow one: 0.0312, goal at most 0.01. The disk is slow." in lines
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert [line[0] for line in cells[2:10]] == ["2", "2b", "2c", "3", "3b", "4", "4b", "10"]
     assert [line[6] for line in cells[2:10]] == ["yes", "yes", "yes", "**no**", "", "yes", "yes", "yes"]
@@ -156,3 +161,15 @@ def test_both_loss_heads_have_one_value_and_one_gradient() -> None:
         found.append((value, *torch.autograd.grad(value, (hidden, weight))))
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain)
+
+
+def test_made_up_maps_of_a_paper_snapshot_are_distributions_as_the_reader_reads_them(tmp_path: Path) -> None:
+    layout = replace(shapes.FORMAT, width=64, heads=4)
+    paper_snapshot.write_snapshot(tmp_path / "snapshot", {"gsm8k": 1, "sst2": 1}, layout)
+    snapshot = Snapshot(tmp_path / "snapshot")
+    for sample in snapshot.stored([each.sample_id for each in snapshot.samples("train")], ["attention"]):
+        maps = torch.from_numpy(np.frombuffer(sample.cells["attention"], dtype=np.uint8).reshape(4, -1).copy())
+        entries = undo_attention_codec(maps, layout.attention_codec)
+        sizes = [position + 1 for position in range(sample.loss_start, sample.n_tokens - 1)]
+        sums = torch.stack([row.sum(-1) for row in entries.split(sizes, dim=1)])
+        torch.testing.assert_close(sums, torch.ones_like(sums), atol=0.15, rtol=0.0)
