@@ -38,6 +38,7 @@ PARTS = {
     "memory": 90,
     "trials": 330,
     "peers": 150,
+    "bf16": 20,
     "correctness": 30,
 }
 
