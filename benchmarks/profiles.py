@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY / "benchmarks")]
+sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "benchmarks")]
 
 BEGAN = "GLASSBOX_PROFILE_BEGAN"
 
