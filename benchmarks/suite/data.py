@@ -14,20 +14,19 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from glassbox.objective import Objective, position_weights
 from glassbox.schedule import make_plan
 from glassbox.snapshot import reader, storage
 from glassbox.snapshot.batch import pack
 from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.snapshot.schema import SIGNAL_COLUMNS
 from glassbox.snapshot.sizes import signal_bytes
-from glassbox.student import Student, build_optimizer, build_student
-from glassbox.trainee import Trainee
 from suite import shapes
 from suite.embedded import embedded
 from suite.measuring import Ratio, ratio, side_by_side
 from suite.paper_snapshot import LAYOUT, write_snapshot
 from suite.row import Row
+from suite.step import OurStep
+from suite.training import TrainingStep, prepared
 
 STEPS = 48
 PAPER_STEPS = 7
@@ -54,20 +53,10 @@ def measure() -> list[Row]:
 def _waiting_embedded() -> Row:
     with embedded() as made:
         settings, snapshot = made.settings, made.snapshot
-        weights = settings.distill["combined"]
-        channels = snapshot.channels()
-        student = build_student(settings.student, 0, snapshot.vocabulary, len(channels[0]))
-        objective = Objective(
-            weights,
-            settings.objective,
-            head=snapshot.head(),
-            channels=channels,
-            temperatures=snapshot.temperatures,
-            projector=student.projector,
-        )
+        student, objective = prepared(settings, snapshot, "combined")
         train = settings.train.model_copy(update={"epochs": 3, "max_steps": STEPS})
         plan = make_plan({each.sample_id: each.n_tokens for each in snapshot.samples("train")}, train, 0)
-        step = Step(student, objective, build_optimizer(student, train))
+        step = TrainingStep(student, objective, settings)
         shares, first = _shares(step, snapshot, plan.steps, objective.signals)
         described = f"embedded, combined, {len(plan.steps)} steps of 8 in micro-batches of 4, 1 thread"
     return _waiting_row("embedded", described, shares, first)
@@ -83,12 +72,9 @@ def _waiting_paper() -> Row:
         }
         write_snapshot(folder, counts, shapes.FORMAT)
         snapshot = Snapshot(folder)
-        student = shapes.student("combined")
-        objective = shapes.objective("combined", "dense", student)
-        train = shapes.settings().train
-        plan = make_plan({each.sample_id: each.n_tokens for each in snapshot.samples("train")}, train, 0)
-        step = Step(student, objective, build_optimizer(student, train))
-        shares, first = _shares(step, snapshot, plan.steps, objective.signals)
+        step = OurStep("combined")
+        plan = make_plan({each.sample_id: each.n_tokens for each in snapshot.samples("train")}, step.settings.train, 0)
+        shares, first = _shares(step, snapshot, plan.steps, step.objective.signals)
         threads = torch.get_num_threads()
         described = f"{shapes.DESCRIPTION}, combined, {len(plan.steps)} steps of the mixture, {threads} threads"
     return _waiting_row("paper proportions", described, shares, first)
@@ -110,31 +96,8 @@ def _waiting_row(name: str, described: str, shares: Sequence[float], first: Sequ
     )
 
 
-class Step:
-    """A trial's optimizer step without its records."""
-
-    def __init__(self, student: Student, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-        self.trainee, self.objective, self.optimizer = Trainee(student), objective, optimizer
-        self.trainee.train()
-
-    def __call__(self, batches: Sequence[Batch]) -> None:
-        samples, positions = sum(len(each.count) for each in batches), sum(len(each.labels) for each in batches)
-        for batch in batches:
-            weights = position_weights(
-                batch.sample_index,
-                batch.count,
-                samples_in_step=samples,
-                positions_in_step=positions,
-                reduction="sample",
-            )
-            self.trainee(batch, weights, self.objective)[0].backward()
-        torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-
 def _shares(
-    step: Step,
+    step: TrainingStep,
     snapshot: Snapshot,
     steps: Sequence[Sequence[Sequence[str]]],
     signals: frozenset[str],
@@ -264,7 +227,7 @@ def _random_order() -> Row:
     return Row.of(
         "3",
         "random batches of 8 / sequential ones",
-        f"the user's mixture / {SCALE} (500 SST-2 and 100 MMLU with 2 answer positions, 100 GSM8K with about 140), "
+        f"the user's mixture / {SCALE} (500 SST-2 and 100 MMLU with 2 answer positions, 100 GSM8K with about 129), "
         f"{CELLS}; the cache is 1/{SCALE} of its own size, too, and cold",
         ratio(times["random"], times["sequential"]),
         1.3,

@@ -7,18 +7,17 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from glassbox.config import Settings
-from glassbox.objective import Objective, position_weights
 from glassbox.schedule import make_plan
 from glassbox.snapshot.reader import Batch, Snapshot
-from glassbox.student import Student, build_optimizer, build_student
-from glassbox.trainee import Trainee
+from glassbox.student import Student, build_optimizer
 from suite.adapters import steps
 from suite.embedded import embedded
 from suite.measuring import ratio, side_by_side
 from suite.row import Row
+from suite.training import TrainingStep, prepared
 
 BATCH, STEPS, GOAL = 8, 8, 0.5
 WAYS = {steps.MASKED: "TextBrewer's", steps.PACKED: "TextBrewer's with adaptors that pack answer rows"}
@@ -37,11 +36,13 @@ def _rows(settings: Settings, snapshot: Snapshot, group: str) -> list[Row]:
 
     The limit is what the ratio would be if everything but the student's layers and AdamW cost us nothing.
     """
-    student, objective = _trained(settings, snapshot, group)
+    student, objective = prepared(settings, snapshot, group)
     batches = [snapshot.read(ids, objective.signals) for ids in _plan(settings, snapshot)]
-    ours = _update(student, settings, partial(_loss, Trainee(student), objective, settings))
-    layers = _update(student, settings, partial(_without_a_loss, student))
-    contestants = {"ours": partial(_each, ours, batches), "layers": partial(_each, layers, batches)}
+    ours, layers = TrainingStep(student, objective, settings), _layers(student, settings)
+    contestants = {
+        "ours": partial(_each, ours, [[batch] for batch in batches]),
+        "layers": partial(_each, layers, batches),
+    }
     for way in WAYS:
         theirs = steps.step_function(settings, snapshot, group, way)
         dense = [steps.as_batch(batch, snapshot, group, settings, way) for batch in batches]
@@ -74,49 +75,15 @@ def _plan(settings: Settings, snapshot: Snapshot) -> Sequence[Sequence[str]]:
     return [step[0] for step in make_plan(lengths, train, seed=0).steps]
 
 
-def _trained(settings: Settings, snapshot: Snapshot, group: str) -> tuple[Student, Objective]:
-    """A trial's student and objective, as it prepares them."""
-    weights = settings.distill[group]
-    channels = snapshot.channels() if "hidden" in weights.active else None
-    student = build_student(settings.student, 0, snapshot.vocabulary, len(channels[0]) if channels else None)
-    objective = Objective(
-        weights,
-        settings.objective,
-        head=snapshot.head() if "logits" in weights.active else None,
-        channels=channels,
-        temperatures=snapshot.temperatures,
-        projector=student.projector,
-    )
-    return student.train(), objective
-
-
-def _update(student: Student, settings: Settings, loss_of: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
-    """A trial's step on one batch: forward, losses, backward, clipping and AdamW's update; returns the loss."""
+def _layers(student: Student, settings: Settings) -> Callable[[Batch], None]:
+    """A step that runs the layers alone: a mean of their last states sends a gradient back through all of them."""
+    base: Any = student.model.base_model
     optimizer = build_optimizer(student, settings.train)
 
-    def step(batch: Batch) -> Tensor:
-        loss = loss_of(batch)
-        loss.backward()
+    def step(batch: Batch) -> None:
+        base(input_ids=batch.input_ids, use_cache=False).last_hidden_state.mean().backward()
         nn.utils.clip_grad_norm_(student.parameters(), settings.train.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.detach()
 
     return step
-
-
-def _loss(trainee: Trainee, objective: Objective, settings: Settings, batch: Batch) -> Tensor:
-    weights = position_weights(
-        batch.sample_index,
-        batch.count,
-        samples_in_step=len(batch.count),
-        positions_in_step=len(batch.labels),
-        reduction=settings.objective.reduction,
-    )
-    return trainee(batch, weights, objective)[0]
-
-
-def _without_a_loss(student: Student, batch: Batch) -> Tensor:
-    """The layers run forward, and a mean of their last states sends a gradient back through all of them."""
-    base: Any = student.model.base_model
-    return base(input_ids=batch.input_ids, use_cache=False).last_hidden_state.mean()

@@ -6,7 +6,6 @@ clipping, AdamW. Batches are ready in memory, those of the signals decoded; what
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,14 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from glassbox.models import output_head
-from glassbox.objective import position_weights
 from glassbox.signals import position_signals
 from glassbox.snapshot.batch import Batch, StoredSample
-from glassbox.student import build_optimizer
-from glassbox.trainee import Trainee
 from suite import shapes
 from suite.measuring import Times, ratio, side_by_side
 from suite.row import Row
+from suite.training import TrainingStep
 
 STEPS = 3
 IGNORED = -100
@@ -36,34 +33,12 @@ TRAINERS = {
 Step = Sequence[Sequence[StoredSample]]
 
 
-class OurStep:
-    """A group's optimizer step as trial.py makes it; called with the step's micro-batches."""
+class OurStep(TrainingStep):
+    """A group's step at these shapes."""
 
     def __init__(self, group: str, target: str = "dense") -> None:
-        self.settings = shapes.settings()
-        self.trainee = Trainee(shapes.student(group)).train()
-        self.objective = shapes.objective(group, target, self.trainee.student)
-        self.optimizer = build_optimizer(self.trainee.student, self.settings.train)
-
-    def __call__(self, batches: Sequence[Batch]) -> None:
-        for batch in batches:
-            weights = position_weights(
-                batch.sample_index,
-                batch.count,
-                samples_in_step=sum(len(each.count) for each in batches),
-                positions_in_step=sum(len(each.labels) for each in batches),
-                reduction=self.settings.objective.reduction,
-            )
-            loss = self.trainee(self.signals_of(batch), weights, self.objective)[0]
-            if not math.isfinite(loss.item()):
-                raise ValueError("The loss is not finite.")
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), self.settings.train.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def signals_of(self, batch: Batch) -> Batch:
-        return batch
+        student = shapes.student(group)
+        super().__init__(student, shapes.objective(group, target, student), shapes.settings())
 
 
 class OnlineStep(OurStep):

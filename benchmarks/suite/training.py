@@ -1,0 +1,62 @@
+"""A trial's optimizer step without its records, and student and objective as a trial prepares them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from glassbox.config import Settings
+from glassbox.objective import Objective, position_weights
+from glassbox.snapshot.batch import Batch
+from glassbox.snapshot.reader import Snapshot
+from glassbox.student import Student, build_optimizer, build_student
+from glassbox.trainee import Trainee
+
+
+def prepared(settings: Settings, snapshot: Snapshot, group: str) -> tuple[Student, Objective]:
+    """A group's student and objective over a snapshot."""
+    weights = settings.distill[group]
+    channels = snapshot.channels() if "hidden" in weights.active else None
+    student = build_student(settings.student, 0, snapshot.vocabulary, len(channels[0]) if channels else None)
+    objective = Objective(
+        weights,
+        settings.objective,
+        head=snapshot.head() if "logits" in weights.active else None,
+        channels=channels,
+        temperatures=snapshot.temperatures,
+        projector=student.projector,
+    )
+    return student, objective
+
+
+class TrainingStep:
+    """An optimizer step as trial.py makes it: forward, losses, backward, clipping, AdamW."""
+
+    def __init__(self, student: Student, objective: Objective, settings: Settings) -> None:
+        self.settings, self.objective = settings, objective
+        self.trainee = Trainee(student).train()
+        self.optimizer = build_optimizer(student, settings.train)
+
+    def __call__(self, batches: Sequence[Batch]) -> None:
+        """Called with the step's micro-batches."""
+        samples, positions = sum(len(each.count) for each in batches), sum(len(each.labels) for each in batches)
+        for batch in batches:
+            weights = position_weights(
+                batch.sample_index,
+                batch.count,
+                samples_in_step=samples,
+                positions_in_step=positions,
+                reduction=self.settings.objective.reduction,
+            )
+            loss = self.trainee(self.signals_of(batch), weights, self.objective)[0]
+            if not math.isfinite(loss.item()):
+                raise ValueError("The loss is not finite.")
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), self.settings.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def signals_of(self, batch: Batch) -> Batch:
+        return batch
