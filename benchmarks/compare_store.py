@@ -25,7 +25,7 @@ import studies  # noqa: E402
 
 from glassbox import tracking  # noqa: E402
 from glassbox.comparison.study import compare_study  # noqa: E402
-from glassbox.config import StorageSettings  # noqa: E402
+from glassbox.config.settings import StorageSettings  # noqa: E402
 
 SEEDS = tuple(range(7))
 

@@ -57,10 +57,11 @@ def profile(group: str, seed: int) -> dict[str, float]:
     from glassbox.command import loading
 
     with loading():
-        from glassbox import evaluation, trial_output
-        from glassbox.config import load_settings
+        from glassbox.config.settings import load_settings
+        from glassbox.evaluation import evaluation
         from glassbox.tracking import readable_client
-        from glassbox.trial import Trial
+        from glassbox.training import publication
+        from glassbox.training.trial import Trial
 
         readable_client()
     imports, watch = time.time() - float(os.environ[BEGAN]), Stopwatch()
@@ -97,7 +98,7 @@ def profile(group: str, seed: int) -> dict[str, float]:
     trial.join = watch.timed("start-up: Accelerate", join)
     trial.prepare, trial.batches = prepared, waiting
     evaluation.generate_tokens = watch.timed("generation (validation and test)", evaluation.generate_tokens)
-    trial_output.publish = watch.timed("publishing", trial_output.publish)
+    publication.publish = watch.timed("publishing", publication.publish)
     trial.run()
     watch.switch()
     return {"start-up: Python and its imports": imports} | watch.seconds

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
 
 TASKS = Path("data/tasks")
 FOLDER = Path("data/answers")
@@ -22,7 +22,7 @@ def main() -> None:
     settings = load_settings(parser.parse_args().params)
     asking = [name for name, group in settings.distill.items() if group.labels == "teacher"]
 
-    from glassbox.labels import write_data_labels, write_teacher_labels
+    from glassbox.snapshot.labels import write_data_labels, write_teacher_labels
 
     shutil.rmtree(FOLDER, ignore_errors=True)
     for name in settings.distill.keys() - set(asking):
@@ -33,7 +33,7 @@ def main() -> None:
 
     import torch
 
-    from glassbox.answers import ask_teacher, refuse_the_datas_labels
+    from glassbox.snapshot.answers import ask_teacher, refuse_the_datas_labels
     from glassbox.tracking import root
 
     torch.set_num_threads(settings.train.threads)

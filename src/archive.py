@@ -6,9 +6,9 @@ import argparse
 import datetime
 from pathlib import Path
 
-from glassbox.archive import INDEX, SNAPSHOT, archive_snapshot, read_index, restore_snapshot
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
+from glassbox.snapshot.archive import INDEX, SNAPSHOT, archive_snapshot, read_index, restore_snapshot
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from glassbox.comparison.plan import read_plan
 from glassbox.comparison.power import power_rows, power_table, study_deviations
 from glassbox.comparison.selection import KeyOf
 from glassbox.comparison.study import compare_study, results_of
-from glassbox.config import Settings, load_settings
+from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
-from glassbox.trial_key import recorded_answers, study_key, trial_key
+from glassbox.tracking.key import recorded_answers, study_key, trial_key
 
 ANSWERS = Path("data/answers")
 CONF = Path("conf")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
+from glassbox.config.yaml_files import read_yaml
 from glassbox.errors import GlassboxError
-from glassbox.estimate.outlook import outlook
-from glassbox.yaml_files import read_yaml
+from glassbox.grid.cells import outlook
 
 
 def main() -> None:

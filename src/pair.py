@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
 
 OUTPUT = Path("data/pair.json")
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
 
-    from glassbox.pair import tokens_are_shared
+    from glassbox.models.tokenizers import tokens_are_shared
 
     shared = tokens_are_shared(settings)
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
 from glassbox.errors import GlassboxError
 
 TASKS = Path("data/tasks")
@@ -27,10 +27,10 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
 
-    from glassbox.estimate.duration import measured_time
-    from glassbox.estimate.estimate import estimate_study
-    from glassbox.estimate.table import table_of
-    from glassbox.snapshot.storage import write_synced
+    from glassbox.files import write_synced
+    from glassbox.preflight.duration import measured_time
+    from glassbox.preflight.estimate import estimate_study
+    from glassbox.preflight.table import table_of
     from glassbox.tracking import root
 
     start_up = time.time() - psutil.Process().create_time()

@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
 
 TASKS = Path("data/tasks")
 REPORT = Path("reports/preflight.json")
@@ -23,9 +23,9 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
 
+    from glassbox.files import write_synced
     from glassbox.preflight.findings import Finding
     from glassbox.preflight.preflight import preflight
-    from glassbox.snapshot.storage import write_synced
     from glassbox.tracking import root
 
     def show(finding: Finding) -> None:

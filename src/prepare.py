@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
 from glassbox.tasks import Drawn, load_samples, tasks_digest, write_splits
 
 FOLDER = Path("data/tasks")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from glassbox import pretraining
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
+from glassbox.tasks.miniature import pretraining
 from glassbox.tracking import root
 
 FOLDER = Path("data/embedded")

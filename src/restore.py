@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.config import load_settings
-from glassbox.restoration import restore_runs
+from glassbox.config.settings import load_settings
+from glassbox.tracking.restoration import restore_runs
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.config import Settings, load_settings, refusal
-from glassbox.dvc_cache import require_cache
+from glassbox.config.settings import Settings, load_settings, refusal
+from glassbox.config.storage import require_cache
 from glassbox.errors import GlassboxError
 from glassbox.tracking import ensure_store, root
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from glassbox.command import run
-from glassbox.config import load_settings
+from glassbox.config.settings import load_settings
 from glassbox.errors import GlassboxError
 
 FOLDER = Path("data/snapshot")
@@ -24,10 +24,10 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
 
-    from glassbox.batch_view import lines_of, teacher_choices
-    from glassbox.models import load_tokenizer
-    from glassbox.rehearsal import spread
+    from glassbox.models.tokenizers import load_tokenizer
+    from glassbox.snapshot.batch_view import lines_of, teacher_choices
     from glassbox.snapshot.reader import open_snapshot
+    from glassbox.tasks.sample import spread
 
     snapshot = open_snapshot(FOLDER)
     if snapshot is None:

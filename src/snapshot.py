@@ -7,9 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from glassbox.command import run
-from glassbox.config import Settings, load_settings
-from glassbox.launcher import is_launched, is_main, launch
+from glassbox.command import is_launched, is_main, launch, run
+from glassbox.config.settings import Settings, load_settings
 
 TASKS = Path("data/tasks")
 FOLDER = Path("data/snapshot")
@@ -30,7 +29,7 @@ def main() -> None:
 
     import torch
 
-    from glassbox.pair import tokens_are_shared
+    from glassbox.models.tokenizers import tokens_are_shared
     from glassbox.snapshot.capture import capture, capture_nothing
     from glassbox.snapshot.reader import read_manifest
 

@@ -3,10 +3,9 @@
 import argparse
 import sys
 
-from glassbox.command import loading, run
-from glassbox.config import load_settings
+from glassbox.command import is_launched, is_main, launch, loading, run
+from glassbox.config.settings import load_settings
 from glassbox.errors import GlassboxError
-from glassbox.launcher import is_launched, is_main, launch
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
 
     with loading():
         from glassbox.tracking import readable_client
-        from glassbox.trial import Trial
+        from glassbox.training.trial import Trial
 
         if is_main():
             readable_client()  # MLflow's modules, which the trial's run would load later

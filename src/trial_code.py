@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from glassbox.code_digest import code_digest
 from glassbox.command import run
-from glassbox.trial_key import CODE, WRITING_CODE
+from glassbox.files import code_digest
+from glassbox.tracking.key import CODE, WRITING_CODE
 
 OUTPUT = Path("data/trial_code.json")
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from glassbox.command import run
-from glassbox.config import Settings, load_settings
+from glassbox.config.settings import Settings, load_settings
 
 TASKS = Path("data/tasks")
 FOLDER = Path("data/snapshot")
@@ -32,9 +32,9 @@ def dvc_md5(lock: Path, stage: str = "snapshot") -> str | None:
 
 def report_on(settings: Settings) -> dict[str, Any]:
     """The gate's figures, and test scores of the teacher and of the first seed's student as trials begin with it."""
-    from glassbox.model_files import commit_of, model_files, pin_warning
-    from glassbox.pair import tokens_are_shared
-    from glassbox.references import measure_student, measure_teacher
+    from glassbox.evaluation.references import measure_student, measure_teacher
+    from glassbox.models.files import commit_of, model_files, pin_warning
+    from glassbox.models.tokenizers import tokens_are_shared
     from glassbox.snapshot.verify import verify, verify_nothing
 
     started = time.monotonic()
@@ -57,7 +57,7 @@ def main() -> None:
 
     import torch
 
-    from glassbox.snapshot.storage import write_synced
+    from glassbox.files import write_synced
     from glassbox.tracking import log_snapshot
 
     torch.set_num_threads(settings.train.threads)

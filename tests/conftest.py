@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One empty store for all tests: MLflow takes a second or two to make its tables."""
     from glassbox import tracking
-    from glassbox.config import StorageSettings
+    from glassbox.config.settings import StorageSettings
 
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:

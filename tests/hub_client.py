@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from glassbox.config import ModelSettings, TaskSettings
+from glassbox.config.settings import ModelSettings, TaskSettings
 from glassbox.errors import GlassboxError
-from glassbox.model_files import commit_of, model_files
-from glassbox.models import load_model, load_tokenizer
+from glassbox.models.files import commit_of, model_files
+from glassbox.models.loading import load_model
+from glassbox.models.tokenizers import load_tokenizer
 from glassbox.tasks import hub
 
 

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from glassbox.signals import ATTENTION_NAME
+from glassbox.models.signals import ATTENTION_NAME
 
 CORPUS = [
     "Review: a good film, not bad at all\nSentiment: positive",

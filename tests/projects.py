@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from miniatures import save_model_folder, tiny_tokenizer
 
-from glassbox.config import Settings
+from glassbox.config.settings import Settings
 from glassbox.snapshot.capture import capture
 from glassbox.tasks import load_samples, write_splits
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from miniatures import save_model_folder, tiny_tokenizer
 
-from glassbox.config import ModelSettings, Settings, load_settings
+from glassbox.config.settings import ModelSettings, Settings, load_settings
 from glassbox.snapshot.capture import build_manifest, capture, write_manifest
 from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.schema import Format, Row

@@ -20,9 +20,9 @@ import pyarrow.parquet as parquet
 import pytest
 
 from glassbox import tracking
-from glassbox.analysis_plan import plan_digest
-from glassbox.config import Settings, StorageSettings, load_settings
-from glassbox.item_results import items_digest, write_items
+from glassbox.config.analysis_plan import plan_digest
+from glassbox.config.settings import Settings, StorageSettings, load_settings
+from glassbox.tracking.items import items_digest, write_items
 from glassbox.tracking.trial_run import RunStatus
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -83,7 +83,7 @@ def _committed() -> dict[str, Any]:
 
 
 def key_of(settings: Settings, group: str, seed: int, snapshot_digest: str, tasks_digest: str) -> str:
-    """Stands where glassbox.trial_key stands in production, but does not change when the code does."""
+    """Stands where glassbox.tracking.key stands in production, but does not change when the code does."""
     return digest("key", sorted(settings.distill[group].model_dump().items()), seed, snapshot_digest, tasks_digest)
 
 

@@ -22,13 +22,13 @@ from projects import ROOT, shrunk_settings
 from safetensors.torch import load_file, save_file
 
 from glassbox import tracking
-from glassbox.config import Settings
+from glassbox.command import configuration
+from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
-from glassbox.launcher import configuration
 from glassbox.processes import Processes, start_accelerator
 from glassbox.randomness import data_order
 from glassbox.snapshot.reader import Snapshot, read_manifest
-from glassbox.trial import Trial
+from glassbox.training.trial import Trial
 
 UNEVEN = {"batch_size": 9, "micro_batch_size": 3}  # steps of 3, 3 and 2 micro-batches: one process sits out a round
 DEADLINE_SECONDS = 300

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from glassbox.precision import NARROWEST_IN_BF16_ON_A_CPU, cpu_has_bf16
+from glassbox.models.precision import NARROWEST_IN_BF16_ON_A_CPU, cpu_has_bf16
 from suite.measuring import ratio, side_by_side
 from suite.row import Row
 

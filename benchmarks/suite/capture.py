@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from glassbox.config import Settings
-from glassbox.models import load_tokenizer
+from glassbox.config.settings import Settings
+from glassbox.models.tokenizers import load_tokenizer
 from glassbox.processes import join_processes
 from glassbox.snapshot.capture import capture_parts
 from glassbox.snapshot.composition import Item, batches, compose_items, share_out

@@ -18,14 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from glassbox.config import Settings, Weights
-from glassbox.models import load_model, output_head
+from glassbox.config.settings import Settings, Weights
+from glassbox.models.loading import load_model, output_head
+from glassbox.models.signals import packed_positions, position_signals
 from glassbox.objective import Objective
-from glassbox.signals import packed_positions, position_signals
 from glassbox.snapshot.reader import Batch, Snapshot
-from glassbox.student import Student
 from glassbox.tasks import load_samples
-from glassbox.trainee import Trainee
+from glassbox.training.student import Student, Trainee
 from suite.adapters import losses
 from suite.adapters.losses import Loss, Rows
 from suite.embedded import captured, embedded_settings

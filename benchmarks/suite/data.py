@@ -14,12 +14,12 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from glassbox.schedule import make_plan
 from glassbox.snapshot import reader, storage
 from glassbox.snapshot.batch import pack
 from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.snapshot.schema import SIGNAL_COLUMNS
 from glassbox.snapshot.sizes import signal_bytes
+from glassbox.training.schedule import make_plan
 from suite import shapes
 from suite.embedded import embedded
 from suite.measuring import Ratio, ratio, side_by_side

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from glassbox.config import ModelSettings, Settings, load_settings
+from glassbox.config.settings import ModelSettings, Settings, load_settings
 from glassbox.snapshot.capture import capture
 from glassbox.snapshot.reader import Snapshot
 from glassbox.tasks import Sample, load_samples, write_splits

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from glassbox.config import Settings
-from glassbox.schedule import make_plan
+from glassbox.config.settings import Settings
 from glassbox.snapshot.reader import Batch, Snapshot
-from glassbox.student import Student, build_optimizer
+from glassbox.training.schedule import make_plan
+from glassbox.training.student import Student, build_optimizer
 from suite.adapters import steps
 from suite.embedded import embedded
 from suite.measuring import ratio, side_by_side

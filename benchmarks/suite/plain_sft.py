@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq
 
 sys.path.insert(0, str(Path("src").resolve()))
 
-from glassbox.config import load_settings
-from glassbox.encoding import encode_sample
+from glassbox.config.settings import load_settings
+from glassbox.models.encoding import encode_sample
 from glassbox.tasks import read_split
 
 

@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, PreTrainedModel
 
-from glassbox.config import ModelSettings, Settings, load_settings
-from glassbox.models import load_model
+from glassbox.config.settings import ModelSettings, Settings, load_settings
+from glassbox.models.loading import load_model
 from glassbox.objective import Objective
-from glassbox.schedule import make_plan
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
 from glassbox.snapshot.codec import byte_rows
 from glassbox.snapshot.schema import Format, attention_entries
-from glassbox.student import Student, build_student
+from glassbox.training.schedule import make_plan
+from glassbox.training.student import Student, build_student
 
 VOCABULARY = 4_000
 STUDENT = LlamaConfig(

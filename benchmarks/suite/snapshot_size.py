@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from glassbox.config import ModelSettings, Settings
-from glassbox.estimate.disk import snapshot_bytes
-from glassbox.estimate.memory import Teacher
-from glassbox.estimate.workload import Length, Workload
-from glassbox.models import load_tokenizer
+from glassbox.config.settings import ModelSettings, Settings
+from glassbox.models.tokenizers import load_tokenizer
+from glassbox.preflight.disk import snapshot_bytes
+from glassbox.preflight.memory import Teacher
+from glassbox.preflight.workload import Length, Workload
 from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.schema import AUDIT_FILE, BINARY_COLUMNS, CHANNELS_FILE, HEAD_FILE, MANIFEST_FILE
 from glassbox.snapshot.schema import Row as StoredRow

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from glassbox.models import output_head
-from glassbox.signals import position_signals
+from glassbox.models.loading import output_head
+from glassbox.models.signals import position_signals
 from glassbox.snapshot.batch import Batch, StoredSample
 from suite import shapes
 from suite.measuring import Times, ratio, side_by_side

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from glassbox.config import Settings
+from glassbox.config.settings import Settings
 from glassbox.objective import Objective, position_weights
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.reader import Snapshot
-from glassbox.student import Student, build_optimizer, build_student
-from glassbox.trainee import Trainee
+from glassbox.training.student import Student, Trainee, build_optimizer, build_student
 
 
 def prepared(settings: Settings, snapshot: Snapshot, group: str) -> tuple[Student, Objective]:

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from mlflow.tracking import MlflowClient
 
-from glassbox.config import Settings, load_settings
+from glassbox.config.settings import Settings, load_settings
 from suite.measuring import Ratio
 from suite.row import Row
 

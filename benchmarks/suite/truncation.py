@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from glassbox.config import Settings
-from glassbox.encoding import encode_sample
-from glassbox.models import head_logits, load_model, load_tokenizer, position_signals
+from glassbox.config.settings import Settings
+from glassbox.models.encoding import encode_sample
+from glassbox.models.loading import head_logits, load_model
+from glassbox.models.signals import ATTENTION_NAME, position_signals
+from glassbox.models.tokenizers import load_tokenizer
 from glassbox.objective.logits import DenseTarget, TopkTarget
-from glassbox.signals import ATTENTION_NAME
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.composition import Item
 from glassbox.snapshot.schema import Format

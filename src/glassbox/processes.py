@@ -19,8 +19,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from glassbox.command import is_launched
 from glassbox.errors import GlassboxError
-from glassbox.launcher import is_launched
 
 Item = TypeVar("Item")
 

@@ -18,10 +18,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from glassbox.config import Settings
+from glassbox.config.settings import Settings
 from glassbox.objective.attention import average_heads
 from glassbox.snapshot.reader import Batch, Snapshot
-from glassbox.student import Student, build_optimizer
+from glassbox.training.student import Student, build_optimizer
 
 MASKED, PACKED = "masked", "packed"
 IGNORED = -100

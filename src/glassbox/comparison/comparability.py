@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from glassbox.comparison.item_table import Answers, Fault
+from glassbox.comparison.items import Answers, Fault
 from glassbox.comparison.selection import Selection
-from glassbox.comparison.trials import Trial
-from glassbox.config import Settings
+from glassbox.config.settings import Settings
 from glassbox.errors import IncomparableRunsError, MissingTrialsError
+from glassbox.tracking.manifest import TrialRecord
 
 METRICS = ("accuracy", "exact_match")
 MOST_NAMED = 10
@@ -23,7 +23,7 @@ class Breach:
 
     field: str
     value: str
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialRecord, ...]
 
 
 def refuse_incomparable(
@@ -65,7 +65,7 @@ def refuse_missing(selection: Selection) -> None:
         )
 
 
-def task_metrics(settings: Settings, trials: Sequence[Trial]) -> dict[str, str]:
+def task_metrics(settings: Settings, trials: Sequence[TrialRecord]) -> dict[str, str]:
     """Task -> the test metric that its finished trials logged, in the settings' order."""
     logged = {key for trial in trials if trial.finished for key in trial.metrics}
     found = {}
@@ -109,8 +109,10 @@ def _differing(selection: Selection) -> list[Breach]:
     return breaches
 
 
-def _one_value(field: str, trials: Sequence[Trial], value_of: Callable[[Trial], str | None]) -> list[Breach]:
-    by_value: dict[str, list[Trial]] = defaultdict(list)
+def _one_value(
+    field: str, trials: Sequence[TrialRecord], value_of: Callable[[TrialRecord], str | None]
+) -> list[Breach]:
+    by_value: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         by_value[str(value_of(trial))].append(trial)
     return [Breach(field, value, tuple(of)) for value, of in by_value.items()] if len(by_value) > 1 else []
@@ -137,20 +139,20 @@ def _unsound(selection: Selection, metrics: Sequence[str]) -> list[Breach]:
 
 
 def _by_value(faults: Sequence[Fault]) -> list[Breach]:
-    grouped: dict[tuple[str, str], list[Trial]] = defaultdict(list)
+    grouped: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
     for fault in faults:
         grouped[fault.field, fault.value].append(fault.trial)
     return [Breach(field, value, tuple(trials)) for (field, value), trials in grouped.items()]
 
 
-def _likelihoods(answers: Mapping[str, Answers], trial: Trial) -> str | None:
+def _likelihoods(answers: Mapping[str, Answers], trial: TrialRecord) -> str | None:
     return answers[trial.name].likelihoods if trial.name in answers else None
 
 
-def _identical(selection: Selection, field: str, value_of: Callable[[Trial], str | None]) -> list[Breach]:
+def _identical(selection: Selection, field: str, value_of: Callable[[TrialRecord], str | None]) -> list[Breach]:
     """Two groups that end in the same weights, or in the same log-likelihoods of every question, are one group under
     two names. Equal scores alone are no such sign."""
-    by_value: dict[str, list[Trial]] = defaultdict(list)
+    by_value: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in selection.trials:
         if trial.finished and (value := value_of(trial)):
             by_value[value].append(trial)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from glassbox.comparison.trials import Trial
+from glassbox.tracking.manifest import TrialRecord
 
 # component -> what a trial reads of the snapshot for it, as named in the gate's `signal_bytes`
 READ_FOR = {"hidden": ("hidden", "channels"), "attention": ("attention",)}
@@ -15,7 +15,7 @@ READ_FOR_LOGITS = {"dense": ("hidden", "head"), "topk": ("topk",)}
 
 def group_cost(
     components: Collection[str],
-    trials: Sequence[Trial],
+    trials: Sequence[TrialRecord],
     signal_bytes: Mapping[str, int] | None,
     logits_target: str,
 ) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from glassbox.comparison.trials import Trial
+from glassbox.tracking.manifest import TrialRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Evidence:
 
 
 def score_table(
-    trials: Sequence[Trial], groups: Sequence[str], seeds: Sequence[int], metrics: Mapping[str, str]
+    trials: Sequence[TrialRecord], groups: Sequence[str], seeds: Sequence[int], metrics: Mapping[str, str]
 ) -> tuple[Float[np.ndarray, "groups tasks seeds"], Bool[np.ndarray, "groups seeds"]]:
     """Scores of the finished trials, and which trials diverged. metrics: task -> its test metric."""
     scores = np.full((len(groups), len(metrics), len(seeds)), np.nan)

@@ -14,11 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from glassbox.analysis_plan import PLAN, plan_digest
-from glassbox.config import Group, Section, Settings
-from glassbox.config_problems import dotted, known_keys, nearest
+from glassbox.config.analysis_plan import PLAN, plan_digest
+from glassbox.config.problems import dotted, known_keys, nearest
+from glassbox.config.settings import Group, Section, Settings
+from glassbox.config.yaml_files import read_yaml
 from glassbox.errors import GlassboxError
-from glassbox.yaml_files import read_yaml
 
 TEACHER = "teacher"
 DEFAULT = "default"

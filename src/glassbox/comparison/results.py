@@ -11,13 +11,13 @@ import numpy as np
 
 from glassbox.comparison import notes
 from glassbox.comparison.costs import group_cost
-from glassbox.comparison.curves import learning_curves
 from glassbox.comparison.evidence import Evidence
-from glassbox.comparison.integrity import integrity
+from glassbox.comparison.learning_curves import learning_curves
+from glassbox.comparison.notes import integrity
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.selection import Selection
-from glassbox.comparison.trials import DIGESTS, Trial
-from glassbox.config import Group, Settings
+from glassbox.config.settings import Group, Settings
+from glassbox.tracking.manifest import DIGESTS, TrialRecord
 
 SCHEMA = 3
 PLAN_PATH = "conf/analysis.yaml"
@@ -166,7 +166,7 @@ def _trials(study: Study) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (order[row["group"]], row["seed"]))
 
 
-def _trial(trial: Trial, metrics: Mapping[str, str]) -> dict[str, Any]:
+def _trial(trial: TrialRecord, metrics: Mapping[str, str]) -> dict[str, Any]:
     known = {name: value for name, value in trial.metrics.items() if np.isfinite(value)}
     return {
         "group": trial.group,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from glassbox import tracking
-from glassbox.comparison.trials import Trial, outcome_of, read_manifest, trial_of_record
-from glassbox.config import Group, Settings
+from glassbox.config.settings import Group, Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError
+from glassbox.tracking.manifest import TrialRecord, outcome_of, read_manifest, trial_of_record
 
 KeyOf = Callable[[Settings, str, int, str, str], str]
 
@@ -28,7 +28,7 @@ class Selection:
     store_groups: tuple[str, ...]
     store_cells: tuple[str, ...]
     seeds: tuple[int, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialRecord, ...]
     missing: Mapping[str, str]
     gaps: tuple[str, ...]
     absent_groups: tuple[str, ...]
@@ -38,7 +38,7 @@ class Selection:
     cut_off: Mapping[str, str]
     logged: Mapping[str, Mapping[str, float]] = field(repr=False)
 
-    def of(self, group: str) -> tuple[Trial, ...]:
+    def of(self, group: str) -> tuple[TrialRecord, ...]:
         return tuple(trial for trial in self.trials if trial.group == group)
 
 
@@ -80,7 +80,7 @@ def select_trials(
     present = tuple(trials)
     absent = [cell for cell, path in paths.items() if not path.is_file()]
     stored = _find_trials(absent, keys, use)
-    found: dict[str, list[Trial]] = {}
+    found: dict[str, list[TrialRecord]] = {}
     for group in planned:
         if group not in settings.groups and keys is not None:
             found[group] = _find_trials([(group, seed) for seed in settings.seeds], keys, use)
@@ -115,7 +115,9 @@ def select_trials(
     )
 
 
-def _keys(settings: Settings, planned: Mapping[str, Group], key_of: KeyOf, trials: Sequence[Trial]) -> _Keys | None:
+def _keys(
+    settings: Settings, planned: Mapping[str, Group], key_of: KeyOf, trials: Sequence[TrialRecord]
+) -> _Keys | None:
     """Keys among the trials of the first manifest's snapshot and tasks; None where there is no manifest."""
     if not trials:
         return None
@@ -140,7 +142,7 @@ def _known_of(keys: _Keys | None, group: str, seed: int) -> str:
     return ", ".join(f"run {record.run_id[:8]} {record.status}" for record in records)
 
 
-def _find_trials(cells: Iterable[tuple[str, int]], keys: _Keys | None, use: Mapping[str, str]) -> list[Trial]:
+def _find_trials(cells: Iterable[tuple[str, int]], keys: _Keys | None, use: Mapping[str, str]) -> list[TrialRecord]:
     """What the store has of these cells; nothing where no manifest says which snapshot and tasks are meant."""
     if keys is None:
         return []
@@ -148,7 +150,7 @@ def _find_trials(cells: Iterable[tuple[str, int]], keys: _Keys | None, use: Mapp
     return [trial for trial in found if trial is not None]
 
 
-def _find_trial(key: str, group: str, seed: int, use: Mapping[str, str]) -> Trial | None:
+def _find_trial(key: str, group: str, seed: int, use: Mapping[str, str]) -> TrialRecord | None:
     """The store's finished or diverged trial of this key; never the latest or the best of several that differ."""
     records = [record for record in tracking.find_by_key(key) if outcome_of(record)]
     chosen = use.get(f"{group}/{seed}")
@@ -164,7 +166,7 @@ def _find_trial(key: str, group: str, seed: int, use: Mapping[str, str]) -> Tria
     return finished[0] if finished else None
 
 
-def _refuse_unused(use: Mapping[str, str], trials: Sequence[Trial]) -> None:
+def _refuse_unused(use: Mapping[str, str], trials: Sequence[TrialRecord]) -> None:
     for cell, run_id in use.items():
         if not any(trial.name == cell and trial.run_id == run_id for trial in trials):
             named = next((trial for trial in trials if trial.name == cell and trial.source == "manifest"), None)

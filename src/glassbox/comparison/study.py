@@ -12,14 +12,14 @@ from glassbox import tracking
 from glassbox.comparison.comparability import pairing, refuse_incomparable, refuse_missing, task_metrics
 from glassbox.comparison.evidence import Evidence, score_table
 from glassbox.comparison.inference import infer
-from glassbox.comparison.item_table import Answers, item_table, read_answers
+from glassbox.comparison.items import Answers, item_table, read_answers
 from glassbox.comparison.plan import Plan, PlannedTask, planned_weights, read_plan
-from glassbox.comparison.report import write_reports
 from glassbox.comparison.results import Study, build_results, references
 from glassbox.comparison.selection import KeyOf, select_trials
-from glassbox.comparison.tables import console_table, dvc_metrics
-from glassbox.config import Settings
+from glassbox.config.settings import Settings
 from glassbox.errors import MissingTrialsError
+from glassbox.report.report import write_reports
+from glassbox.report.tables import console_table, dvc_metrics
 
 
 @dataclass(frozen=True)

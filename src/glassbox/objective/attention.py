@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.errors import GlassboxError
-from glassbox.objective.precision import loss_dtype
+from glassbox.objective.dtypes import loss_dtype
 
 SMALLEST_PROBABILITY = 1e-30
 

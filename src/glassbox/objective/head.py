@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from glassbox.objective.dtypes import loss_dtype, without_autocast
 from glassbox.objective.logits import DenseTarget, TopkTarget
-from glassbox.objective.precision import loss_dtype, without_autocast
 from glassbox.objective.task import cross_entropy
 from glassbox.objective.term import Term
 

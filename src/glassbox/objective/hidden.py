@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from glassbox.objective.precision import loss_dtype, without_autocast
+from glassbox.objective.dtypes import loss_dtype, without_autocast
 
 SMALLEST_SHARE_OF_MEDIAN = 0.01
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassbox.objective.precision import loss_dtype, widest_dtype
+from glassbox.objective.dtypes import loss_dtype, widest_dtype
 from glassbox.objective.term import Term
 
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glassbox.config import COMPONENTS, Group, ObjectiveSettings, Weights
-from glassbox.config_curves import highest, is_constant, points_of, value_at
+from glassbox.config.curves import highest, is_constant, points_of, value_at
+from glassbox.config.settings import COMPONENTS, Group, ObjectiveSettings, Weights
 from glassbox.errors import GlassboxError
 from glassbox.objective import attention, hidden
 from glassbox.objective.head import AT_ONE, Head, HeadTerms, head_losses
@@ -24,7 +24,7 @@ from glassbox.objective.logits import DenseTarget, TopkTarget, captured_column
 from glassbox.objective.shares import parts_by_task
 
 if TYPE_CHECKING:
-    from glassbox.models import PositionSignals
+    from glassbox.models.signals import PositionSignals
     from glassbox.snapshot.reader import Batch
 
 Value = TypeVar("Value")

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from glassbox.config import SPLITS, Settings
+from glassbox.config.settings import SPLITS, Settings
 from glassbox.errors import GlassboxError
-from glassbox.estimate.architecture import parameter_count
-from glassbox.estimate.disk import drives_of, needs_of
-from glassbox.estimate.estimate import memory_on, refused_drives, refused_lengths, refused_memory
-from glassbox.estimate.memory import teacher_of
-from glassbox.estimate.workload import training_of, workload_of
-from glassbox.pair import tokens_are_shared
-from glassbox.preflight.course import Course
+from glassbox.models.tokenizers import tokens_are_shared
+from glassbox.preflight.checks import Course
+from glassbox.preflight.disk import drives_of, needs_of
+from glassbox.preflight.estimate import memory_on, refused_drives, refused_lengths, refused_memory
 from glassbox.preflight.findings import Check, Finding, Findings
-from glassbox.rehearsal import rehearsal, samples_of, spread
+from glassbox.preflight.memory import parameter_count, teacher_of
+from glassbox.preflight.rehearsal import rehearsal, samples_of
+from glassbox.preflight.workload import training_of, workload_of
 from glassbox.tasks import Sample
+from glassbox.tasks.sample import spread
 
 BATCHES = 2
 QUESTIONS = 12

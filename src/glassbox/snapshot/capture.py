@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from glassbox.config import Settings
-from glassbox.models import load_tokenizer
+from glassbox.config.settings import Settings
+from glassbox.files import publish_folder, require_free_space, sha256_of, write_synced
+from glassbox.models.tokenizers import load_tokenizer
 from glassbox.processes import Processes, join_processes
 from glassbox.snapshot.codec import hidden_array, hidden_tensor
 from glassbox.snapshot.composition import Item, batches, compose_items, draw_audit, estimated_bytes, share_out
@@ -39,17 +40,7 @@ from glassbox.snapshot.schema import (
     logical_digest,
     part_file,
 )
-from glassbox.snapshot.storage import (
-    merged_rows,
-    part_rows,
-    publish_folder,
-    read_audit,
-    require_free_space,
-    sha256_of,
-    write_audit,
-    write_part,
-    write_synced,
-)
+from glassbox.snapshot.storage import merged_rows, part_rows, read_audit, write_audit, write_part
 from glassbox.snapshot.teacher import Teacher, capture_batch, open_teacher
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy", "safetensors")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glassbox.encoding import input_digest
+from glassbox.models.encoding import input_digest
 from glassbox.snapshot.codec import array, decode_attention, hidden_array, hidden_tensor, undo_attention_codec
 from glassbox.snapshot.schema import Format, Row, attention_entries
 

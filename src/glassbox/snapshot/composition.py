@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from glassbox.config import Settings
-from glassbox.encoding import Encoded, byte_spans, encode_sample
+from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
+from glassbox.models.encoding import Encoded, byte_spans, encode_sample
 from glassbox.snapshot.schema import CAPTURED_SPLITS, Format, attention_entries
 from glassbox.tasks import Sample, read_split
 

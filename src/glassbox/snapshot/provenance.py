@@ -8,11 +8,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from glassbox.config import ModelSettings, Settings
-from glassbox.model_files import commit_of, model_files
-from glassbox.models import loaded_dtype, tokenizer_fingerprint
+from glassbox.config.settings import ModelSettings, Settings
+from glassbox.files import sha256_of
+from glassbox.models.files import commit_of, model_files
+from glassbox.models.loading import loaded_dtype
+from glassbox.models.tokenizers import tokenizer_fingerprint
 from glassbox.snapshot.schema import SCHEMA_VERSION, canonical_json
-from glassbox.snapshot.storage import sha256_of
 from glassbox.tasks import tasks_digest
 
 IDS = ("teacher.model", "teacher.revision", "teacher.commit")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glassbox.errors import GlassboxError
+from glassbox.files import brief_ids
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
 from glassbox.snapshot.schema import (
     CHANNELS_FILE,
@@ -29,7 +30,7 @@ from glassbox.snapshot.schema import (
     Cell,
     Format,
 )
-from glassbox.snapshot.storage import REMEDY, brief_ids, cells, open_part, read_row_group
+from glassbox.snapshot.storage import REMEDY, cells, open_part, read_row_group
 
 __all__ = ["Batch", "SampleInfo", "Snapshot", "open_snapshot", "read_manifest", "require_signals"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from glassbox.config import Settings
+from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 from glassbox.snapshot.audit import HIDDEN_COSINE
 from glassbox.snapshot.checks import LOG_PROBABILITY_TOLERANCE, row_attention, stored_hidden

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glassbox.errors import GlassboxError
+from glassbox.files import PARTIAL_SUFFIX, brief_ids
 from glassbox.snapshot.schema import AUDIT_SCHEMA, BINARY_COLUMNS, COLUMNS, SCHEMA, AuditRow, Row
 
 ROW_GROUP_BYTES = 1 << 20
-PARTIAL_SUFFIX = ".partial"
 WRITER_OPTIONS: dict[str, Any] = {
     "compression": {"attention": "zstd"},
     "compression_level": {"attention": 1},
@@ -27,32 +25,6 @@ WRITER_OPTIONS: dict[str, Any] = {
     "write_page_checksum": True,
 }
 REMEDY = "Restore it with `dvc checkout --force data/snapshot`, or capture it again with `dvc repro --force snapshot`."
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raise GlassboxError where the drive of `folder` cannot hold `needed_bytes` and a tenth more."""
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes * 1.1:
-        raise GlassboxError(
-            f"{what} needs about {needed_bytes * 1.1 / 1e9:.2f} GB in {folder.resolve()}, but its drive has "
-            f"{free / 1e9:.2f} GB free. Free some space, or name a folder on another drive (storage.scratch for work "
-            "in progress, storage.cache for DVC's copies)."
-        )
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to the drive, then rename: readers see all of it or nothing."""
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def write_part(path: Path, rows: Sequence[Row], row_group_bytes: int = ROW_GROUP_BYTES) -> None:
@@ -123,11 +95,6 @@ def _readable_ids(file: pq.ParquetFile, group: int) -> str:
     return brief_ids(ids)
 
 
-def brief_ids(ids: Sequence[str]) -> str:
-    shown = ", ".join(ids[:3])
-    return shown if len(ids) <= 3 else f"{shown} and {len(ids) - 3} more"
-
-
 def cells(table: pa.Table, name: str) -> list[memoryview]:
     """A binary column's cells, without copies."""
     return [memoryview(value.as_buffer()) for value in table.column(name)]
@@ -166,29 +133,3 @@ def read_audit(path: Path) -> list[AuditRow]:
         columns += [cells(table, name) for name in ("logits", "hidden", "attention")]
         rows += [AuditRow(*values) for values in zip(*columns, strict=True)]
     return rows
-
-
-def publish_folder(staging: Path, target: Path) -> None:
-    """Put a finished folder in place by one rename; from another drive it is first copied beside the target."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
-    shutil.rmtree(beside, ignore_errors=True)
-    _synchronise(staging)
-    try:
-        os.replace(staging, beside)
-    except OSError:
-        require_free_space(target.parent, sum(path.stat().st_size for path in staging.iterdir()), f"Copying {target}")
-        beside.mkdir()
-        for path in sorted(staging.iterdir()):
-            shutil.copyfile(path, beside / path.name)
-        _synchronise(beside)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(beside, target)
-    shutil.rmtree(staging, ignore_errors=True)
-
-
-def _synchronise(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())

@@ -11,15 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from glassbox.config import Settings
-from glassbox.encoding import input_digest
+from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
-from glassbox.models import head_logits, load_model, output_head, position_signals, vocabulary_size
-from glassbox.signals import packed_positions
+from glassbox.files import brief_ids
+from glassbox.models.encoding import input_digest
+from glassbox.models.loading import head_logits, load_model, output_head, vocabulary_size
+from glassbox.models.signals import packed_positions, position_signals
 from glassbox.snapshot.codec import byte_rows, encode_attention, log_sum_exp, pack_ragged, top_k_with_tails
 from glassbox.snapshot.composition import Item
 from glassbox.snapshot.schema import AuditRow, Format, Row, attention_entries
-from glassbox.snapshot.storage import brief_ids
 
 CHUNK_LOGITS = 1 << 26
 

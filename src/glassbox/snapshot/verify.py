@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from glassbox.config import Settings
-from glassbox.config_curves import points_of
+from glassbox.config.curves import points_of
+from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
-from glassbox.models import load_tokenizer
+from glassbox.files import brief_ids, sha256_of
+from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot.audit import audit_figures, banner
 from glassbox.snapshot.checks import (
     TOP_K_AGREEMENT,
@@ -39,16 +40,7 @@ from glassbox.snapshot.schema import (
     logical_digest,
 )
 from glassbox.snapshot.sizes import signal_bytes
-from glassbox.snapshot.storage import (
-    REMEDY,
-    brief_ids,
-    merged_rows,
-    open_part,
-    part_rows,
-    read_audit,
-    read_row_group,
-    sha256_of,
-)
+from glassbox.snapshot.storage import REMEDY, merged_rows, open_part, part_rows, read_audit, read_row_group
 
 
 def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path | str) -> dict[str, Any]:

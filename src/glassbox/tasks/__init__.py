@@ -10,7 +10,7 @@ from glassbox.tasks.sample import (
     metric_name,
 )
 from glassbox.tasks.sources import load_samples
-from glassbox.tasks.storage import read_split, tasks_digest, write_splits
+from glassbox.tasks.splits import read_split, tasks_digest, write_splits
 
 __all__ = [
     "Drawn",

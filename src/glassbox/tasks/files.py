@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from glassbox.config import SPLITS, TaskSettings
-from glassbox.config_problems import Problem
+from glassbox.config.problems import Problem
+from glassbox.config.settings import SPLITS, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
 from glassbox.tasks.pools import Pool

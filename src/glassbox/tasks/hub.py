@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glassbox.config import SPLITS, TaskSettings
+from glassbox.config.settings import SPLITS, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
 from glassbox.tasks.files import locate
@@ -91,7 +91,7 @@ def _load(task: str, known: HubTask, name: str, revision: str | None, mirror: st
     """The rows of one hub split, and the commit they come from (None: from a folder)."""
     import datasets
 
-    from glassbox.hub_errors import Wanted, refusal, without_token
+    from glassbox.models.hub_errors import Wanted, refusal, without_token
 
     download = f"`hf download {known.path} --repo-type dataset --local-dir FOLDER/{known.path}`"
     elsewhere = f"{download} where there is a connection, then `-S prepare.hub=FOLDER`"

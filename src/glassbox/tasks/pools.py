@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from glassbox.config import SPLITS, TaskSettings
+from glassbox.config.settings import SPLITS, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks.sample import Sample, assign
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Protocol, TypeVar
 
 ANSWER_MARK = "####"
 FIELD_SEPARATOR = "\x1f"
@@ -89,3 +91,24 @@ def is_correct_generation(sample: Sample, generated_text: str) -> bool:
 def metric_name(task: str, has_choices: bool) -> str:
     """'accuracy_<task>' counts right choices, 'exact_match_<task>' generated answers that match."""
     return f"{'accuracy' if has_choices else 'exact_match'}_{task}"
+
+
+class HasTask(Protocol):
+    """Anything that names the task it belongs to."""
+
+    @property
+    def task(self) -> str: ...
+
+
+OfTask = TypeVar("OfTask", bound=HasTask)
+
+
+def spread(samples: Sequence[OfTask], count: int) -> list[OfTask]:
+    """`count` samples, evenly from all tasks: the first of each, in turn."""
+    by_task: dict[str, list[OfTask]] = {}
+    for sample in samples:
+        by_task.setdefault(sample.task, []).append(sample)
+    chosen: list[OfTask] = []
+    for index in range(count):
+        chosen += [mine[index] for mine in by_task.values() if index < len(mine)]
+    return chosen[:count]

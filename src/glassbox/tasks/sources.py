@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from glassbox.config import SPLITS, PrepareSettings, TaskSettings
+from glassbox.config.settings import SPLITS, PrepareSettings, TaskSettings
 from glassbox.tasks import files, hub
 from glassbox.tasks.pools import Drawn, Pool, draw, requests
 from glassbox.tasks.sample import Sample
@@ -25,7 +25,7 @@ def _pools(task: str, settings: TaskSettings, prepare: PrepareSettings) -> dict[
     if settings.source == "hub":
         return hub.pools(task, settings, prepare.hub)
     if settings.source == "embedded":
-        from glassbox.tasks import embedded
+        from glassbox.tasks.miniature import generators as embedded
 
         generated = embedded.load(task, settings, prepare.seed)
         return {split: Pool(f"the embedded {task} {split} generator", tuple(generated[split])) for split in SPLITS}

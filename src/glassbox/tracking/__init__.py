@@ -4,9 +4,10 @@ Importing mlflow and opening its sqlite file costs about 1.5 seconds, so that no
 `ensure_store` on an existing store never does.
 """
 
+from glassbox.config.storage import root
 from glassbox.tracking.other_runs import log_comparison, log_snapshot, restore_run
 from glassbox.tracking.queries import RESTORED_FROM, RunRecord, artifact, find_by_key, find_runs, history
-from glassbox.tracking.store import EXPERIMENT, ensure_store, readable_client, root, store_uri
+from glassbox.tracking.store import EXPERIMENT, ensure_store, readable_client, store_uri
 from glassbox.tracking.trial_run import TrialRun, UnrecordedRun
 
 __all__ = [

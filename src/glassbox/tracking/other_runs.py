@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from glassbox.config import StorageSettings
+from glassbox.config.settings import StorageSettings
 from glassbox.tracking.queries import RESTORED_FROM, find_runs
 from glassbox.tracking.store import ensure_store, open_client
 from glassbox.tracking.writing import Scalar, log_snapshot_input, start_run, write_values

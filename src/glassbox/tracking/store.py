@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from glassbox.config import StorageSettings
+from glassbox.config.settings import StorageSettings
+from glassbox.config.storage import root
 from glassbox.errors import GlassboxError
 
 if TYPE_CHECKING:
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "glassbox"
 SQLITE = "sqlite:///"
-
-
-def root() -> Path:
-    """The repository's root: DVC_ROOT under DVC (the parent's in queue and --temp runs), else the working directory."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def store_uri() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from glassbox.config import StorageSettings
+from glassbox.config.settings import StorageSettings
 from glassbox.errors import DivergedError
 from glassbox.tracking.queries import search
 from glassbox.tracking.store import ensure_store, open_client, store_uri

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from glassbox.comparison.inference.analysis import Analysis
-from glassbox.comparison.inference.answers import p_text, points
 from glassbox.comparison.inference.contrasts import ALIKE
+from glassbox.comparison.inference.sentences import p_text, points
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.equivalence import minimum_effect_p
 from glassbox.comparison.statistics.estimates import t_test

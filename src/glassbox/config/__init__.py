@@ -1,0 +1,1 @@
+"""The settings: what params.yaml and conf/ may say, checked and frozen."""

@@ -1,0 +1,198 @@
+"""Rules that tie one setting to another. They look at plain values, so that they can be asked even where other settings
+are faulty: a value that is absent or faulty satisfies every rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from glassbox.config.curves import highest, is_constant, points_of, value_at
+from glassbox.config.problems import Problem, nearest
+
+EMBEDDED_TASKS = ("sst2", "mmlu", "gsm8k")
+COMPONENTS = ("task", "logits", "hidden", "attention")
+SIGNALS = COMPONENTS[1:]
+# All the questions that the closed world of the miniature mmlu has, by split; the other two generators do not run dry
+EMBEDDED_ITEMS = {"mmlu": {"train": 3438, "validation": 1150, "test": 2435}}
+SOURCES_WITHOUT_FILES = ("embedded", "hub")
+
+Tree = Mapping[str, Any]
+
+
+def broken_rules(tree: Tree) -> Iterator[Problem]:
+    """Every contradiction between settings of a nested mapping whose faulty values have been taken out."""
+    for rule in (
+        _groups_have_objectives,
+        _objectives_are_named,
+        _nothing_is_listed_twice,
+        _groups_have_a_component,
+        _own_answers_have_no_signals,
+        _shuffled_signals_are_used,
+        _balance_has_a_task_loss,
+        _topk_temperature_is_captured,
+        _micro_batches_are_whole,
+        _tasks_have_their_source,
+        _generators_hold_what_is_asked,
+        _only_the_hub_has_revisions,
+        _student_keeps_master_weights,
+    ):
+        yield from rule(tree)
+
+
+def _at(tree: Tree, path: str) -> Any:
+    """The value at a dotted path; None where it is absent."""
+    value: Any = tree
+    for part in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(part)
+    return value
+
+
+def _entries(tree: Tree, path: str) -> Sequence[Any]:
+    value = _at(tree, path)
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _sections(tree: Tree, path: str) -> dict[str, Tree]:
+    value = _at(tree, path)
+    return {key: each for key, each in value.items() if isinstance(each, Mapping)} if isinstance(value, Mapping) else {}
+
+
+def _groups_have_objectives(tree: Tree) -> Iterator[Problem]:
+    distill = _at(tree, "distill")
+    for group in _entries(tree, "groups") if isinstance(distill, Mapping) else ():
+        if group not in distill:
+            near = nearest(str(group), list(distill))
+            hint = f"; the nearest known group is `{near}`" if near else ""
+            why = f"`distill` holds no objective of that name{hint}"
+            yield Problem("groups", why, f"-S 'distill=[{near or 'sft'}]', and leave `groups` alone", group)
+
+
+def _objectives_are_named(tree: Tree) -> Iterator[Problem]:
+    groups = _entries(tree, "groups")
+    for name in _sections(tree, "distill") if groups else ():
+        if name not in groups:
+            why = "`groups` does not name it, so that it would never be trained"
+            next_step = f"choose groups by -S 'distill=[{','.join(map(str, groups))}]', and leave `groups` alone"
+            yield Problem(f"distill.{name}", why, next_step, None, False)
+
+
+def _nothing_is_listed_twice(tree: Tree) -> Iterator[Problem]:
+    groups = _sections(tree, "distill")
+    for path in ("groups", "seeds", "snapshot.temperatures", *(f"distill.{group}.shuffled" for group in groups)):
+        entries = _entries(tree, path)
+        repeated = [str(entry) for entry, count in Counter(map(str, entries)).items() if count > 1]
+        if repeated:
+            once = ",".join(dict.fromkeys(map(str, entries)))
+            yield Problem(path, f"{', '.join(repeated)} stands there twice", f"-S '{path}=[{once}]'", list(entries))
+
+
+def _groups_have_a_component(tree: Tree) -> Iterator[Problem]:
+    for name, group in _sections(tree, "distill").items():
+        curves = [points_of(group[component]) for component in COMPONENTS if component in group]
+        moments = sorted({0.0, 1.0, *(place for curve in curves for place, _ in curve)})
+        idle = [moment for moment in moments if not any(value_at(curve, moment) for curve in curves)]
+        if idle:
+            never = len(idle) == len(moments)
+            where = "no component has a weight above 0" + ("" if never else f" at progress {idle[0]:g}")
+            next_step = f"give it a component in conf/distill/{name}.yaml"
+            yield Problem(f"distill.{name}", f"{where}, so that there is nothing to learn", next_step, dict(group))
+
+
+def _shuffled_signals_are_used(tree: Tree) -> Iterator[Problem]:
+    for name, group in _sections(tree, "distill").items():
+        for component in _entries(group, "shuffled"):
+            if not highest(group.get(component, 0.0)) > 0:
+                why = f"{component} is shuffled, but the group gives it no weight"
+                next_step = f"give it one in conf/distill/{name}.yaml, or leave it out of `shuffled`"
+                yield Problem(f"distill.{name}.shuffled", why, next_step, list(group["shuffled"]))
+
+
+def _balance_has_a_task_loss(tree: Tree) -> Iterator[Problem]:
+    if _at(tree, "objective.balance") != "magnitude":
+        return
+    for name, group in _sections(tree, "distill").items():
+        if not highest(group.get("task", 0.0)) > 0:
+            why = f"group {name} has no task loss that its signals could be scaled to"
+            next_step = "-S objective.balance=none, or give the group a task weight"
+            yield Problem("objective.balance", why, next_step, "magnitude")
+
+
+def _own_answers_have_no_signals(tree: Tree) -> Iterator[Problem]:
+    for name, group in _sections(tree, "distill").items():
+        signals = [component for component in SIGNALS if highest(group.get(component, 0.0)) > 0]
+        if group.get("labels") == "teacher" and signals:
+            why = "the snapshot's signals belong to the tasks' answers, and its labels are the teacher's own answers"
+            next_step = f"take {', '.join(signals)} out of conf/distill/{name}.yaml, or set labels to data"
+            yield Problem(f"distill.{name}.labels", why, next_step, "teacher")
+
+
+def _topk_temperature_is_captured(tree: Tree) -> Iterator[Problem]:
+    temperature, captured = _at(tree, "objective.temperature"), _entries(tree, "snapshot.temperatures")
+    used = any(highest(group.get("logits", 0.0)) > 0 for group in _sections(tree, "distill").values())
+    if _at(tree, "objective.logits_target") != "topk" or temperature is None or not captured or not used:
+        return
+    if not is_constant(temperature) or highest(temperature) not in map(float, captured):
+        listed = ", ".join(f"{each:g}" for each in captured)
+        why = f"logits_target `topk` knows only the temperatures that were captured ({listed})"
+        next_step = "-S objective.logits_target=dense serves any temperature and any curve"
+        yield Problem("objective.temperature", why, next_step, temperature)
+
+
+def _micro_batches_are_whole(tree: Tree) -> Iterator[Problem]:
+    batch, micro = _at(tree, "train.batch_size"), _at(tree, "train.micro_batch_size")
+    if batch and micro and batch % micro:
+        near = max(size for size in range(1, batch + 1) if batch % size == 0 and size <= micro)
+        why = f"train.batch_size {batch} is not a multiple of it"
+        yield Problem("train.micro_batch_size", why, f"-S train.micro_batch_size={near}", micro)
+
+
+def _tasks_have_their_source(tree: Tree) -> Iterator[Problem]:
+    for name, task in _sections(tree, "prepare.tasks").items():
+        path, source, files = f"prepare.tasks.{name}", task.get("source"), task.get("files")
+        if source == "embedded" and name not in EMBEDDED_TASKS:
+            near = nearest(name, EMBEDDED_TASKS)
+            hint = f"; the nearest is `{near}`" if near else ""
+            why = f"only {', '.join(EMBEDDED_TASKS)} are embedded{hint}"
+            yield Problem(f"{path}.source", why, "rename the task, or give it source jsonl and files", source)
+        elif source in SOURCES_WITHOUT_FILES and files:
+            why = f"source `{source}` reads no files, so that these would be ignored"
+            yield Problem(f"{path}.files", why, f"-S {path}.source=jsonl, or leave the files away", dict(files))
+        elif source and source not in SOURCES_WITHOUT_FILES and "files" in task and not files:
+            why = f"source `{source}` reads local files"
+            yield Problem(f"{path}.files", why, "name them in conf/ under files.train, .validation and .test", files)
+
+
+def _generators_hold_what_is_asked(tree: Tree) -> Iterator[Problem]:
+    for name, task in _sections(tree, "prepare.tasks").items():
+        items = EMBEDDED_ITEMS.get(name, {}) if task.get("source") == "embedded" else {}
+        for split, most in items.items():
+            count = task.get(split)
+            if count is not None and count > most:
+                path = f"prepare.tasks.{name}.{split}"
+                yield Problem(path, f"the embedded {name} has {most} {split} items in all", f"-S {path}={most}", count)
+
+
+def _only_the_hub_has_revisions(tree: Tree) -> Iterator[Problem]:
+    tasks = _sections(tree, "prepare.tasks")
+    for name, task in tasks.items():
+        if task.get("revision") and task.get("source") not in (None, "hub"):
+            why = f"source `{task['source']}` knows no revisions, so that it would be ignored"
+            yield Problem(f"prepare.tasks.{name}.revision", why, "set it to null", task["revision"])
+    mirror = _at(tree, "prepare.hub")
+    if mirror and tasks and not any(task.get("source") in (None, "hub") for task in tasks.values()):
+        why = "no task has source `hub`, so that it would be ignored"
+        yield Problem("prepare.hub", why, "-S prepare.hub=null, or -S scale=paper", mirror)
+
+
+def _student_keeps_master_weights(tree: Tree) -> Iterator[Problem]:
+    dtype = _at(tree, "student.dtype")
+    if dtype == "float16":
+        why = "AdamW on float16 weights loses small updates"
+        next_step = "-S student.dtype=float32, and train.precision=fp16 for the speed"
+        yield Problem("student.dtype", why, next_step, dtype)
+    elif dtype == "bfloat16" and _at(tree, "train.precision") == "fp16":
+        why = "train.precision fp16 needs float32 weights to scale its gradients"
+        yield Problem("student.dtype", why, "-S student.dtype=float32, or -S train.precision=bf16", dtype)

@@ -1,0 +1,307 @@
+"""params.yaml -> frozen, validated settings.
+
+Imports neither torch nor mlflow: a bad setting must be refused in under two seconds. Every section is a pydantic model
+that forbids unknown keys; what ties one setting to another is in config_rules.py; `load_settings` collects all errors
+at once and turns each into a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from glassbox.config.curves import TemperatureCurve, WeightCurve, highest
+from glassbox.config.problems import Problem, problem_of
+from glassbox.config.rules import COMPONENTS, SIGNALS, broken_rules
+from glassbox.config.yaml_files import read_yaml
+from glassbox.errors import GlassboxError
+
+SPLITS = ("train", "validation", "test")
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSettings(Section):
+    """A causal language model: a hub id or a folder in the same layout.
+
+    `revision` pins the hub's commit. `dtype: auto` is bfloat16 (float16 where the GPU lacks it), and float32 on a CPU.
+    """
+
+    model: str
+    revision: str | None = None
+    tokenizer: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    initialisation: Literal["pretrained", "random"] = "pretrained"
+    trust_remote_code: bool = False
+
+
+class Weights(Section):
+    """What each component counts, as a number or as a curve over progress."""
+
+    task: WeightCurve = 0.0
+    logits: WeightCurve = 0.0
+    hidden: WeightCurve = 0.0
+    attention: WeightCurve = 0.0
+
+    @property
+    def components(self) -> dict[str, float | str]:
+        """Every component's weight, those of 0 included."""
+        return {name: getattr(self, name) for name in COMPONENTS}
+
+    @property
+    def active(self) -> dict[str, float | str]:
+        """The components that ever count."""
+        return {name: weight for name, weight in self.components.items() if highest(weight) > 0}
+
+
+class Group(Weights):
+    """A group's objective.
+
+    `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks'. `shuffled`: the components
+    that read their signal off another sample, as a control.
+    """
+
+    labels: Literal["data", "teacher"] = "data"
+    shuffled: tuple[Literal["logits", "hidden", "attention"], ...] = ()
+
+    @property
+    def uses_signals(self) -> bool:
+        """Whether it compares teacher and student token by token."""
+        return any(name in self.active for name in SIGNALS)
+
+
+class TaskFiles(Section):
+    train: str
+    validation: str
+    test: str
+
+
+class TaskSettings(Section):
+    """Where a task's samples come from, and how many of each split are used (null: all).
+
+    `revision` pins the commit of a hub source.
+    """
+
+    source: Literal["embedded", "sst2_tsv", "mmlu_csv", "gsm8k_jsonl", "jsonl", "hub"]
+    revision: str | None = None
+    files: TaskFiles | None = None
+    train: PositiveInt | None = None
+    validation: PositiveInt | None = None
+    test: PositiveInt | None = None
+
+
+class PrepareSettings(Section):
+    """Which tasks there are. A change of anything in `folder` prepares them anew (DVC watches it).
+
+    `hub` is null for the hub itself, or a folder that holds its data sets as <owner>/<name>, laid out as there.
+    """
+
+    seed: int = 0
+    folder: str = "data/embedded"
+    hub: str | None = None
+    tasks: dict[Name, TaskSettings] = Field(min_length=1)
+
+
+class AnswersSettings(Section):
+    """How the teacher answers the training prompts of groups with `labels: teacher`; others never ask it.
+
+    `sampled` draws every token of a generated answer at `temperature`, from `seed`; the answer to a multiple-choice
+    question is the teacher's best choice in either mode.
+    """
+
+    mode: Literal["greedy", "sampled"] = "greedy"
+    temperature: PositiveFloat = 1.0
+    seed: int = Field(0, ge=0)
+    batch_size: PositiveInt
+    max_new_tokens: PositiveInt
+
+
+class SnapshotSettings(Section):
+    max_length: PositiveInt
+    overflow: Literal["truncate", "refuse"] = "truncate"
+    positions: Literal["answer", "all"] = "answer"
+    top_k: PositiveInt = 64
+    temperatures: tuple[PositiveFloat, ...] = Field((1.0, 2.0, 4.0), min_length=1)
+    hidden_dtype: Literal["float16", "bfloat16"] = "float16"
+    attention_codec: Literal["sqrt_uint8", "float16"] = "sqrt_uint8"
+    batch_size: PositiveInt = 16
+    part_megabytes: PositiveInt = 256
+    audit_positions: PositiveInt = 200
+    processes: PositiveInt = 1
+
+
+class VerifySettings(Section):
+    recaptured_samples: int = Field(4, ge=0)
+
+
+class ObjectiveSettings(Section):
+    """`balance: magnitude` scales every signal to the task loss, step by step, before its weight."""
+
+    temperature: TemperatureCurve = 2.0
+    temperature_squared: bool = True
+    reduction: Literal["sample", "position"] = "sample"
+    logits_target: Literal["dense", "topk"] = "dense"
+    hidden_loss: Literal["mse", "cosine"] = "mse"
+    attention_loss: Literal["mse", "kl"] = "mse"
+    heads: Literal["match", "strict"] = "match"
+    balance: Literal["none", "magnitude"] = "none"
+
+
+class EarlyStopping(Section):
+    patience: PositiveInt
+    minimum_improvement: float = Field(0.0, ge=0.0)
+
+
+class TrainSettings(Section):
+    """`parallelism` names a file of conf/accelerate, which says how `processes` share a trial."""
+
+    epochs: PositiveInt
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    weight_decay: float = Field(0.01, ge=0.0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Share = 0.05
+    clip_norm: PositiveFloat = 1.0
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    processes: PositiveInt = 1
+    parallelism: Name = "ddp"
+    threads: PositiveInt
+    logging_interval: PositiveInt = 10
+    liveness_steps: int = Field(3, ge=0)
+    early_stopping: EarlyStopping | None = None
+
+
+class EvaluationSettings(Section):
+    """`teacher_shots` training samples stand before each test prompt of the teacher, and of no student."""
+
+    batch_size: PositiveInt = 128
+    max_new_tokens: PositiveInt = 128
+    teacher_shots: int = Field(0, ge=0)
+
+
+class StorageSettings(Section):
+    """Folders that may lie on another drive (null: under the repository's root), and what is kept."""
+
+    cache: str | None = None
+    scratch: str | None = None
+    artifacts: str | None = None
+    remote: str | None = None
+    keep_students: Literal["all", "one_per_group", "none"] = "one_per_group"
+
+
+class PretrainMixture(Section):
+    """The share of every kind of sample in pretraining."""
+
+    sst2: PositiveFloat
+    mmlu: PositiveFloat
+    gsm8k: PositiveFloat
+    statement: PositiveFloat
+
+
+class PretrainedModelSettings(Section):
+    """One of the two embedded models: its Llama architecture and how long it is pretrained."""
+
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    key_value_heads: PositiveInt
+    feed_forward: PositiveInt
+    steps: PositiveInt
+    learning_rate: PositiveFloat
+    decay: Share
+    samples_seed: int
+    mixture: PretrainMixture
+
+
+class PretrainSettings(Section):
+    """How data/embedded was made; a frozen stage, rerun only on purpose."""
+
+    vocabulary: PositiveInt
+    batch_size: PositiveInt
+    teacher: PretrainedModelSettings
+    student: PretrainedModelSettings
+
+
+class Settings(Section):
+    scale: Name
+    groups: tuple[Name, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    weights: Weights
+    distill: dict[Name, Group]
+    teacher: ModelSettings
+    student: ModelSettings
+    prepare: PrepareSettings
+    answers: AnswersSettings
+    snapshot: SnapshotSettings
+    verify: VerifySettings
+    objective: ObjectiveSettings
+    train: TrainSettings
+    evaluation: EvaluationSettings
+    storage: StorageSettings
+    pretrain: PretrainSettings
+
+    @model_validator(mode="after")
+    def rules_hold(self) -> Settings:
+        problems = list(broken_rules(self.model_dump()))
+        if problems:
+            text = "; ".join(problem.sentence() for problem in problems)
+            raise PydanticCustomError("broken_rules", "{text}", {"text": text, "problems": problems})
+        return self
+
+
+def load_settings(path: str | Path = "params.yaml") -> Settings:
+    """Read and check the settings. Raises GlassboxError with every fault at once, one sentence each."""
+    values, problems = read_yaml(path)
+    try:
+        settings = Settings.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        problems = [*problems, *_problems(error.errors(include_url=False), values)]
+    if problems:
+        raise GlassboxError(refusal(path, problems))
+    return settings
+
+
+def _problems(errors: list[ErrorDetails], values: dict[str, Any]) -> list[Problem]:
+    """Faults of single settings, then the rules that the faultless rest breaks."""
+    broken = [
+        problem for error in errors if error["type"] == "broken_rules" for problem in error.get("ctx", {})["problems"]
+    ]
+    single = [error for error in errors if error["type"] != "broken_rules"]
+    if not single:
+        return broken
+    faultless = json.loads(json.dumps(values, default=str))
+    for error in single:
+        _take_out(faultless, [part for part in error["loc"] if part != "[key]"])
+    return [problem_of(error, Settings) for error in single] + list(broken_rules(faultless))
+
+
+def _take_out(tree: Any, location: list[str | int]) -> None:
+    """Remove the value at a location from a nested mapping, together with the list that holds it."""
+    for part in location[:-1]:
+        inner = tree.get(part)
+        if not isinstance(inner, dict):
+            tree.pop(part, None)
+            return
+        tree = inner
+    tree.pop(location[-1], None)
+
+
+def refusal(path: str | Path, problems: list[Problem]) -> str:
+    """What is said of a settings file that cannot be used."""
+    count = "1 setting" if len(problems) == 1 else f"{len(problems)} settings"
+    lines = [f"{path} is refused for {count}; nothing was run, and no output was removed.", ""]
+    lines += [f"- {problem.sentence()}" for problem in problems]
+    lines += ["", "If a `dvc exp run` wrote them, `git restore params.yaml` brings the last settings back."]
+    return "\n".join(lines)

@@ -1,1 +1,0 @@
-"""What a study will need before it runs: samples and steps, disk, memory and time, from settings and configurations."""

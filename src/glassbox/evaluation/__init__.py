@@ -1,0 +1,1 @@
+"""Accuracy of a causal language model on held-out samples."""

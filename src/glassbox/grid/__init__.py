@@ -1,0 +1,1 @@
+"""Which trials of groups x seeds are due, and who runs them."""

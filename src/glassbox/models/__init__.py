@@ -1,0 +1,1 @@
+"""Models and tokenizers: loading, encoding, signals, generation."""

@@ -1,0 +1,140 @@
+"""Teacher and student from a hub id or a folder, and their output layers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
+
+from glassbox.config.settings import ModelSettings
+from glassbox.errors import GlassboxError
+from glassbox.models.files import opening
+from glassbox.models.precision import cuda_has_bf16
+from glassbox.models.signals import ATTENTION_NAME
+
+
+def load_model(settings: ModelSettings, *, seed: int | None = None) -> PreTrainedModel:
+    """The causal language model in evaluation mode, with the attention function that can record its last layer.
+
+    `initialisation: random` draws the weights of the named configuration from `seed` (None counts as 0) without
+    touching the global generator. Raises GlassboxError where the model cannot be opened, or where its files lack a
+    weight, which Transformers would otherwise fill with random numbers.
+    """
+    disable_progress_bar()
+    options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    with opening("model", settings.model, settings.revision):
+        if settings.initialisation == "random":
+            return _random_model(settings, options, 0 if seed is None else seed).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            settings.model,
+            dtype=loaded_dtype(settings),
+            attn_implementation=ATTENTION_NAME,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    model, report = loaded
+    unloaded = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if unloaded:
+        raise GlassboxError(
+            f"The weight files of '{settings.model}' lack {len(unloaded)} weights of its configuration or give them "
+            f"another shape (the first: {unloaded[0]}), which would be random numbers. Save the model again, or set "
+            "`initialisation: random` to train it from scratch."
+        )
+    return model.eval()
+
+
+def _random_model(settings: ModelSettings, options: dict[str, Any], seed: int) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(settings.model, **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=loaded_dtype(settings),
+            attn_implementation=ATTENTION_NAME,
+            trust_remote_code=settings.trust_remote_code,
+        )
+
+
+def configuration_of(settings: ModelSettings) -> Any:
+    """The configuration from a folder, or from the hub; GlassboxError where it cannot be had."""
+    with opening("model", settings.model, settings.revision):
+        return AutoConfig.from_pretrained(
+            settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+
+
+def loaded_dtype(settings: ModelSettings) -> torch.dtype:
+    """The format that weights are held in; `auto` is bfloat16, or what a GPU has instead, and float32 on a CPU."""
+    if settings.dtype != "auto":
+        return getattr(torch, settings.dtype)
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if cuda_has_bf16() else torch.float16
+
+
+def output_head(model: PreTrainedModel) -> nn.Module:
+    """The output layer; GlassboxError for a model whose logits are not exactly `hidden x weight + bias`."""
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    transforms = [
+        name
+        for name, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1))
+        if getattr(config, name, None) not in (None, neutral)
+    ]
+    if not isinstance(getattr(head, "weight", None), Tensor) or transforms:
+        what = f"transforms its logits ({', '.join(transforms)})" if transforms else "has no linear output layer"
+        raise GlassboxError(
+            f"{type(model).__name__} {what}, so its logits cannot be formed from stored hidden states. "
+            "Choose a model with a plain linear output layer."
+        )
+    return head  # type: ignore[return-value]
+
+
+def output_rows(
+    model: PreTrainedModel, vocabulary: int
+) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
+    """Weight and bias of the output layer without its padding past `vocabulary`."""
+    head = output_head(model)
+    weight: Tensor = head.weight  # type: ignore[assignment]
+    if len(weight) < vocabulary:
+        raise GlassboxError(
+            f"The output layer of {type(model).__name__} has {len(weight)} rows, but the vocabulary has {vocabulary} "
+            "pieces. Teacher and student must share one vocabulary: choose another student."
+        )
+    bias: Tensor | None = getattr(head, "bias", None)
+    if len(weight) == vocabulary:
+        return weight, bias
+    return weight[:vocabulary], None if bias is None else bias[:vocabulary]
+
+
+def head_logits(
+    model: PreTrainedModel, hidden: Float[Tensor, "positions width"], vocabulary: int
+) -> Float[Tensor, "positions vocabulary"]:
+    """Logits in at least float32, also under autocast, without the output layer's padding past `vocabulary`."""
+    weight, bias = output_rows(model, vocabulary)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return nn.functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
+def model_digest(model: nn.Module | Mapping[str, Tensor]) -> str:
+    """sha256 in hex over the sorted names, dtypes, shapes and bytes of all weights."""
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> int:
+    """Pieces that both the tokenizer and the output layer know; further rows of the layer are padding."""
+    return min(max(tokenizer.get_vocab().values()) + 1, len(output_head(model).weight))  # type: ignore[arg-type]

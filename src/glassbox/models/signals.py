@@ -1,0 +1,186 @@
+"""What is read off a model at chosen positions: its final hidden states and the last layer's attention rows.
+
+One attention function, named "glassbox", runs scaled-dot-product attention in every layer. While a recorder is active
+it also forms the wanted rows of the last layer's maps, in float32, from the queries and keys after rotary embedding.
+Teacher capture and student training use the same call, without and with gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from glassbox.errors import GlassboxError
+
+ATTENTION_NAME = "glassbox"
+
+
+@dataclass
+class PositionSignals:
+    """Signals at the wanted positions of a batch, packed sample by sample in ascending order.
+
+    `hidden` follows the final norm, in the model's dtype. Column 0 of `attention` is the sample's first real token;
+    columns that a position may not see are 0.
+    """
+
+    hidden: Float[Tensor, "positions width"]
+    attention: Float[Tensor, "positions heads length"] | None
+
+
+@dataclass
+class _Recorder:
+    """`start` is each sample's first column, None where all begin at column 0."""
+
+    last_layer: int
+    start: Int[Tensor, " batch"] | None
+    first: Int[Tensor, " batch"]
+    count: Int[Tensor, " batch"]
+    rows: Float[Tensor, "positions heads length"] | None = None
+
+
+_active_recorder: ContextVar[_Recorder | None] = ContextVar("glassbox_attention_recorder", default=None)
+
+
+@contextmanager
+def _recording(recorder: _Recorder | None) -> Iterator[None]:
+    token = _active_recorder.set(recorder)
+    try:
+        yield
+    finally:
+        _active_recorder.reset(token)
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep only each layer's input while training and compute the rest again for its gradient: less memory, more time.
+
+    Raises GlassboxError for a model that does not support it.
+    """
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": _recomputation})
+    except ValueError as error:
+        raise GlassboxError(
+            f"{type(model).__name__} cannot compute its layers again for their gradient. "
+            "Use `-S train.gradient_checkpointing=false` and a smaller train.micro_batch_size."
+        ) from error
+
+
+def _recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a layer's two runs: the second forms the attention rows again, for their gradient needs them."""
+    recorder = _active_recorder.get()
+    return nullcontext(), _recording(None if recorder is None else replace(recorder, rows=None))
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Scaled-dot-product attention; records the last layer's wanted rows where a recorder is active."""
+    recorder = _active_recorder.get()
+    if recorder is not None and getattr(module, "layer_idx", None) == recorder.last_layer:
+        recorder.rows = _attention_rows(
+            query, key, recorder, scaling or query.shape[-1] ** -0.5, options.get("sliding_window")
+        )
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+
+
+AttentionInterface.register(ATTENTION_NAME, attention_forward)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+
+
+def packed_positions(first: Int[Tensor, " batch"], count: Int[Tensor, " batch"]) -> tuple[Tensor, Tensor]:
+    """The sample index and the column of every wanted position, sample by sample, ascending."""
+    sample_index = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+    before = torch.cumsum(count, 0) - count
+    within = torch.arange(len(sample_index), device=count.device) - before[sample_index]
+    return sample_index, first[sample_index] + within
+
+
+def _attention_rows(
+    query: Float[Tensor, "batch heads length depth"],
+    key: Float[Tensor, "batch key_heads length depth"],
+    recorder: _Recorder,
+    scaling: float,
+    sliding_window: int | None,
+) -> Float[Tensor, "positions heads length"]:
+    """softmax(scaling q k^T) of the wanted rows over their causal, unpadded columns, in at least float32."""
+    batch, heads, length, depth = query.shape
+    key_heads = key.shape[1]
+    sample_index, column = packed_positions(recorder.first, recorder.count)
+    most = int(recorder.count.max())
+    within = column - recorder.first[sample_index]
+    gather = (recorder.first[:, None] + torch.arange(most, device=query.device)).clamp(max=length - 1)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(query.device.type, enabled=False):
+        rows = query.gather(2, gather[:, None, :, None].expand(batch, heads, most, depth)).to(dtype)
+        grouped = rows.reshape(batch, key_heads, heads // key_heads * most, depth)
+        scores = (grouped @ key.to(dtype).transpose(2, 3)).mul_(scaling)
+        rows = scores.reshape(batch, heads, most, length)[sample_index, :, within]
+        columns = torch.arange(length, device=query.device)
+        if recorder.start is not None:
+            start = recorder.start[sample_index]
+            shifted = (columns + start[:, None]).clamp(max=length - 1)
+            rows, column = rows.gather(2, shifted[:, None, :].expand_as(rows)), column - start
+        visible = columns <= column[:, None]
+        if sliding_window is not None:
+            visible &= columns > (column - sliding_window)[:, None]
+        return torch.softmax(rows.masked_fill_(~visible[:, None, :], float("-inf")), dim=-1)
+
+
+def position_signals(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "batch length"],
+    attention_mask: Bool[Tensor, "batch length"],
+    first: Int[Tensor, " batch"],
+    count: Int[Tensor, " batch"],
+    *,
+    want_attention: bool,
+) -> PositionSignals:
+    """Run `model` once and read its signals at columns [first, first + count) of every sample.
+
+    The mask marks one unbroken run of real tokens per row: left and right padding both work. Right padding needs no
+    mask in a causal model, so it takes the faster kernel. Raises GlassboxError where the model never reached the
+    recorder, for a missing map must not pass as a zero.
+    """
+    mask = attention_mask.bool()
+    start = mask.int().argmax(1)
+    padded_left = bool(start.any())
+    recorder = None
+    if want_attention and int(count.sum()):
+        recorder = _Recorder(_layers(model) - 1, start if padded_left else None, first, count)
+    padding: dict[str, Tensor] = {}
+    if padded_left:
+        padding = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    with _recording(recorder):
+        output = model.base_model(input_ids=input_ids, use_cache=False, **padding)
+    sample_index, column = packed_positions(first, count)
+    hidden = output.last_hidden_state[sample_index, column]
+    if recorder is None:
+        heads = model.config.get_text_config().num_attention_heads
+        empty = hidden.new_zeros((0, heads, input_ids.shape[1]), dtype=torch.float32)
+        return PositionSignals(hidden, empty if want_attention else None)
+    if recorder.rows is None:
+        raise GlassboxError(
+            f"The last layer of {type(model).__name__} gave no attention map: it does not use the attention function "
+            f"'{ATTENTION_NAME}'. Load it with glassbox.models.loading.load_model, or leave `attention` out of the "
+            "groups."
+        )
+    return PositionSignals(hidden, recorder.rows)
+
+
+def _layers(model: PreTrainedModel) -> int:
+    return model.config.get_text_config().num_hidden_layers

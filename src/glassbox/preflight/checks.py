@@ -1,0 +1,255 @@
+"""The course of a study, rehearsed: stages by their own scripts, and between them what a look inside can tell."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from glassbox.command import Interruption
+from glassbox.config.settings import Settings
+from glassbox.errors import DivergedError, GlassboxError
+from glassbox.models.encoding import encode_sample
+from glassbox.objective import liveness
+from glassbox.objective.head import HeadTerms, head_losses
+from glassbox.preflight.rehearsal import captured_output, run_stage, write_params
+from glassbox.snapshot.batch import Batch
+from glassbox.tasks import read_split
+from glassbox.tracking import TrialRun, UnrecordedRun
+from glassbox.training.checkpoint import Progress
+from glassbox.training.setup import TASKS_FOLDER
+from glassbox.training.trial import Trial
+
+LINES_PER_TRIAL = 12
+SWAMPED = 0.99
+NATS = 0.01
+
+
+class Course:
+    """Runs in the folder of a rehearsal; `settings` are those that hold there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.seed = settings.seeds[0]
+        self.hardest = max(settings.groups, key=lambda group: len(settings.distill[group].active))
+        self.lines: dict[str, list[str]] = {}
+        write_params(settings)
+
+    def stage(self, name: str, *options: str) -> None:
+        self.lines[" ".join([name, *options])] = run_stage(name, *options)
+
+    def prepared(self, group: str) -> Trial:
+        trial = Trial(self.settings, group, self.seed)
+        with captured_output():
+            trial.join()
+            trial.prepare()
+        trial.scratch.mkdir(parents=True, exist_ok=True)
+        return trial
+
+    def first_step(self, trial: Trial) -> list[tuple[Batch, bool]]:
+        return [(batch, True) for batch in trial.batches(trial.plan.steps[0])]
+
+    def precision(self) -> str:
+        """One step, in which the trial itself looks at the format of a layer's output."""
+        trial = self.prepared(self.hardest)
+        trial.student.train()
+        trial.step(self.first_step(trial), Progress(), due=True)
+        return f"{trial.accelerator.mixed_precision} on {trial.accelerator.device}"
+
+    def objective(self) -> str:
+        """What is learned at each position, against the model asked plainly, sample by sample."""
+        trial = self.prepared(self.hardest)
+        trial.student.eval()
+        positions = 0
+        for batch, _ in self.first_step(trial):
+            if trial.answers is None:
+                _require_labels(trial, batch)
+            with torch.no_grad():
+                signals = trial.student(batch, False)
+                each = torch.ones_like(batch.labels, dtype=torch.float32)
+                _, losses = head_losses(signals.hidden, trial.student.head, HeadTerms(batch.labels), {"task": each})
+                learned = losses["task"]
+                expected = _plain_losses(trial, batch)
+            difference = (learned.float().cpu() - expected).abs()
+            if not bool((difference <= NATS + NATS * expected.abs()).all()):
+                worst = int(difference.argmax())
+                raise GlassboxError(
+                    f"The objective does not learn the next token after prompt and answer so far: at an answer "
+                    f"position of {batch.sample_ids[int(batch.sample_index[worst])]} its cross-entropy is "
+                    f"{float(learned[worst]):.3f} nats, and the model itself, given all tokens before, has "
+                    f"{float(expected[worst]):.3f}. Positions are read from the wrong place (from the prompt, or "
+                    "without the shift): look at glassbox/student.py, signals.py and snapshot/batch.py."
+                )
+            positions += len(expected)
+        return f"{positions} positions agree with the model asked plainly"
+
+    def attention_maps(self) -> str:
+        """The student's rows and the teacher's: there, each a distribution over what its position may see."""
+        groups = [group for group in self.settings.groups if "attention" in self.settings.distill[group].active]
+        if not groups:
+            return "no group uses them"
+        trial = self.prepared(groups[0])
+        batch, _ = self.first_step(trial)[0]
+        with torch.no_grad():
+            mine = trial.student(batch, True).attention
+        own = batch if batch.attention is not None else batch.partner
+        for owner, maps in (("student", mine), ("teacher", None if own is None else own.attention)):
+            if maps is None:
+                raise GlassboxError(f"There are no attention maps of the {owner}, although {groups[0]} distils them.")
+            if not bool(((maps.sum(-1) - 1).abs() < 1e-3).all()):
+                raise GlassboxError(
+                    f"The {owner}'s attention rows do not sum to 1: `-S snapshot.attention_codec=float16` rounds less, "
+                    "and `python src/verify.py` looks closer."
+                )
+        return trial.heads or "head by head"
+
+    def components(self) -> str:
+        """Every component of every group moves the student, and none drowns the others."""
+        least = ("", "", 1.0)
+        for group in self.settings.groups:
+            trial = self.prepared(group)
+            trial.student.train()
+            found = trial.audit(self.first_step(trial), Progress())
+            liveness.refuse_dead([found], group)
+            for name, figures in found.items():
+                share = figures["share"] or 0.0
+                if len(found) > 1 and share > SWAMPED:
+                    others = ", ".join(other for other in found if other != name)
+                    raise GlassboxError(
+                        f"Group {group}: {name} makes {share:.2%} of the gradient, so that {others} cannot matter. "
+                        f"Lower its weight (`-S weights.{name}=...`), or balance the signals "
+                        "(`-S objective.balance=magnitude`)."
+                    )
+                least = min(least, (group, name, share), key=lambda each: each[2])
+        return f"the smallest share of a gradient is {least[2]:.1%} ({least[1]} of {least[0]})"
+
+    def final_evaluation(self) -> str:
+        """After a step, under the precision of training: every item answered, and a broken student not scored."""
+        trial = self.prepared(self.hardest)
+        trial.student.train()
+        trial.step(self.first_step(trial), Progress(), due=False)
+        evaluation = self._evaluated(trial)
+        if len(evaluation.items) != len(trial.test):
+            raise GlassboxError(
+                f"The final evaluation answered {len(evaluation.items)} of {len(trial.test)} test samples and said "
+                "nothing of the others: look at glassbox/evaluation.py."
+            )
+        parameter = next(trial.student.model.parameters())
+        with torch.no_grad():
+            parameter.fill_(float("nan"))
+        try:
+            scores = self._evaluated(trial).metrics("test")
+        except DivergedError:
+            return f"{len(evaluation.items)} items; a student of NaN is refused"
+        raise GlassboxError(
+            f"A student whose weights are NaN was scored ({scores}) instead of refused: evaluation swallows its own "
+            "failures, and a crashed trial would look like a bad one. Look at glassbox/evaluation.py."
+        )
+
+    @staticmethod
+    def _evaluated(trial: Trial) -> Any:
+        with captured_output():
+            return trial.final_evaluation(UnrecordedRun(), Progress())
+
+    def trial(self, group: str) -> None:
+        self.stage("train", "--group", group, "--seed", str(self.seed))
+
+    def resume(self) -> str:
+        """The same trial stopped after its first step, then started again, ends in the same student."""
+        manifest = Path("runs") / self.hardest / f"{self.seed}.json"
+        whole = _final_student(manifest)
+        with captured_output():
+            stopped = StoppedTrial(self.settings, self.hardest, self.seed)
+            try:
+                stopped.run()
+            except SystemExit as end:
+                if end.code != 128 + signal.SIGTERM:
+                    raise
+            if not list(stopped.scratch.glob("step-*")):
+                raise GlassboxError(f"A stopped trial left no checkpoint in {stopped.scratch}: it cannot go on.")
+            resumed = Trial(self.settings, self.hardest, self.seed)
+            resumed.run()
+        if resumed.accelerator.device.type == "cpu" and _final_student(manifest) != whole:
+            raise GlassboxError(
+                f"Group {self.hardest} ends in another student when it is stopped and goes on: a checkpoint lacks "
+                "something. Look at glassbox/checkpoint.py."
+            )
+        return "a stopped trial goes on to the same student"
+
+    def console(self) -> str:
+        """A trial of two steps says a handful of lines; one that prints at every step fills a disk in the long run."""
+        trials = {name: lines for name, lines in self.lines.items() if name.startswith("train")}
+        name, longest = max(trials.items(), key=lambda each: len(each[1]))
+        if len(longest) > LINES_PER_TRIAL:
+            raise GlassboxError(
+                f"`{name}` printed {len(longest)} lines in two steps (at most {LINES_PER_TRIAL} are expected), which "
+                f"floods the log of a long run. The most frequent: {max(longest, key=longest.count)!r}."
+            )
+        return f"at most {len(longest)} lines a trial"
+
+    def report(self) -> str:
+        self.stage("compare")
+        missing = [name for name in ("results.json", "report.html") if not (Path("reports") / name).is_file()]
+        if missing:
+            raise GlassboxError(f"src/compare.py ended well and wrote no reports/{missing[0]}.")
+        return "results.json and report.html"
+
+
+class StoppedTrial(Trial):
+    """A trial that is told to stop, as by SIGTERM, while its first step runs."""
+
+    def train(self, run: TrialRun | UnrecordedRun, progress: Progress, interruption: Interruption) -> None:
+        self._interruption = interruption
+        super().train(run, progress, interruption)
+
+    def step(self, batches: Any, progress: Progress, due: bool) -> dict[str, float]:
+        result = super().step(batches, progress, due)
+        self._interruption.received = signal.SIGTERM
+        return result
+
+
+def _require_labels(trial: Trial, batch: Batch) -> None:
+    """The labels of a batch are the tokens of answer and end, as the sample's own text gives them."""
+    samples = {sample.sample_id: sample for sample in read_split(TASKS_FOLDER, "train")}
+    snapshot = trial.settings.snapshot
+    for row, sample_id in enumerate(batch.sample_ids):
+        sample = samples[sample_id]
+        encoded = encode_sample(
+            trial.tokenizer,
+            sample.prompt,
+            sample.answer,
+            max_length=snapshot.max_length,
+            overflow=snapshot.overflow,
+        )
+        wanted = list(encoded.ids[encoded.loss_start + 1 :])
+        found = batch.labels[batch.sample_index == row].tolist()
+        if found != wanted:
+            raise GlassboxError(
+                f"Sample {sample_id} is trained towards {trial.tokenizer.decode(found)!r}, and its answer with the end "
+                f"of sequence is {trial.tokenizer.decode(wanted)!r}: the mask or the shift is wrong. Look at "
+                "glassbox/snapshot/batch.py."
+            )
+
+
+def _plain_losses(trial: Trial, batch: Batch) -> Float[Tensor, " positions"]:
+    """Cross-entropy of every answer token from the model's own logits, one unpadded sample at a time, in nats."""
+    losses = []
+    for row, (first, count) in enumerate(zip(batch.first.tolist(), batch.count.tolist(), strict=True)):
+        ids = batch.input_ids[row : row + 1, : first + count + 1]
+        logits = trial.student.model(input_ids=ids, use_cache=False).logits[0, first : first + count]
+        losses.append(
+            functional.cross_entropy(
+                logits[:, : trial.student.vocabulary].float(), ids[0, first + 1 :], reduction="none"
+            )
+        )
+    return torch.cat(losses).cpu()
+
+
+def _final_student(manifest: Path) -> str:
+    return json.loads(manifest.read_text(encoding="utf-8"))["digests"]["final_student"]

@@ -1,0 +1,182 @@
+"""How long the study will take, from a few real steps of every group on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from glassbox.config.settings import Settings
+from glassbox.evaluation.evaluation import Evaluation
+from glassbox.evaluation.references import measure_teacher
+from glassbox.models.tokenizers import load_tokenizer, tokens_are_shared
+from glassbox.objective import Objective
+from glassbox.preflight.disk import RESERVE
+from glassbox.preflight.memory import has_weights_here, total
+from glassbox.preflight.rehearsal import TASKS, captured_output, rehearsal, run_stage, samples_of
+from glassbox.snapshot.batch import Batch
+from glassbox.snapshot.composition import batches, compose_items
+from glassbox.snapshot.labels import Answer, write_teacher_labels
+from glassbox.snapshot.teacher import capture_batch, open_teacher
+from glassbox.tasks import read_split, tasks_digest
+from glassbox.tasks.sample import spread
+from glassbox.tracking import TrialRun, UnrecordedRun
+from glassbox.training.checkpoint import Progress
+from glassbox.training.setup import ANSWERS_FOLDER
+from glassbox.training.trial import Trial
+
+STEPS = 6
+LONG_STAGES = 3  # snapshot, verify, answers
+SHORT_STAGES = 5  # settings, pair, prepare, trial_code, compare
+# DVC's own time for a stage, mostly reading and writing dvc.lock: measured over the 35 trials of the embedded study
+DVC_SECONDS = 3.0
+
+
+class TimedTrial(Trial):
+    """A trial that notes how long each phase takes: (seconds, units of work) per call.
+
+    Units are padded tokens for `step`, samples for `validation` and `test`. `most_questions` cuts the test split.
+    """
+
+    most_questions: int | None = None
+    overhead = 0.0
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.noted: dict[str, list[tuple[float, int]]] = {"step": [], "validation": [], "test": []}
+        self.test = self.test[: self.most_questions]
+
+    @contextmanager
+    def _noting(self, phase: str, units: int) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.noted[phase].append((time.perf_counter() - started, units))
+
+    def step(self, batches: Sequence[tuple[Batch, bool]], progress: Progress, due: bool) -> dict[str, float]:
+        with self._noting("step", sum(batch.input_ids.numel() for batch, _ in batches)):
+            return super().step(batches, progress, due)
+
+    def validate(self, objective: Objective) -> dict[str, float]:
+        with self._noting("validation", len(self.validation)):
+            return super().validate(objective)
+
+    def final_evaluation(self, run: TrialRun | UnrecordedRun, progress: Progress) -> Evaluation:
+        with self._noting("test", len(self.test)):
+            return super().final_evaluation(run, progress)
+
+    def rate(self, phase: str) -> float:
+        """Seconds per unit, the median over calls: the first call of a process is slow."""
+        return median(seconds / units for seconds, units in self.noted[phase])
+
+    def noted_seconds(self) -> float:
+        return sum(seconds for calls in self.noted.values() for seconds, _ in calls)
+
+
+def measured_time(
+    settings: Settings, estimate: Mapping[str, Any], tasks_folder: Path, start_up: float
+) -> dict[str, Any]:
+    """Seconds of the long stages, of a trial of each group and of the whole; or the `reason` why nothing was measured.
+
+    `start_up` is how long a process takes until it has everything imported, in seconds.
+    """
+    reason = _reason_against(settings, estimate)
+    if reason is not None:
+        return {"reason": reason}
+    started = time.monotonic()
+    capture_rate, teacher_rate, trials = _probe(settings, tasks_folder)
+    samples, asked = estimate["samples"], any(group.labels == "teacher" for group in settings.distill.values())
+    evaluation_rate = trials[settings.groups[0]].rate("test")
+    seconds = {
+        group: start_up
+        + probed.overhead
+        + estimate["padded_tokens_per_trial"] * probed.rate("step")
+        + settings.train.epochs * samples["validation"] * probed.rate("validation")
+        + samples["test"] * evaluation_rate
+        for group, probed in trials.items()
+    }
+    stages = {
+        "capture": start_up + estimate["captured_tokens"] * capture_rate,
+        "verify": start_up + samples["test"] * (teacher_rate + evaluation_rate),
+        "answers": start_up + samples["train"] * teacher_rate if asked else 0.0,
+        "all trials": len(settings.seeds) * sum(seconds.values()),
+        "between": SHORT_STAGES * start_up + (LONG_STAGES + SHORT_STAGES + estimate["trials"]) * DVC_SECONDS,
+    }
+    return {
+        "device": estimate["memory"]["device"],
+        "threads": settings.train.threads,
+        "probe_seconds": time.monotonic() - started,
+        "seconds_per_padded_token": {group: probed.rate("step") for group, probed in trials.items()},
+        "trial_seconds": seconds,
+        "stage_seconds": stages,
+        "study_seconds": sum(stages.values()),
+    }
+
+
+def _reason_against(settings: Settings, estimate: Mapping[str, Any]) -> str | None:
+    """Why no probe runs here; None where one can."""
+    for role in ("teacher", "student"):
+        if not has_weights_here(getattr(settings, role)):
+            return f"the {role}'s weights are in no folder here ({getattr(settings, role).model})"
+    if settings.prepare.hub is None and any(task.source == "hub" for task in settings.prepare.tasks.values()):
+        return "the tasks' texts lie on the hub"
+    memory = estimate["memory"]
+    if max(map(total, memory["phases"].values())) * RESERVE > memory["free"]:
+        return f"it does not fit {memory['device']}"
+    return None
+
+
+def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, float, dict[str, TimedTrial]]:
+    """Seconds per captured token and per question that the teacher answers, and a short trial of each group.
+
+    Only the first group's student answers a full batch of questions.
+    """
+    splits = samples_of(settings, tasks_folder)
+    chosen = {
+        "train": spread(splits["train"], STEPS * settings.train.batch_size),
+        "validation": spread(splits["validation"], settings.evaluation.batch_size),
+        "test": spread(splits["test"], settings.evaluation.batch_size),
+    }
+    few = settings.train.model_copy(update={"epochs": 1, "max_steps": None, "early_stopping": None, "processes": 1})
+    trials = {}
+    with rehearsal(settings.model_copy(update={"train": few}), chosen) as small:
+        torch.set_num_threads(small.train.threads)
+        capture_rate = _capture_rate(small) if tokens_are_shared(small) else 0.0
+        started = time.perf_counter()
+        measure_teacher(small, TASKS)
+        teacher_rate = (time.perf_counter() - started) / len(chosen["test"])
+        run_stage("snapshot")
+        for group in small.groups:
+            if small.distill[group].labels == "teacher":
+                _stand_in_for_answers(ANSWERS_FOLDER / group)
+            trial = TimedTrial(small, group, small.seeds[0])
+            trial.most_questions = small.train.batch_size if trials else None
+            started = time.perf_counter()
+            with captured_output():
+                trial.run()
+            trial.overhead = time.perf_counter() - started - trial.noted_seconds()
+            trials[group] = trial
+    return capture_rate, teacher_rate, trials
+
+
+def _stand_in_for_answers(folder: Path) -> None:
+    """The data's answers as the teacher's: whose they are makes no difference to a trial's time."""
+    samples = read_split(TASKS, "train")
+    answers = [Answer(sample.sample_id, sample.task, sample.answer, True, True) for sample in samples]
+    write_teacher_labels(folder, answers, {"provenance": {"tasks": tasks_digest(TASKS)}})
+
+
+def _capture_rate(settings: Settings) -> float:
+    """Seconds per token of the teacher over all batches but the first, which is slow."""
+    tokenizer = load_tokenizer(settings.teacher)
+    teacher = open_teacher(settings, tokenizer)
+    parts = batches(compose_items(settings, tokenizer, TASKS), settings.snapshot.batch_size)
+    capture_batch(teacher, parts[0], {})
+    started = time.perf_counter()
+    for part in parts[1:] or parts:
+        capture_batch(teacher, part, {})
+    return (time.perf_counter() - started) / sum(item.n_tokens for part in parts[1:] or parts for item in part)

@@ -1,0 +1,181 @@
+"""How many samples of which length a study reads: counted where its texts are at hand, bounded where they are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from glassbox.config.settings import SPLITS, Settings
+from glassbox.errors import GlassboxError
+from glassbox.models.encoding import encode_prompt, encode_sample
+from glassbox.models.tokenizers import load_tokenizer
+from glassbox.snapshot.schema import CAPTURED_SPLITS
+from glassbox.tasks import Sample, load_samples, read_split
+from glassbox.training.schedule import make_plan
+
+# Rows of the hub's splits that the settings take whole, at the commits of conf/scale/paper.yaml (docs/paper_scale.md)
+HUB_ROWS = {
+    ("sst2", "test"): 872,
+    ("mmlu", "validation"): 1531,
+    ("mmlu", "test"): 14042,
+    ("gsm8k", "test"): 1319,
+}
+
+
+@dataclass(frozen=True)
+class Length:
+    """One training or validation sample. `n_captured` positions are stored, the last `n_answer` of them trained on."""
+
+    sample_id: str
+    task: str
+    split: str
+    n_tokens: int
+    n_captured: int
+    n_answer: int
+
+    @property
+    def first(self) -> int:
+        return self.n_tokens - 1 - self.n_answer
+
+
+@dataclass(frozen=True)
+class Question:
+    """One test sample: tokens of its prompt, and of each choice; no choices means that an answer is generated."""
+
+    task: str
+    n_prompt: int
+    choices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`exact` is False where numbers are upper bounds; `source` says in words what was counted."""
+
+    lengths: tuple[Length, ...]
+    questions: tuple[Question, ...]
+    exact: bool
+    source: str
+    vocabulary: int | None
+
+    def split(self, name: str) -> list[Length]:
+        return [length for length in self.lengths if length.split == name]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Of one trial: optimizer steps, tokens it trains on, and micro-batches one of which needs the most memory."""
+
+    steps: int
+    tokens: int
+    padded_tokens: int
+    candidates: tuple[tuple[Length, ...], ...]
+
+
+def workload_of(settings: Settings, tasks_folder: Path) -> Workload:
+    """From the prepared tasks if they fit the settings, else from their sources if these are local, else a bound."""
+    try:
+        tokenizer = load_tokenizer(settings.teacher)
+    except GlassboxError:
+        return _bound(settings, f"the tokenizer of {settings.teacher.model} is not at hand")
+    splits = _prepared(settings, tasks_folder)
+    if splits is not None:
+        return _counted(settings, tokenizer, splits, f"counted in {tasks_folder}")
+    on_hub = settings.prepare.hub is None
+    if on_hub and any(task.source == "hub" for task in settings.prepare.tasks.values()):
+        return _bound(settings, "the tasks are not prepared and their texts lie on the hub")
+    splits = load_samples(settings.prepare)
+    return _counted(settings, tokenizer, splits, "counted in the tasks' sources; nothing is prepared yet")
+
+
+def _prepared(settings: Settings, folder: Path) -> dict[str, list[Sample]] | None:
+    """The splits in `folder`, or None where they are missing or have other columns, tasks or counts than now."""
+    try:
+        splits = {split: read_split(folder, split) for split in SPLITS}
+    except GlassboxError:
+        return None
+    for split, samples in splits.items():
+        found = Counter(sample.task for sample in samples)
+        wanted = {name: getattr(task, split) for name, task in settings.prepare.tasks.items()}
+        if found.keys() != wanted.keys() or any(count not in (None, found[name]) for name, count in wanted.items()):
+            return None
+    return splits
+
+
+def _counted(
+    settings: Settings, tokenizer: PreTrainedTokenizerFast, splits: dict[str, list[Sample]], source: str
+) -> Workload:
+    snapshot = settings.snapshot
+    lengths = []
+    for split in CAPTURED_SPLITS:
+        for sample in splits[split]:
+            encoded = encode_sample(
+                tokenizer,
+                sample.prompt,
+                sample.answer,
+                max_length=snapshot.max_length,
+                overflow=snapshot.overflow,
+            )
+            tokens = len(encoded.ids)
+            answer = tokens - 1 - encoded.loss_start
+            captured = answer if snapshot.positions == "answer" else tokens - 1
+            lengths.append(Length(sample.sample_id, sample.task, split, tokens, captured, answer))
+    questions = []
+    for sample in splits["test"]:
+        prompt = len(encode_prompt(tokenizer, sample.prompt, snapshot.max_length))
+        choices = tuple(len(tokenizer(choice, add_special_tokens=False)["input_ids"]) for choice in sample.choices)
+        questions.append(Question(sample.task, prompt, choices))
+    vocabulary = max(tokenizer.get_vocab().values()) + 1
+    return Workload(tuple(lengths), tuple(questions), True, source, vocabulary)
+
+
+def _bound(settings: Settings, reason: str) -> Workload:
+    """Every sample as long as the settings allow, all of it answer; GlassboxError where not even counts are known."""
+    most = settings.snapshot.max_length
+    lengths, questions = [], []
+    for name in settings.prepare.tasks:
+        for split in CAPTURED_SPLITS:
+            for index in range(_rows(settings, name, split, reason)):
+                lengths.append(Length(f"{name}/{split}/{index}", name, split, most, most - 1, most - 1))
+        questions += [Question(name, most, ())] * _rows(settings, name, "test", reason)
+    source = f"an upper bound, every sample {most} tokens long (snapshot.max_length): {reason}"
+    return Workload(tuple(lengths), tuple(questions), False, source, None)
+
+
+def _rows(settings: Settings, name: str, split: str, reason: str) -> int:
+    task = settings.prepare.tasks[name]
+    count = getattr(task, split)
+    if count is None and task.source == "hub":
+        count = HUB_ROWS.get((name, split))
+    if count is None:
+        raise GlassboxError(
+            f"Nothing bounds this study: {reason}, and prepare.tasks.{name}.{split} is null, which means all there "
+            f"are. Run `dvc repro prepare` first, or set a number (`-S prepare.tasks.{name}.{split}=1000`)."
+        )
+    return count
+
+
+def training_of(settings: Settings, workload: Workload) -> Training:
+    """The trials' own step plans; steps are equal in all seeds, the candidates come from all of them."""
+    by_id = {length.sample_id: length for length in workload.split("train")}
+    tokens_by_id = {sample_id: length.n_tokens for sample_id, length in by_id.items()}
+    plans = [make_plan(tokens_by_id, settings.train, seed) for seed in settings.seeds]
+    steps = [
+        [tuple(by_id[sample_id] for sample_id in batch) for batch in step] for plan in plans for step in plan.steps
+    ]
+    every = [batch for step in steps for batch in step]
+    widest = max(every, key=padded_tokens)
+    fullest = max(every, key=lambda batch: sum(length.n_answer for length in batch))
+    first = steps[: len(plans[0].steps)]
+    return Training(
+        steps=len(plans[0].steps),
+        tokens=sum(length.n_tokens for step in first for batch in step for length in batch),
+        padded_tokens=sum(padded_tokens(batch) for step in first for batch in step),
+        candidates=tuple(dict.fromkeys((widest, fullest))),
+    )
+
+
+def padded_tokens(batch: tuple[Length, ...]) -> int:
+    return len(batch) * max(length.n_tokens for length in batch)

@@ -1,0 +1,1 @@
+"""What shows results.json: tables, figures, the page."""

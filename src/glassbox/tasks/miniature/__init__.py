@@ -1,0 +1,1 @@
+"""The embedded miniature tasks and the models trained on them."""

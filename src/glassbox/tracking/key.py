@@ -1,0 +1,92 @@
+"""The key of a trial: a digest of exactly what its result depends on, so that equal keys mean the same experiment.
+
+`CODE` bears on the result and is in the key; `WRITING_CODE` on what is written about it, and makes DVC run the trial
+again.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from glassbox.config.settings import Settings
+from glassbox.files import code_digest
+
+CODE = (
+    "checkpoint.py",
+    "config_curves.py",
+    "encoding.py",
+    "evaluation.py",
+    "generation.py",
+    "labels.py",
+    "liveness.py",
+    "models.py",
+    "objective",
+    "precision.py",
+    "preparation.py",
+    "processes.py",
+    "randomness.py",
+    "schedule.py",
+    "signals.py",
+    "snapshot/batch.py",
+    "snapshot/codec.py",
+    "snapshot/partners.py",
+    "snapshot/reader.py",
+    "snapshot/schema.py",
+    "snapshot/storage.py",
+    "student.py",
+    "tasks/sample.py",
+    "tasks/storage.py",
+    "texts.py",
+    "trainee.py",
+    "trial.py",
+)
+WRITING_CODE = ("code_digest.py", "item_results.py", "model_files.py", "trial_key.py", "trial_output.py")
+SECTIONS = ("student", "objective", "train", "evaluation")
+OF_THE_TEACHER_ONLY = {"evaluation": {"teacher_shots"}}
+
+
+def sections_of(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The settings that a trial reads, by section."""
+    return {
+        section: getattr(settings, section).model_dump(mode="json", exclude=OF_THE_TEACHER_ONLY.get(section))
+        for section in SECTIONS
+    }
+
+
+def trial_key(
+    settings: Settings,
+    group: str | None,
+    seed: int | None,
+    snapshot_digest: str,
+    tasks_digest: str,
+    answers_digest: str | None = None,
+) -> str:
+    """sha256 in hex over snapshot, tasks, the sections a trial reads, its resolved weights, its seed and the code.
+
+    `answers_digest` names the teacher's answers; it counts for a group whose labels they are, and for no other.
+    """
+    own = settings.distill[group] if group is not None else None
+    facts = {
+        "snapshot": snapshot_digest,
+        "tasks": tasks_digest,
+        "code": code_digest(CODE),
+        "settings": sections_of(settings),
+        "encoding": {"max_length": settings.snapshot.max_length, "overflow": settings.snapshot.overflow},
+        "weights": own.model_dump(mode="json") if own is not None else None,
+        "answers": answers_digest if own is not None and own.labels == "teacher" else None,
+        "group": group,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def study_key(settings: Settings, snapshot_digest: str, tasks_digest: str) -> str:
+    """The same without group and seed: equal for all trials that may be compared."""
+    return trial_key(settings, None, None, snapshot_digest, tasks_digest)
+
+
+def recorded_answers(folder: Path) -> str | None:
+    """The digest of the teacher's answers under data/answers, one for all groups; None where no group has any."""
+    manifests = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/manifest.json")))
+    return next((manifest["digest"] for manifest in manifests if manifest["labels"] == "teacher"), None)

@@ -1,0 +1,1 @@
+"""One trial, from its setup to its published result."""

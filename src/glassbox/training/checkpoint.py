@@ -1,0 +1,111 @@
+"""Where a trial stands after a step, in safetensors and JSON: enough to go on to the same bits."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from glassbox.files import require_free_space
+from glassbox.processes import Processes, laid_out_like, whole, whole_state
+from glassbox.training.student import Student
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class Progress:
+    """What the loop counts. `history` holds every metric logged so far as (step, metric, value).
+
+    `plan` is the digest of the analysis plan when the trial started.
+    """
+
+    step: int = 0
+    updates: int = 0
+    run_id: str | None = None
+    seconds: float = 0.0
+    best_validation: float | None = None
+    epochs_without_improvement: int = 0
+    stopped_early: bool = False
+    scaler: dict[str, Any] = field(default_factory=dict)
+    initial_student: str = ""
+    plan: str = ""
+    liveness: list[dict[str, dict[str, float | None]]] = field(default_factory=list)
+    history: list[tuple[int, str, float]] = field(default_factory=list)
+
+
+def save(
+    folder: Path, progress: Progress, student: Student, optimizer: torch.optim.AdamW, processes: Processes
+) -> None:
+    """Write a new checkpoint, publish it by one rename, then drop the older ones; every process takes part."""
+    tensors = {f"student.{name}": value for name, value in whole_state(student).items()}
+    for name, parameter in student.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": whole(state[moment]) for moment in MOMENTS if moment in state}
+    for index, states in enumerate(processes.gather(_generators())):
+        tensors |= {f"random.{index}.{device}": state for device, state in states.items()}
+    if processes.is_main:
+        _write(folder, progress, tensors)
+    processes.wait()
+
+
+def _generators() -> dict[str, torch.Tensor]:
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state()} | cuda
+
+
+def _write(folder: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
+    staging = folder / "staging"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    require_free_space(staging, sum(tensor.nbytes for tensor in tensors.values()), "A checkpoint")
+    save_file(_apart(tensors), staging / "state.safetensors")
+    (staging / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    target = folder / f"step-{progress.step:08d}"
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(staging, target)
+    for older in sorted(folder.glob("step-*"))[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, each in a memory of its own: safetensors refuses tied weights, which are one tensor."""
+    apart: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        apart[name] = value.clone() if value.data_ptr() in places else value
+        places.add(value.data_ptr())
+    return apart
+
+
+def load(folder: Path, student: Student, optimizer: torch.optim.AdamW, processes: Processes) -> Progress | None:
+    """Bring student, optimizer and generators to the newest checkpoint; None where there is none."""
+    found = sorted(folder.glob("step-*"))
+    if not found:
+        return None
+    values = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
+    progress = Progress(**(values | {"history": [tuple(row) for row in values["history"]]}))
+    with safe_open(found[-1] / "state.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, value in student.state_dict().items():
+        value.copy_(laid_out_like(tensors[f"student.{name}"], value))
+    for name, parameter in student.named_parameters():
+        state = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
+        if state:
+            optimizer.state[parameter] = {
+                moment: value if moment == "step" else laid_out_like(value, parameter)
+                for moment, value in state.items()
+            }
+    own = f"random.{processes.index}"
+    if f"{own}.cpu" in tensors:
+        torch.set_rng_state(tensors[f"{own}.cpu"])
+    if f"{own}.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"{own}.cuda"])
+    return progress

@@ -1,0 +1,180 @@
+"""What a trial leaves behind: history, per-item results, the student where it is kept, and the manifest, written last.
+
+A reader that finds `runs/<group>/<seed>.json` finds everything it names, whole: the folder beside it is moved into
+place by one rename before the manifest is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from glassbox.config.settings import Settings
+from glassbox.evaluation.evaluation import Evaluation
+from glassbox.files import require_free_space, sha256_of, write_synced
+from glassbox.models.loading import model_digest
+from glassbox.objective import liveness
+from glassbox.tracking.items import items_digest, write_items
+from glassbox.tracking.manifest import flat_params
+from glassbox.training.checkpoint import Progress
+from glassbox.training.divergence import DUMP
+from glassbox.training.student import part_of, save_student
+
+if TYPE_CHECKING:
+    from glassbox.tracking import TrialRun, UnrecordedRun
+    from glassbox.training.trial import Trial
+
+SCHEMA_VERSION = 1
+PACKAGES = ("torch", "transformers", "accelerate", "mlflow", "dvc", "pyarrow")
+BYTES_PER_WEIGHT = 4
+
+
+def publish(
+    trial: Trial,
+    weights: Mapping[str, Tensor],
+    run: TrialRun | UnrecordedRun,
+    progress: Progress,
+    status: str,
+    evaluation: Evaluation | None,
+    reason: str,
+) -> None:
+    """Write the trial's folder and manifest, and log both to MLflow. `weights` are the student's, whole."""
+    target = Path("runs") / trial.group / str(trial.seed)
+    staging = target.with_name(f".{target.name}-staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    size = sum(tensor.numel() for tensor in weights.values())
+    require_free_space(staging, size * BYTES_PER_WEIGHT, f"Trial {trial.group}/{trial.seed}")
+    columns = zip(*progress.history, strict=True) if progress.history else ([], [], [])
+    _write_table(staging / "history.parquet", dict(zip(("step", "metric", "value"), columns, strict=True)))
+    items = [] if evaluation is None else [vars(item) for item in evaluation.items]
+    if items:
+        write_items(staging / "items.parquet", items)
+    if (trial.scratch / DUMP).exists():
+        shutil.copyfile(trial.scratch / DUMP, staging / DUMP)
+    if evaluation is not None and _keeps_student(trial.settings, trial.seed):
+        card = _card(trial, evaluation.metrics("test"))
+        save_student(trial.student, weights, trial.tokenizer, staging / "student", card)
+    digests = trial.digests | {
+        "initial_student": progress.initial_student,
+        "final_student": model_digest(part_of(weights, "model")),
+        "items": items_digest(items) if items else "",
+    }
+    outcome = {"precision": trial.probe.observed or "unknown", "outcome": status}
+    for name, value in ({f"{name}_digest": digest for name, digest in digests.items()} | outcome).items():
+        run.tag(name, value)
+    for path in (staging / "history.parquet", staging / "items.parquet", staging / DUMP):
+        if path.exists():
+            run.artifact(path)
+    manifest = _manifest(trial, progress, status, reason) | {
+        "run_id": run.run_id,
+        "digests": digests,
+        "tags": trial.tags(progress) | outcome,
+        "files": {
+            path.relative_to(staging).as_posix(): sha256_of(path)
+            for path in sorted(staging.rglob("*"))
+            if path.is_file()
+        },
+    }
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(staging, target)
+    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_synced(target.with_name(f"{target.name}.json"), text.encode())
+    run.artifact(target.with_name(f"{target.name}.json"))
+
+
+def _manifest(trial: Trial, progress: Progress, status: str, reason: str) -> dict[str, Any]:
+    """What the manifest says of the trial itself; its run, digests and files are added where they are made."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "group": trial.group,
+        "seed": trial.seed,
+        "status": status,
+        "reason": reason,
+        "key": trial.key,
+        "study_key": trial.study_key,
+        "metrics": {name: value for _, name, value in progress.history},
+        "params": flat_params(trial.settings, trial.group, trial.seed),
+        "precision": trial.probe.observed or "unknown",
+        "heads": trial.heads,
+        "processes": trial.processes.count,
+        "liveness": liveness.summary(progress.liveness),
+        "steps": progress.step,
+        "skipped_steps": progress.step - progress.updates,
+        "stopped_early": progress.stopped_early,
+        "seconds": progress.seconds,
+        "plan": progress.plan,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_bytes": peak_gpu_bytes(),
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+    }
+
+
+def _write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
+
+
+def clean(scratch: Path) -> None:
+    """Drop checkpoints of a trial that is published."""
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keeps_student(settings: Settings, seed: int) -> bool:
+    keep = settings.storage.keep_students
+    return keep == "all" or (keep == "one_per_group" and seed == min(settings.seeds))
+
+
+def _card(trial: Trial, metrics: Mapping[str, float]) -> str:
+    """The model card of a kept student."""
+    group = trial.settings.distill[trial.group]
+    weights = ", ".join(f"{name} {weight}" for name, weight in group.components.items())
+    shuffled = f" Read off other samples: {', '.join(group.shuffled)}." if group.shuffled else ""
+    embedded = any(task.source == "embedded" for task in trial.settings.prepare.tasks.values())
+    note = " (embedded miniature tasks, not the benchmarks they are named for)" if embedded else ""
+    scores = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in metrics.items())
+    return f"""---
+library_name: transformers
+tags: [distillation, glassbox]
+---
+# {trial.settings.student.model}, distilled as group `{trial.group}`, seed {trial.seed}
+
+Teacher: `{trial.settings.teacher.model}`, read from snapshot `{trial.digests["snapshot"]}`.
+Weights of the objective: {weights}.{shuffled}
+Scale: `{trial.settings.scale}`{note}.
+
+| test metric | value |
+|---|---|
+{scores}
+
+Open it with `AutoModelForCausalLM.from_pretrained("<this folder>")`. `projector.safetensors`, where present, was
+used in training only.
+"""
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_gpu_bytes() -> int | None:
+    """The most that tensors have held on the GPU at once, in bytes; None without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

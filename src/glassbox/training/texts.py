@@ -1,0 +1,102 @@
+"""Training and validation samples as the student's own tokens: what a group without signals can learn from.
+
+It stands where the snapshot stands, for labels that the snapshot lacks (the teacher's answers) and for a student that
+cuts text into other tokens than the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from glassbox.config.settings import SnapshotSettings
+from glassbox.errors import GlassboxError
+from glassbox.files import brief_ids
+from glassbox.models.encoding import encode_sample
+from glassbox.snapshot.batch import Batch, StoredSample, assemble_tokens
+from glassbox.snapshot.labels import Answer
+from glassbox.snapshot.reader import SampleInfo
+from glassbox.snapshot.schema import CAPTURED_SPLITS
+from glassbox.tasks import Sample, read_split
+
+
+class Source(Protocol):
+    """Where a trial's samples come from: a snapshot or texts."""
+
+    def samples(self, split: str) -> list[SampleInfo]: ...
+
+    def batches(
+        self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]: ...
+
+
+class Texts:
+    """Every training and validation sample, tokenized when it is opened.
+
+    `answers` take the place of the training split's answers. Validation keeps the data's, so that its loss is the same
+    measure for every group.
+    """
+
+    def __init__(
+        self,
+        tasks_folder: Path,
+        tokenizer: PreTrainedTokenizerFast,
+        limits: SnapshotSettings,
+        answers: Mapping[str, Answer] | None = None,
+    ) -> None:
+        self._stored: dict[str, dict[str, StoredSample]] = {}
+        for split in CAPTURED_SPLITS:
+            samples = read_split(tasks_folder, split)
+            labels = answers if split == "train" else None
+            _refuse_unanswered(samples, labels)
+            self._stored[split] = {
+                sample.sample_id: _stored(sample, labels[sample.sample_id] if labels else None, tokenizer, limits)
+                for sample in samples
+            }
+        self._all = {sample_id: sample for split in self._stored.values() for sample_id, sample in split.items()}
+
+    def samples(self, split: str) -> list[SampleInfo]:
+        """The samples of "train" or "validation" in the order of their ids."""
+        chosen = sorted(self._stored[split].values(), key=lambda sample: sample.sample_id)
+        return [SampleInfo(s.sample_id, s.task, s.n_tokens, s.n_answer) for s in chosen]
+
+    def batches(
+        self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]:
+        """The planned batches in order. Raises GlassboxError where signals are asked for: texts have none."""
+        if signals:
+            raise GlassboxError(
+                f"Texts carry no {' and no '.join(sorted(signals))}: a group that uses signals reads the snapshot."
+            )
+        for sample_ids in plan:
+            yield assemble_tokens([self._all[sample_id] for sample_id in sample_ids], torch.device(device))
+
+
+def _refuse_unanswered(samples: Sequence[Sample], answers: Mapping[str, Answer] | None) -> None:
+    unanswered = [sample.sample_id for sample in samples if answers is not None and sample.sample_id not in answers]
+    if unanswered:
+        raise GlassboxError(
+            f"The teacher gave no answer to {brief_ids(unanswered)}. Run `dvc repro --force answers`, which asks again."
+        )
+
+
+def _stored(
+    sample: Sample, answer: Answer | None, tokenizer: PreTrainedTokenizerFast, limits: SnapshotSettings
+) -> StoredSample:
+    """[bos, prompt, answer, eos]; an answer that the teacher did not end has no eos, and one may be empty."""
+    encoded = encode_sample(
+        tokenizer,
+        sample.prompt,
+        sample.answer if answer is None else answer.answer,
+        max_length=limits.max_length,
+        overflow=limits.overflow,
+        ends=answer is None or answer.ended,
+        may_be_empty=answer is not None,
+    )
+    ids = np.array(encoded.ids, dtype=np.int64)
+    return StoredSample(sample.sample_id, sample.task, ids, encoded.loss_start, len(ids) - 1 - encoded.loss_start, {})

@@ -1,0 +1,150 @@
+"""conf/ composes into the committed params.yaml, and overrides change what they promise and no more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import params
+from glassbox.config.settings import Settings, load_settings
+from params import composition
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+GROUPS = ("sft", "black_box", "hidden_state", "attention", "combined")
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    return yaml.safe_load(composition(CONF, list(overrides)))
+
+
+def test_params_is_the_composition_of_conf():
+    committed = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert committed == composition(CONF, []), "Run `make params` after a change in conf/"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "distill").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_group_file_defines_the_group_of_its_name_and_says_how_to_select_it(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f"# Select with: dvc exp run -S distill={path.stem}")
+    if path.stem not in ("all", "outline", "controls"):
+        assert list(yaml.safe_load(text)) == [path.stem]
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "scale").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_scale_file_says_how_to_select_it_and_composes_to_good_settings(path: Path):
+    assert f"-S scale={path.stem}" in path.read_text(encoding="utf-8").splitlines()[1]
+    settings = Settings.model_validate(composed(f"scale={path.stem}"))
+    assert settings.scale == path.stem
+
+
+def test_all_holds_every_group_of_the_factorial_plan():
+    weights = composed()["distill"]
+    assert tuple(weights) == GROUPS
+    assert {**weights["hidden_state"], **weights["attention"]} == weights["combined"]
+
+
+def test_the_outline_is_the_four_distilling_groups():
+    outline = composed("distill=outline")
+    assert tuple(outline["groups"]) == GROUPS[1:]
+    assert outline["distill"] == {group: composed()["distill"][group] for group in GROUPS[1:]}
+
+
+def test_the_paper_scale_is_28_trials_on_pinned_commits():
+    settings = Settings.model_validate(composed("scale=paper", "distill=outline"))
+    assert len(settings.groups) * len(settings.seeds) == 28
+    pinned = (settings.teacher, settings.student, *settings.prepare.tasks.values())
+    assert all(len(each.revision or "") == 40 for each in pinned)
+    train = settings.train
+    assert (train.epochs, train.batch_size, train.micro_batch_size) == (3, 8, 4)
+    assert (train.learning_rate, train.weight_decay, train.clip_norm) == (1e-4, 0.01, 1.0)
+    assert settings.snapshot.max_length == 512
+    assert settings.storage.keep_students == "one_per_group"
+    counts = {name: (task.train, task.validation, task.test) for name, task in settings.prepare.tasks.items()}
+    assert counts == {"sst2": (5000, 500, None), "mmlu": (1000, None, None), "gsm8k": (1000, 500, None)}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_selecting_a_group_selects_it_alone(group: str):
+    selected = composed(f"distill={group}")
+    assert selected["groups"] == [group]
+    assert selected["distill"] == {group: composed()["distill"][group]}
+
+
+@pytest.mark.parametrize(
+    ("group", "real"), [("hidden", "hidden_state"), ("attention", "attention"), ("logits", "black_box")]
+)
+def test_a_control_is_its_group_with_the_signal_shuffled(group: str, real: str):
+    weights = composed("distill=[all,controls]")["distill"]
+    assert weights[f"shuffled_{group}"] == {**weights[real], "shuffled": [group]}
+    assert composed("distill=controls")["groups"] == ["shuffled_logits", "shuffled_hidden", "shuffled_attention"]
+
+
+def test_a_weight_is_a_curve_on_the_command_line(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(composition(CONF, ["weights.hidden='0:0, 0.3:0, 0.5:0.1'"]), encoding="utf-8")
+    assert load_settings(path).distill["combined"].hidden == "0:0, 0.3:0, 0.5:0.1"
+
+
+def test_the_teachers_answers_join_the_other_groups_and_change_none():
+    together = composed("distill=[all,seqkd]")
+    assert together["groups"] == [*GROUPS, "seqkd"]
+    assert together["distill"] == {**composed()["distill"], "seqkd": {"task": 1.0, "labels": "teacher"}}
+
+
+def test_two_groups_are_selected_by_a_list():
+    assert composed("distill=[black_box,combined]")["groups"] == ["black_box", "combined"]
+
+
+def test_a_weight_changes_only_the_groups_that_use_it():
+    before, after = composed()["distill"], composed("weights.hidden=0.3")["distill"]
+    assert {group for group in GROUPS if before[group] != after[group]} == {"hidden_state", "combined"}
+    assert after["combined"]["hidden"] == 0.3
+
+
+def test_seeds_change_nothing_but_the_seeds():
+    assert composed("seeds=[0,1]") == {**composed(), "seeds": [0, 1]}
+
+
+def test_a_new_file_is_a_new_group(tmp_path: Path):
+
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "distill/maps_only.yaml").write_text("maps_only:\n  attention: ${weights.attention}\n", encoding="utf-8")
+    values = yaml.safe_load(composition(conf, ["distill=maps_only"]))
+    assert Settings.model_validate(values).distill["maps_only"].attention == 0.1
+
+
+def test_a_new_task_is_a_jsonl_file_named_in_an_override():
+    files = "{train: a.jsonl, validation: b.jsonl, test: c.jsonl}"
+    values = composed(f"+prepare.tasks.riddles={{source: jsonl, files: {files}}}")
+    assert Settings.model_validate(values).prepare.tasks["riddles"].source == "jsonl"
+
+
+def test_real_files_are_read_from_one_folder_and_any_subset_of_tasks():
+    settings = Settings.model_validate(composed("scale=files", "prepare.folder=elsewhere", "~prepare.tasks.sst2"))
+    assert set(settings.prepare.tasks) == {"mmlu", "gsm8k"}
+    gsm8k = settings.prepare.tasks["gsm8k"]
+    assert gsm8k.files and gsm8k.files.train == "elsewhere/gsm8k/train.jsonl"
+    assert settings.student.initialisation == "random"
+
+
+def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(composition(CONF, ["train.precision=no"]), encoding="utf-8")
+    assert load_settings(path).train.precision == "no"
+
+
+def test_composing_by_hand_says_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["params.py", "distill=combined"])
+    params.main()
+    assert capsys.readouterr().out == "params.yaml: composed of conf/ distill=combined\n"
+    assert load_settings(tmp_path / "params.yaml").groups == ("combined",)

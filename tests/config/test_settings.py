@@ -1,0 +1,316 @@
+"""Settings are read whole or refused whole, in sentences."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from glassbox.config.rules import EMBEDDED_TASKS
+from glassbox.config.settings import Settings, load_settings
+from glassbox.errors import GlassboxError
+from glassbox.tasks.miniature import generators as embedded
+
+ROOT = Path(__file__).parents[2]
+GOOD = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def refusal(tmp_path: Path) -> Callable[[dict[str, Any]], str]:
+    """What is said to the good settings with values at dotted paths changed."""
+
+    def refuse(changes: dict[str, Any]) -> str:
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(changed(changes)), encoding="utf-8")
+        with pytest.raises(GlassboxError) as caught:
+            load_settings(path)
+        return str(caught.value)
+
+    return refuse
+
+
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    values = copy.deepcopy(GOOD)
+    for path, value in changes.items():
+        *sections, name = path.split(".")
+        inner = values
+        for section in sections:
+            inner = inner[section]
+        inner[name] = value
+    return values
+
+
+def problems(message: str) -> list[str]:
+    return [line for line in message.splitlines() if line.startswith("- ")]
+
+
+def test_the_committed_settings_are_accepted_and_frozen():
+    settings = load_settings(ROOT / "params.yaml")
+    assert settings.groups == ("sft", "black_box", "hidden_state", "attention", "combined")
+    assert settings.seeds == tuple(range(7, 14))
+    with pytest.raises(ValueError, match="frozen"):
+        settings.train.epochs = 1
+
+
+def test_every_setting_stands_in_params_so_that_no_default_is_hidden():
+    settings = load_settings(ROOT / "params.yaml")
+    distill = {group: weights.model_dump(exclude_unset=True) for group, weights in settings.distill.items()}
+    assert {**settings.model_dump(mode="json"), "distill": distill} == GOOD
+
+
+def test_all_faults_are_told_at_once_each_with_path_value_reason_and_next_step(refusal):
+    message = refusal(
+        {
+            "train.epochs": -1,
+            "train.lerning_rate": 0.1,
+            "objective.reduction": "token",
+            "seeds": [0, 1, 1],
+            "train.micro_batch_size": 3,
+            "evaluation.batch_size": True,
+        }
+    )
+    lines = problems(message)
+    assert len(lines) == 6, message
+    assert all("Next: " in line for line in lines)
+    assert any("`train.epochs` = -1: input should be greater than 0" in line for line in lines)
+    assert any("`evaluation.batch_size` = true" in line for line in lines)
+    assert any("`objective.reduction` = \"token\": input should be 'sample' or 'position'" in line for line in lines)
+    assert any("`seeds` = [0, 1, 1]: 1 stands there twice. Next: -S 'seeds=[0,1]'" in line for line in lines)
+    assert any("-S train.micro_batch_size=2" in line for line in lines)
+    assert "6 settings" in message
+
+
+def test_an_unknown_key_names_the_nearest_one_of_its_section(refusal):
+    message = refusal({"objective.temprature": 4.0})
+    assert "`objective` has no such key; the nearest known key is `objective.temperature`" in message
+    assert "-S objective.temperature=4.0" in message
+
+
+def test_a_key_in_the_wrong_section_names_its_right_place(refusal):
+    assert "the nearest known key is `train.learning_rate`" in refusal({"learning_rate": 0.1})
+
+
+def test_a_misspelt_component_of_a_group_names_the_right_one(refusal):
+    message = refusal({"distill.combined": {"task": 1.0, "hiden": 0.1}})
+    assert "`distill.combined.hiden` = 0.1" in message
+    assert "`distill.combined.hidden`" in message
+
+
+def test_a_key_like_no_other_is_told_what_there_is(refusal):
+    assert "`verify` has no such key, only recaptured_samples" in refusal({"verify.zzz": 1})
+
+
+def test_a_missing_key_is_named(tmp_path: Path):
+    values = changed({})
+    del values["train"]["threads"]
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(GlassboxError, match=r"`train\.threads`: is missing"):
+        load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"groups": ["combind"]}, "the nearest known group is `combined`"),
+        ({"groups": ["sft"]}, "`distill.black_box`: `groups` does not name it"),
+        ({"groups": []}, "`groups` = []"),
+        ({"distill.sft": {"task": 0.0}}, "nothing to learn"),
+        (
+            {"objective.logits_target": "topk", "objective.temperature": 3.0},
+            "logits_target=dense serves any temperature",
+        ),
+        (
+            {"objective.logits_target": "topk", "objective.temperature": "0:4, 1:2"},
+            "logits_target=dense serves any temperature and any curve",
+        ),
+        (
+            {"weights.hidden": "0:0, 2:1"},
+            '`weights.hidden` = "0:0, 2:1": the progress of each point lies between 0 and 1',
+        ),
+        ({"distill.combined.hidden": "0:0, 0.5:-1"}, "`distill.combined.hidden`"),
+        ({"distill.sft": {"task": "0:1, 0.5:0, 1:1"}}, "no component has a weight above 0 at progress 0.5"),
+        ({"distill.combined.shuffled": ["task"]}, "`distill.combined.shuffled.0`"),
+        (
+            {"distill.sft": {"task": 1.0, "shuffled": ["hidden"]}},
+            "hidden is shuffled, but the group gives it no weight",
+        ),
+        ({"distill.combined.shuffled": ["hidden", "hidden"]}, "hidden stands there twice"),
+        (
+            {"objective.balance": "magnitude", "distill.combined": {"logits": 0.5}},
+            "group combined has no task loss that its signals could be scaled to",
+        ),
+        ({"student.dtype": "float16"}, "loses small updates"),
+        ({"student.dtype": "bfloat16", "train.precision": "fp16"}, "needs float32 weights"),
+        ({"prepare.tasks": {}}, "`prepare.tasks` = {}"),
+        ({"prepare.tasks": {"riddles": {"source": "jsonl"}}}, "reads local files"),
+        ({"prepare.tasks": {"sst22": {"source": "embedded"}}}, "the nearest is `sst2`"),
+        ({"prepare.tasks.sst2.revision": "main"}, "source `embedded` knows no revisions"),
+        ({"prepare.tasks.mmlu.train": 3439}, "the embedded mmlu has 3438 train items in all"),
+        ({"prepare.hub": "mirror"}, "no task has source `hub`"),
+        ({"prepare.tasks.my-task": {"source": "embedded"}}, "a name begins with a letter"),
+        ({"train.learning_rate": float("nan")}, "`train.learning_rate`"),
+        ({"train.learning_rate": float("inf")}, "`train.learning_rate`"),
+        ({"train.epochs": "3"}, '`train.epochs` = "3": input should be a valid integer'),
+        ({"train": None}, "`train` = null"),
+    ],
+)
+def test_what_cannot_work_is_refused(refusal, changes: dict[str, Any], said: str):
+    assert said in refusal(changes)
+
+
+def test_a_group_of_the_teachers_answers_has_no_signals(refusal):
+    message = refusal({"distill.black_box.labels": "teacher"})
+    assert "distill.black_box.labels" in message
+    assert "take logits out of conf/distill/black_box.yaml" in message
+    own = {"groups": ["seqkd"], "distill": {"seqkd": {"task": 1.0, "labels": "teacher"}}}
+    group = Settings.model_validate(changed(own)).distill["seqkd"]
+    assert group.labels == "teacher"
+    assert not group.uses_signals
+
+
+def test_topk_is_accepted_at_a_captured_temperature():
+    Settings.model_validate(changed({"objective.logits_target": "topk", "objective.temperature": 4.0}))
+
+
+def test_weights_and_temperatures_may_be_curves_and_components_shuffled():
+    values = changed(
+        {
+            "weights.hidden": "0:0, 0.3:0, 0.5:0.1",
+            "distill.combined": {"task": "0:1, 1:0", "hidden": "0:0, 0.3:0, 0.5:0.1", "shuffled": ["hidden"]},
+            "objective.temperature": "0:4, 1:1",
+            "objective.balance": "magnitude",
+        }
+    )
+    settings = Settings.model_validate(values)
+    assert settings.distill["combined"].active == {"task": "0:1, 1:0", "hidden": "0:0, 0.3:0, 0.5:0.1"}
+    assert settings.distill["combined"].shuffled == ("hidden",)
+
+
+def test_the_rules_hold_for_settings_made_in_code_too():
+    with pytest.raises(ValueError, match="stands there twice"):
+        Settings.model_validate(changed({"seeds": [1, 1]}))
+
+
+def test_the_embedded_tasks_are_those_that_can_be_generated():
+    assert set(EMBEDDED_TASKS) == set(embedded.GENERATORS)
+
+
+def test_a_key_written_twice_is_refused_with_both_lines(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text("train:\n  epochs: 3\n  epochs: 4\n", encoding="utf-8")
+    with pytest.raises(GlassboxError, match=r"`train\.epochs`: is written twice, on line 2 and on line 3"):
+        load_settings(path)
+
+
+def test_a_float_without_a_dot_is_a_number(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("learning_rate: 0.001", "learning_rate: 1e-4")
+    path.write_text(text, encoding="utf-8")
+    assert load_settings(path).train.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: [", "is not YAML"),
+        ("- 1", "holds no settings"),
+        ("", "holds no settings"),
+        ("a: !!python/x 1", "not YAML"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_refused(tmp_path: Path, text: str, said: str):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(GlassboxError, match=said):
+        load_settings(path)
+
+
+def test_a_missing_file_is_a_sentence(tmp_path: Path):
+    with pytest.raises(GlassboxError, match="There is no"):
+        load_settings(tmp_path / "params.yaml")
+
+
+def test_reading_settings_imports_neither_torch_nor_mlflow():
+    code = (
+        "import sys; from glassbox.config.settings import load_settings; load_settings('params.yaml'); "
+        "print(sorted({'torch', 'mlflow', 'transformers', 'dvc'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_settings_stage_refuses_within_two_seconds_and_touches_nothing(tmp_path: Path):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed({"train.epochs": 0})), encoding="utf-8")
+    done = settings_stage(tmp_path)
+    assert float(done.stdout) < 2.0, "processor seconds: what else the machine does meanwhile is not counted"
+    assert done.returncode == 1
+    assert done.stderr.startswith("settings: params.yaml is refused for 1 setting")
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_the_settings_stage_writes_the_same_constant_for_all_good_settings(store: Path):
+    written = []
+    for epochs in (1, 2):
+        (store / "params.yaml").write_text(
+            yaml.safe_dump(changed({"train.epochs": epochs, "distill.combined.hidden": epochs / 10})), encoding="utf-8"
+        )
+        done = settings_stage(store)
+        assert done.returncode == 0, done.stderr
+        written.append([(store / f"data/{name}.json").read_bytes() for name in ("settings", "groups")])
+    assert written[0] == written[1]
+    groups = json.loads(written[0][1])
+    assert groups["sft"] == {"labels": "data", "uses_signals": False}
+    assert groups["combined"] == {"labels": "data", "uses_signals": True}
+
+
+def test_the_settings_stage_refuses_a_cache_that_dvc_does_not_use(store: Path):
+    (store / "params.yaml").write_text(yaml.safe_dump(changed({"storage.cache": "elsewhere"})), encoding="utf-8")
+    done = settings_stage(store)
+    assert done.returncode == 1
+    assert "dvc cache dir --local" in done.stderr
+    (store / ".dvc").mkdir()
+    (store / ".dvc/config.local").write_text("[cache]\n    dir = ../elsewhere\n", encoding="utf-8")
+    assert settings_stage(store).returncode == 0
+
+
+def test_the_settings_stage_refuses_counts_that_a_file_cannot_hold(store: Path):
+    (store / "few.jsonl").write_text("{}\n" * 9, encoding="utf-8")
+    task = {"source": "jsonl", "files": dict.fromkeys(("train", "validation", "test"), "few.jsonl")}
+    counts = {"train": 6, "validation": 2, "test": 2}
+    (store / "params.yaml").write_text(yaml.safe_dump(changed({"prepare.tasks": {"few": task | counts}})))
+    done = settings_stage(store)
+    assert done.returncode == 1
+    assert "`prepare.tasks.few.train` = 6" in done.stderr
+    assert "has 9 lines, and 6 for train and 2 for validation and 2 for test are asked of it" in done.stderr
+    assert not (store / "data").exists()
+
+
+STAGE = """
+import atexit, runpy, sys, time
+atexit.register(lambda: print(time.process_time()))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def settings_stage(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", STAGE, str(ROOT / "src/settings.py")]
+    variables = {**environment(), "DVC_ROOT": str(folder)}
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+
+def environment() -> dict[str, str]:
+
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src")}

@@ -1,0 +1,233 @@
+"""Tasks read from local files, as their owners publish them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from glassbox.config.settings import PrepareSettings, TaskSettings
+from glassbox.errors import GlassboxError
+from glassbox.tasks import hub, load_samples
+from glassbox.tasks.files import pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv, scarce
+from glassbox.tasks.pools import Drawn
+
+WriteText = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> WriteText:
+    def write_text(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("utf-8"))
+        return path
+
+    return write_text
+
+
+def same_file(source: str, path: Path | str, **counts: int) -> TaskSettings:
+    files = {"train": str(path), "validation": str(path), "test": str(path)}
+    return TaskSettings.model_validate({"source": source, "files": files, **counts})
+
+
+def json_lines(*rows: dict[str, object]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_counts_beyond_a_files_lines_are_found_before_it_is_read(write: WriteText) -> None:
+    path = write("folder/one.csv", "1\n2\n3\n")
+    write("folder/two.csv", "1\n2")
+    assert not list(scarce({"fits": same_file("mmlu_csv", path.parent, train=3, validation=1, test=1)}))
+    (problem,) = scarce({"many": same_file("mmlu_csv", path.parent, train=4, validation=1)})
+    assert problem.path == "prepare.tasks.many.train"
+    assert "has 5 lines, and 4 for train and 1 for validation and 1 for test" in problem.why
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_glue_reviews_are_read_without_regard_to_quotes(write: WriteText, line_end: str) -> None:
+    lines = ["sentence\tlabel", 'a "warm" film \t1', '"unclosed quote\t0', "it 's dull\t0", ""]
+    samples = list(read_sst2_tsv(write("dev.tsv", line_end.join(lines))))
+    assert [sample.prompt for sample in samples] == [
+        'Review: a "warm" film\nSentiment:',
+        'Review: "unclosed quote\nSentiment:',
+        "Review: it 's dull\nSentiment:",
+    ]
+    assert [sample.gold for sample in samples] == [" positive", " negative", " negative"]
+
+
+def test_glues_unlabelled_test_file_is_refused_with_the_file_to_use(write: WriteText) -> None:
+    with pytest.raises(GlassboxError, match=r"test\.tsv begins with .*no labels: name dev\.tsv"):
+        list(read_sst2_tsv(write("test.tsv", "index\tsentence\n0\tfine\n")))
+
+
+@pytest.mark.parametrize("line", ["no label", "good\t2", "\t1", "good\t1\textra"])
+def test_an_unreadable_review_names_its_line(write: WriteText, line: str) -> None:
+    with pytest.raises(GlassboxError, match=r"dev\.tsv, line 3: a sentence and a label 0 or 1"):
+        list(read_sst2_tsv(write("dev.tsv", f"sentence\tlabel\nfine\t1\n{line}\n")))
+
+
+def test_mmlu_is_read_from_a_folder_in_the_order_of_names(write: WriteText, tmp_path: Path) -> None:
+    write("val/b_val.csv", '"Two\nlines, ""quoted""?",None,NA,"1,000",d,C\n')
+    write("val/a_val.csv", "First?,w,x,y,z,A\n")
+    first, second = read_mmlu_csv(tmp_path / "val")
+    assert first.prompt == "Question: First?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
+    assert second.prompt == 'Question: Two\nlines, "quoted"?\nA. None\nB. NA\nC. 1,000\nD. d\nAnswer:'
+    assert (first.gold, second.gold) == (" A", " C")
+    assert (first.cluster, second.cluster) == ("a", "b")
+    assert list(read_mmlu_csv(tmp_path / "val" / "a_val.csv")) == [first]
+
+
+@pytest.mark.parametrize("line", ["Which?,w,x,y,A", "Which?,w,x,y,z,E", "question,A,B,C,D,answer"])
+def test_an_unreadable_question_names_its_file_and_line(write: WriteText, line: str) -> None:
+    path = write("val.csv", f"First?,w,x,y,z,A\n{line}\n")
+    with pytest.raises(GlassboxError, match=r"val\.csv, line 2: question,A,B,C,D,letter was expected"):
+        list(read_mmlu_csv(path))
+
+
+def test_gsm8k_is_read_from_its_json_lines(write: WriteText) -> None:
+    path = write("train.jsonl", json_lines({"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}) + "\n")
+    (sample,) = read_gsm8k_jsonl(path)
+    assert (sample.answer, sample.gold) == (" 1+1=2\n#### 2", "2")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "it is not JSON"),
+        ("[1]", "one JSON object per line"),
+        ('{"question": "1+1?"}', r"`answer` is missing or no text; the keys are \['question'\]"),
+        ('{"question": "1+1?", "answer": "two"}', "ends in '#### number'"),
+    ],
+)
+def test_an_unreadable_problem_names_its_line_and_why(write: WriteText, line: str, why: str) -> None:
+    with pytest.raises(GlassboxError, match=rf"train\.jsonl, line 1: .*{why}"):
+        list(read_gsm8k_jsonl(write("train.jsonl", line + "\n")))
+
+
+def test_a_new_task_needs_only_json_lines(write: WriteText) -> None:
+    row = {"prompt": "Capital of France?\n", "answer": "Paris", "choices": ["Rome", " Paris"], "source": "atlas"}
+    (sample,) = read_jsonl(write("capitals.jsonl", json_lines(row)))
+    assert (sample.prompt, sample.answer, sample.gold) == ("Capital of France?", " Paris", " Paris")
+    assert sample.choices == (" Rome", " Paris")
+
+
+def test_a_new_task_without_choices_is_matched_by_its_text_or_its_number(write: WriteText) -> None:
+    rows = [{"prompt": "Say yes:", "answer": "yes"}, {"prompt": "2*500?", "answer": "1000\n#### 1,000"}]
+    text, number = read_jsonl(write("new.jsonl", json_lines(*rows)))
+    assert (text.gold, number.gold) == ("yes", "1000")
+    assert text.choices == number.choices == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"prompt": "p", "answer": "x", "choices": ["y", "z"]}, "hold the answer 'x'"),
+        ({"prompt": "p", "answer": "y", "choices": ["y", "y "]}, "choices differ"),
+        ({"prompt": "p", "answer": "y", "choices": "yz"}, "a list of texts"),
+        ({"prompt": "p", "answer": 3}, "`answer` is missing or no text"),
+        ({"prompt": "p", "answer": "#### many"}, "a number was expected"),
+    ],
+)
+def test_an_unreadable_new_task_says_why(write: WriteText, row: dict[str, object], why: str) -> None:
+    with pytest.raises(GlassboxError, match=rf"line 1: .*{why}"):
+        list(read_jsonl(write("new.jsonl", json_lines(row))))
+
+
+def test_a_task_has_choices_on_every_line_or_on_none(write: WriteText) -> None:
+    rows = [{"prompt": "p", "answer": "y", "choices": ["y", "z"]}, {"prompt": "q", "answer": "y"}]
+    with pytest.raises(GlassboxError, match="line 2: either every line has choices or none has"):
+        list(read_jsonl(write("new.jsonl", json_lines(*rows))))
+
+
+def test_a_new_task_is_loaded_under_its_own_name(write: WriteText) -> None:
+    path = write("new.jsonl", json_lines(*({"prompt": f"{n}?", "answer": "y"} for n in range(10))))
+    prepare = PrepareSettings(tasks={"echo": same_file("jsonl", path, train=5, validation=2, test=3)})
+    splits = load_samples(prepare)
+    assert {split: len(samples) for split, samples in splits.items()} == {"train": 5, "validation": 2, "test": 3}
+    assert all(sample.task == "echo" and sample.sample_id.startswith("echo/") for sample in splits["test"])
+
+
+def test_a_known_format_under_another_name_is_another_task(write: WriteText) -> None:
+    path = write("dev.tsv", "sentence\tlabel\n" + "".join(f"film {n}\t{n % 2}\n" for n in range(9)))
+    splits = load_samples(PrepareSettings(tasks={"films": same_file("sst2_tsv", path, train=5, validation=2, test=2)}))
+    assert {sample.task for samples in splits.values() for sample in samples} == {"films"}
+
+
+def test_a_missing_file_names_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(GlassboxError, match=r"prepare\.tasks\.echo\.files\.train names .*absent\.jsonl"):
+        pools("echo", same_file("jsonl", tmp_path / "absent.jsonl"))
+
+
+def test_an_empty_file_is_refused(write: WriteText) -> None:
+    with pytest.raises(GlassboxError, match=re.escape("holds no sample")):
+        pools("echo", same_file("jsonl", write("empty.jsonl", "\n")))
+
+
+def test_relative_paths_also_start_at_the_repository_of_a_temporary_run(
+    write: WriteText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("repository/data/new.jsonl", json_lines({"prompt": "p", "answer": "y"}))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.chdir(temporary)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
+    read = pools("echo", same_file("jsonl", "data/new.jsonl"))
+    assert read["train"] is read["test"] and len(read["train"].samples) == 1
+
+
+def test_an_unknown_task_on_the_hub_is_pointed_to_json_lines() -> None:
+    with pytest.raises(GlassboxError, match=r"only sst2, mmlu, gsm8k are known there.*to jsonl"):
+        hub.pools("echo", TaskSettings(source="hub"))
+
+
+def test_hub_rows_become_the_same_samples_as_files() -> None:
+    row = {"question": "Which?", "choices": ["w", "x", "y", "z"], "answer": 2, "subject": "letters"}
+    assert hub.HUB_TASKS["mmlu"].sample(row).gold == " C"
+    assert hub.HUB_TASKS["mmlu"].sample(row).cluster == "letters"
+    assert hub.HUB_TASKS["sst2"].sample({"sentence": "dull ", "label": 0, "idx": 7}).gold == " negative"
+    assert hub.HUB_TASKS["gsm8k"].sample({"question": "1+1?", "answer": "#### 2"}).gold == "2"
+
+
+@pytest.fixture
+def real_data() -> Path:
+    folder = os.environ.get("GLASSBOX_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("GLASSBOX_REAL_DATA names no folder with the real data sets")
+    return Path(folder)
+
+
+@pytest.mark.real
+def test_all_of_gsm8ks_training_problems_are_read(real_data: Path) -> None:
+    samples = list(read_gsm8k_jsonl(real_data / "gsm8k" / "train.jsonl"))
+    assert len(samples) == 7473
+    assert len({sample.sample_id for sample in samples}) == 7473
+    assert not any("<<" in sample.answer or "," in sample.gold for sample in samples)
+    assert all(float(sample.gold) == float(sample.answer.rpartition("#### ")[2].replace(",", "")) for sample in samples)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("folder", "size"), [("dev", 285), ("val", 1542)])
+def test_all_of_mmlus_questions_are_read(real_data: Path, folder: str, size: int) -> None:
+    samples = list(read_mmlu_csv(real_data / "mmlu" / folder))
+    assert len(samples) == size
+    assert {sample.gold for sample in samples} == {" A", " B", " C", " D"}
+    assert all(sample.prompt.count("\nD. ") >= 1 and sample.prompt.endswith("\nAnswer:") for sample in samples)
+
+
+@pytest.mark.real
+def test_real_files_make_disjoint_splits(real_data: Path) -> None:
+    tasks = {
+        "mmlu": same_file("mmlu_csv", real_data / "mmlu" / "val", train=500, validation=100, test=500),
+        "gsm8k": same_file("gsm8k_jsonl", real_data / "gsm8k" / "train.jsonl", train=500, validation=100, test=500),
+    }
+    reports: list[Drawn] = []
+    splits = load_samples(PrepareSettings(tasks=tasks), reports.append)
+    prompts = [sample.prompt for samples in splits.values() for sample in samples]
+    assert len(prompts) == len(set(prompts)) == 2200
+    (sentence,) = {sentence for drawn in reports for sentence in drawn.sentences()}
+    assert sentence.endswith("val: 2 samples dropped (repeat another prompt there).")

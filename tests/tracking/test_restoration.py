@@ -1,0 +1,59 @@
+"""A deleted mlflow.db is refilled from runs/, and the comparison sees its runs again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import studies
+
+import restore
+from glassbox import tracking
+from glassbox.comparison.study import results_of
+from glassbox.config.settings import StorageSettings
+from glassbox.errors import GlassboxError
+from glassbox.tracking.restoration import restore_runs
+
+
+def test_a_lost_store_is_refilled_once(store: Path, initialised_store: Path) -> None:
+    studies.write_study(store, ("sft", "combined"), (0, 1))
+    settings = studies.settings(("sft", "combined"), (0, 1))
+    before = results_of(settings, studies.key_of, folder=store)
+    (store / "mlflow.db").write_bytes(initialised_store.read_bytes())
+    lost = results_of(settings, studies.key_of, folder=store)
+    assert len(lost["integrity"]["lost_runs"]) == 4
+
+    done = restore_runs(store / "runs", StorageSettings())
+    assert done.restored == ("combined/0", "combined/1", "sft/0", "sft/1") and done.present == ()
+    again = restore_runs(store / "runs", StorageSettings())
+    assert again.restored == () and len(again.present) == 4
+    assert results_of(settings, studies.key_of, folder=store) == before
+
+
+def test_a_restored_run_serves_as_a_group_from_the_store(store: Path) -> None:
+    studies.write_conf(store, (0,))
+    content = studies.write_trial(store, "combined", 0, log=False)
+    restore_runs(store / "runs", StorageSettings())
+    (record,) = tracking.find_by_key(content["key"])
+    assert tracking.history(record.run_id, "train/loss_total") == [(1, 2.0), (100, 1.5), (200, 1.25)]
+    studies.write_study(store, ("sft",), (0,))
+    results = results_of(studies.settings(("sft",), (0,)), studies.key_of, folder=store)
+    assert results["integrity"]["from_store"] == ["combined/0"]
+
+
+def test_a_trial_without_its_history_is_named(store: Path) -> None:
+    studies.write_trial(store, "sft", 0, log=False)
+    (store / "runs" / "sft" / "0" / "history.parquet").unlink()
+    with pytest.raises(GlassboxError, match=r"history\.parquet is missing"):
+        restore_runs(store / "runs", StorageSettings())
+
+
+def test_where_there_is_nothing_to_restore_the_script_says_what_to_run(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(studies.CONF.parent / "params.yaml", store)
+    monkeypatch.chdir(store)
+    monkeypatch.setattr("sys.argv", ["restore.py"])
+    restore.main()
+    assert "holds no trial, so there is nothing to restore: `dvc repro`" in capsys.readouterr().out
