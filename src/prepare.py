@@ -13,7 +13,9 @@ from pathlib import Path
 
 from glassbox.command import run
 from glassbox.config.settings import load_settings
-from glassbox.tasks import Drawn, load_samples, tasks_digest, write_splits
+from glassbox.tasks.pools import Drawn
+from glassbox.tasks.sources import load_samples
+from glassbox.tasks.splits import tasks_digest, write_splits
 
 FOLDER = Path("data/tasks")
 REPORT = Path("reports/tasks.json")

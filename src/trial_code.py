@@ -12,14 +12,14 @@ from pathlib import Path
 
 from glassbox.command import run
 from glassbox.files import code_digest
-from glassbox.tracking.key import CODE, WRITING_CODE
+from glassbox.tracking.key import CODE
 
 OUTPUT = Path("data/trial_code.json")
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    digests = {"results": code_digest(CODE), "writing": code_digest(WRITING_CODE)}
+    digests = {"results": code_digest(CODE)}
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8", newline="\n")
 

@@ -10,7 +10,8 @@ from miniatures import save_model_folder, tiny_tokenizer
 
 from glassbox.config.settings import Settings
 from glassbox.snapshot.capture import capture
-from glassbox.tasks import load_samples, write_splits
+from glassbox.tasks.sources import load_samples
+from glassbox.tasks.splits import write_splits
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,7 +14,8 @@ from glassbox.snapshot.capture import build_manifest, capture, write_manifest
 from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.schema import Format, Row
 from glassbox.snapshot.storage import part_rows, write_part
-from glassbox.tasks import Sample, make_sample, write_splits
+from glassbox.tasks.sample import Sample, make_sample
+from glassbox.tasks.splits import write_splits
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 

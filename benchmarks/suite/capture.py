@@ -19,7 +19,8 @@ from glassbox.processes import join_processes
 from glassbox.snapshot.capture import capture_parts
 from glassbox.snapshot.composition import Item, batches, compose_items, share_out
 from glassbox.snapshot.teacher import Teacher, open_teacher, padded_ids
-from glassbox.tasks import load_samples, write_splits
+from glassbox.tasks.sources import load_samples
+from glassbox.tasks.splits import write_splits
 from suite.embedded import embedded_settings
 from suite.measuring import ratio, side_by_side
 from suite.row import Row

@@ -23,7 +23,7 @@ from glassbox.models.loading import load_model, output_head
 from glassbox.models.signals import packed_positions, position_signals
 from glassbox.objective import Objective
 from glassbox.snapshot.reader import Batch, Snapshot
-from glassbox.tasks import load_samples
+from glassbox.tasks.sources import load_samples
 from glassbox.training.student import Student, Trainee
 from suite.adapters import losses
 from suite.adapters.losses import Loss, Rows

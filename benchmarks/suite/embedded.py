@@ -12,7 +12,9 @@ from typing import Any
 from glassbox.config.settings import ModelSettings, Settings, load_settings
 from glassbox.snapshot.capture import capture
 from glassbox.snapshot.reader import Snapshot
-from glassbox.tasks import Sample, load_samples, write_splits
+from glassbox.tasks.sample import Sample
+from glassbox.tasks.sources import load_samples
+from glassbox.tasks.splits import write_splits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

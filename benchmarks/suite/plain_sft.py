@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path("src").resolve()))
 
 from glassbox.config.settings import load_settings
 from glassbox.models.encoding import encode_sample
-from glassbox.tasks import read_split
+from glassbox.tasks.splits import read_split
 
 
 def main() -> None:

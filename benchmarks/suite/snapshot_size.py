@@ -31,8 +31,9 @@ from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.schema import AUDIT_FILE, BINARY_COLUMNS, CHANNELS_FILE, HEAD_FILE, MANIFEST_FILE
 from glassbox.snapshot.schema import Row as StoredRow
 from glassbox.snapshot.storage import part_rows
-from glassbox.tasks import Sample, sst2
+from glassbox.tasks import sst2
 from glassbox.tasks.files import READERS
+from glassbox.tasks.sample import Sample
 from suite.embedded import captured, embedded_settings
 from suite.row import Row
 from suite.shapes import PROMPTS, SHARES

@@ -21,7 +21,8 @@ from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.composition import Item
 from glassbox.snapshot.schema import Format
 from glassbox.snapshot.teacher import Teacher, capture_batch
-from glassbox.tasks import Sample, load_samples
+from glassbox.tasks.sample import Sample
+from glassbox.tasks.sources import load_samples
 from suite.embedded import captured, embedded_settings
 from suite.row import Row
 

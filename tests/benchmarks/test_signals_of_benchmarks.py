@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from suite import snapshot_size, truncation
 from suite.embedded import embedded_settings
 
-from glassbox.tasks import load_samples
+from glassbox.tasks.sources import load_samples
 
 
 def test_without_real_files_the_size_is_not_measured_and_the_row_says_what_it_needs(monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,8 @@ from glassbox.config.settings import EvaluationSettings
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.evaluation.evaluation import Evaluation, _task_scores, evaluate
 from glassbox.models.encoding import encode_prompt, encode_sample
-from glassbox.tasks import Sample, gsm8k, make_sample, mmlu, sst2
+from glassbox.tasks import gsm8k, mmlu, sst2
+from glassbox.tasks.sample import Sample, make_sample
 
 WORDS = ["good", "dull", "film", "never", "ends", "apples", "bad", "question"]
 MAX_LENGTH = 96

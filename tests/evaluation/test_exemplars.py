@@ -10,7 +10,7 @@ from glassbox.errors import GlassboxError
 from glassbox.evaluation.evaluation import Evaluation, ItemResult, scored
 from glassbox.evaluation.exemplars import draw_exemplars, judged_alone, shares_in_format, with_exemplars
 from glassbox.models.encoding import encode_prompt
-from glassbox.tasks import Sample
+from glassbox.tasks.sample import Sample
 
 TRAIN = [sample("train", index) for index in range(30)]
 TEST = [sample("test", index) for index in range(2000, 2006)]

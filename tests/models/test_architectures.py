@@ -28,7 +28,8 @@ from glassbox.models.loading import load_model, model_digest
 from glassbox.snapshot.capture import capture
 from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.verify import verify
-from glassbox.tasks import load_samples, write_splits
+from glassbox.tasks.sources import load_samples
+from glassbox.tasks.splits import write_splits
 from glassbox.training.trial import Trial
 
 VOCABULARY = 320

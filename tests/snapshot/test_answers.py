@@ -19,7 +19,8 @@ from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot import answers as answers_module
 from glassbox.snapshot.answers import accuracy_of, answer_samples, ask_teacher, refuse_the_datas_labels, text_after
 from glassbox.snapshot.labels import Answer
-from glassbox.tasks import Sample, read_split
+from glassbox.tasks.sample import Sample
+from glassbox.tasks.splits import read_split
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_the_teacher_is_asked_once_and_again_where_settings_or_code_change(
     assert calls == []
     asked(with_answers(study, max_new_tokens=6), tmp_path)
     assert len(calls) == 1
-    monkeypatch.setattr(answers_module, "CODE", ("answers.py",))
+    monkeypatch.setattr(answers_module, "CODE", "snapshot/labels.py")
     asked(study, tmp_path)
     assert len(calls) == 2
 

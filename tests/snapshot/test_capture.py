@@ -18,7 +18,7 @@ from glassbox.models.loading import load_model
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot.reader import Snapshot, read_manifest
 from glassbox.snapshot.storage import part_rows
-from glassbox.tasks import read_split
+from glassbox.tasks.splits import read_split
 
 SIGNALS = frozenset({"hidden", "attention", "topk"})
 

@@ -17,7 +17,7 @@ from glassbox.snapshot.recapture import recapture_fault
 from glassbox.snapshot.schema import Format
 from glassbox.snapshot.storage import part_rows, write_part
 from glassbox.snapshot.verify import verify, verify_nothing
-from glassbox.tasks import read_split, write_splits
+from glassbox.tasks.splits import read_split, write_splits
 
 PART = "part-00000.parquet"
 

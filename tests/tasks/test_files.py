@@ -12,9 +12,10 @@ import pytest
 
 from glassbox.config.settings import PrepareSettings, TaskSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks import hub, load_samples
+from glassbox.tasks import hub
 from glassbox.tasks.files import pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv, scarce
 from glassbox.tasks.pools import Drawn
+from glassbox.tasks.sources import load_samples
 
 WriteText = Callable[[str, str], Path]
 

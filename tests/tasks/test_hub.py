@@ -17,7 +17,8 @@ from projects import ROOT, merged
 
 from glassbox.config.settings import TaskSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks import hub, read_split
+from glassbox.tasks import hub
+from glassbox.tasks.splits import read_split
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_the_stage_draws_the_splits_and_reports_what_it_dropped(mirror: Path, tm
 
 def test_another_seed_draws_another_subset_and_the_same_test(mirror: Path) -> None:
     from glassbox.config.settings import PrepareSettings
-    from glassbox.tasks import load_samples
+    from glassbox.tasks.sources import load_samples
 
     tasks = {"gsm8k": hub_task(train=12, validation=6)}
     first, second = (load_samples(PrepareSettings(seed=seed, hub=str(mirror), tasks=tasks)) for seed in (0, 1))

@@ -11,22 +11,10 @@ import pytest
 
 from glassbox.config.settings import TaskSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks import (
-    Drawn,
-    Sample,
-    assign,
-    extract_number,
-    gsm8k,
-    is_correct_generation,
-    make_sample,
-    metric_name,
-    mmlu,
-    read_split,
-    sst2,
-    tasks_digest,
-    write_splits,
-)
-from glassbox.tasks.pools import Pool, draw, requests
+from glassbox.tasks import gsm8k, mmlu, sst2
+from glassbox.tasks.pools import Drawn, Pool, draw, requests
+from glassbox.tasks.sample import Sample, assign, extract_number, is_correct_generation, make_sample, metric_name
+from glassbox.tasks.splits import read_split, tasks_digest, write_splits
 
 WORKED = "She buys 2*3=<<2*3=6>>6 eggs.\nThat costs 6*200=$<<6*200=1200>>1,200.\n#### 1,200"
 

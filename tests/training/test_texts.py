@@ -12,7 +12,7 @@ from glassbox.errors import GlassboxError
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot.labels import Answer
 from glassbox.snapshot.reader import Snapshot
-from glassbox.tasks import read_split
+from glassbox.tasks.splits import read_split
 from glassbox.training.texts import Texts
 
 

@@ -23,7 +23,7 @@ from glassbox.models.encoding import encode_prompt, encode_sample
 from glassbox.models.generation import Pick, generate_tokens, most_likely, require_finite
 from glassbox.models.loading import head_logits, vocabulary_size
 from glassbox.models.signals import packed_positions, position_signals
-from glassbox.tasks import Sample, is_correct_generation, metric_name
+from glassbox.tasks.sample import Sample, is_correct_generation, metric_name
 
 Overflow = Literal["truncate", "refuse"]
 

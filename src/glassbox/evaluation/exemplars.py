@@ -17,8 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from glassbox.errors import GlassboxError
 from glassbox.evaluation.evaluation import Evaluation, scored
 from glassbox.models.encoding import encode_prompt
-from glassbox.tasks import Sample, extract_number, is_correct_generation
-from glassbox.tasks.sample import has_number_answer
+from glassbox.tasks.sample import Sample, extract_number, has_number_answer, is_correct_generation
 
 SEPARATOR = "\n\n"
 

@@ -17,7 +17,8 @@ from glassbox.evaluation.exemplars import draw_exemplars, judged_alone, shares_i
 from glassbox.models.loading import load_model
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.randomness import derived_seed
-from glassbox.tasks import Sample, read_split
+from glassbox.tasks.sample import Sample
+from glassbox.tasks.splits import read_split
 
 LEAST_IN_FORMAT = 0.5
 

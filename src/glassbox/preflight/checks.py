@@ -20,7 +20,7 @@ from glassbox.objective import liveness
 from glassbox.objective.head import HeadTerms, head_losses
 from glassbox.preflight.rehearsal import captured_output, run_stage, write_params
 from glassbox.snapshot.batch import Batch
-from glassbox.tasks import read_split
+from glassbox.tasks.splits import read_split
 from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.training.checkpoint import Progress
 from glassbox.training.setup import TASKS_FOLDER

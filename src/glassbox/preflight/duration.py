@@ -23,8 +23,8 @@ from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.composition import batches, compose_items
 from glassbox.snapshot.labels import Answer, write_teacher_labels
 from glassbox.snapshot.teacher import capture_batch, open_teacher
-from glassbox.tasks import read_split, tasks_digest
 from glassbox.tasks.sample import spread
+from glassbox.tasks.splits import read_split, tasks_digest
 from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.training.checkpoint import Progress
 from glassbox.training.setup import ANSWERS_FOLDER

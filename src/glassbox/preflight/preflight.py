@@ -17,8 +17,7 @@ from glassbox.preflight.findings import Check, Finding, Findings
 from glassbox.preflight.memory import parameter_count, teacher_of
 from glassbox.preflight.rehearsal import rehearsal, samples_of
 from glassbox.preflight.workload import training_of, workload_of
-from glassbox.tasks import Sample
-from glassbox.tasks.sample import spread
+from glassbox.tasks.sample import Sample, spread
 
 BATCHES = 2
 QUESTIONS = 12

@@ -18,7 +18,9 @@ import yaml
 
 from glassbox.config.settings import SPLITS, ModelSettings, Settings, StorageSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks import Sample, load_samples, read_split, write_splits
+from glassbox.tasks.sample import Sample
+from glassbox.tasks.sources import load_samples
+from glassbox.tasks.splits import read_split, write_splits
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 TASKS = Path("data/tasks")

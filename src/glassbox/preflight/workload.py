@@ -13,7 +13,9 @@ from glassbox.errors import GlassboxError
 from glassbox.models.encoding import encode_prompt, encode_sample
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot.schema import CAPTURED_SPLITS
-from glassbox.tasks import Sample, load_samples, read_split
+from glassbox.tasks.sample import Sample
+from glassbox.tasks.sources import load_samples
+from glassbox.tasks.splits import read_split
 from glassbox.training.schedule import make_plan
 
 # Rows of the hub's splits that the settings take whole, at the commits of conf/scale/paper.yaml (docs/paper_scale.md)

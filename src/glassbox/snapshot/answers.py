@@ -28,20 +28,11 @@ from glassbox.models.tokenizers import load_tokenizer, tokenizer_fingerprint
 from glassbox.snapshot.labels import Answer, read_table, write_table
 from glassbox.snapshot.provenance import teacher_facts
 from glassbox.snapshot.schema import canonical_json
-from glassbox.tasks import Sample, is_correct_generation, metric_name, read_split, tasks_digest
+from glassbox.tasks.sample import Sample, is_correct_generation, metric_name
+from glassbox.tasks.splits import read_split, tasks_digest
 
 CHUNK_SAMPLES = 512
-CODE = (
-    "answers.py",
-    "encoding.py",
-    "evaluation.py",
-    "generation.py",
-    "labels.py",
-    "models.py",
-    "randomness.py",
-    "signals.py",
-    "tasks/sample.py",
-)
+CODE = "snapshot/answers.py"
 LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow")
 ACCURACY_NOTE = (
     "the share of these answers that agree with the data's labels of the training split: it describes the labels that "

@@ -18,7 +18,8 @@ from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 from glassbox.models.encoding import Encoded, byte_spans, encode_sample
 from glassbox.snapshot.schema import CAPTURED_SPLITS, Format, attention_entries
-from glassbox.tasks import Sample, read_split
+from glassbox.tasks.sample import Sample
+from glassbox.tasks.splits import read_split
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from glassbox.models.files import commit_of, model_files
 from glassbox.models.loading import loaded_dtype
 from glassbox.models.tokenizers import tokenizer_fingerprint
 from glassbox.snapshot.schema import SCHEMA_VERSION, canonical_json
-from glassbox.tasks import tasks_digest
+from glassbox.tasks.splits import tasks_digest
 
 IDS = ("teacher.model", "teacher.revision", "teacher.commit")
 

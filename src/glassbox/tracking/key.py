@@ -1,8 +1,4 @@
-"""The key of a trial: a digest of exactly what its result depends on, so that equal keys mean the same experiment.
-
-`CODE` bears on the result and is in the key; `WRITING_CODE` on what is written about it, and makes DVC run the trial
-again.
-"""
+"""The key of a trial: a digest of exactly what its result depends on, so that equal keys mean the same experiment."""
 
 import hashlib
 import json
@@ -12,36 +8,7 @@ from typing import Any
 from glassbox.config.settings import Settings
 from glassbox.files import code_digest
 
-CODE = (
-    "checkpoint.py",
-    "config_curves.py",
-    "encoding.py",
-    "evaluation.py",
-    "generation.py",
-    "labels.py",
-    "liveness.py",
-    "models.py",
-    "objective",
-    "precision.py",
-    "preparation.py",
-    "processes.py",
-    "randomness.py",
-    "schedule.py",
-    "signals.py",
-    "snapshot/batch.py",
-    "snapshot/codec.py",
-    "snapshot/partners.py",
-    "snapshot/reader.py",
-    "snapshot/schema.py",
-    "snapshot/storage.py",
-    "student.py",
-    "tasks/sample.py",
-    "tasks/storage.py",
-    "texts.py",
-    "trainee.py",
-    "trial.py",
-)
-WRITING_CODE = ("code_digest.py", "item_results.py", "model_files.py", "trial_key.py", "trial_output.py")
+CODE = "training/trial.py"
 SECTIONS = ("student", "objective", "train", "evaluation")
 OF_THE_TEACHER_ONLY = {"evaluation": {"teacher_shots"}}
 

@@ -20,7 +20,7 @@ from glassbox.snapshot.labels import read_teacher_labels
 from glassbox.snapshot.partners import batches_with_partners, partners_digest, partners_of
 from glassbox.snapshot.reader import Batch, Snapshot, open_snapshot
 from glassbox.snapshot.schema import NOTHING_CAPTURED
-from glassbox.tasks import read_split, tasks_digest
+from glassbox.tasks.splits import read_split, tasks_digest
 from glassbox.tracking import root
 from glassbox.tracking.key import study_key, trial_key
 from glassbox.training.schedule import make_plan

@@ -22,7 +22,8 @@ from glassbox.snapshot.batch import Batch, StoredSample, assemble_tokens
 from glassbox.snapshot.labels import Answer
 from glassbox.snapshot.reader import SampleInfo
 from glassbox.snapshot.schema import CAPTURED_SPLITS
-from glassbox.tasks import Sample, read_split
+from glassbox.tasks.sample import Sample
+from glassbox.tasks.splits import read_split
 
 
 class Source(Protocol):

@@ -23,7 +23,7 @@ from glassbox.evaluation.evaluation import Evaluation, evaluate, scored
 from glassbox.objective import Objective, liveness, position_weights, shares
 from glassbox.processes import own_part, whole, whole_state, whole_weights
 from glassbox.snapshot.reader import Batch
-from glassbox.tasks import Sample
+from glassbox.tasks.sample import Sample
 from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.tracking.manifest import flat_params
 from glassbox.training import checkpoint, divergence, publication

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 
 from glassbox.config.settings import SPLITS, TaskSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks import Sample, gsm8k, mmlu, sst2
+from glassbox.tasks import gsm8k, mmlu, sst2
 from glassbox.tasks.miniature import world
+from glassbox.tasks.sample import Sample
 
 BUCKET_SHARES = {"test": 2, "validation": 1, "train": 3, "pretraining": 10}
 DEFAULT_COUNTS = {"train": 340, "validation": 40, "test": 500}

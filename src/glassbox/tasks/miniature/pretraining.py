@@ -20,9 +20,9 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from glassbox.config.settings import PretrainedModelSettings, PretrainMixture, PretrainSettings
-from glassbox.tasks import Sample
 from glassbox.tasks.miniature import generators as embedded
 from glassbox.tasks.miniature import world
+from glassbox.tasks.sample import Sample
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TOKENIZER_SAMPLES = 6000
