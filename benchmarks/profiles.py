@@ -60,46 +60,43 @@ def profile(group: str, seed: int) -> dict[str, float]:
         from glassbox.config.settings import load_settings
         from glassbox.evaluation import evaluation
         from glassbox.tracking import readable_client
-        from glassbox.training import publication
-        from glassbox.training.trial import Trial
+        from glassbox.training import setup as setups
+        from glassbox.training import step, trial
 
         readable_client()
     imports, watch = time.time() - float(os.environ[BEGAN]), Stopwatch()
 
-    trial = Trial(load_settings("params.yaml"), group, seed)
-    methods = {
-        "prepare": "start-up: models, snapshot, plan",
-        "open_run": "start-up: run in MLflow",
-        "train": "training: the loop itself",
-        "step": "training: the rest of a step",
-        "audit": "training: liveness audit",
-        "validate": "training: validation",
-        "clip": "training: clipping",
-        "record": "training: logging",
-        "save_checkpoint": "training: checkpoints",
-        "final_evaluation": "test: choices and the rest",
+    parts = {
+        (trial, "open_run"): "start-up: run in MLflow",
+        (trial, "train"): "training: the loop itself",
+        (trial, "update"): "training: the rest of a step",
+        (trial, "audit"): "training: liveness audit",
+        (trial, "validate"): "training: validation",
+        (step, "clip"): "training: clipping",
+        (trial, "record"): "training: logging",
+        (trial, "save_checkpoint"): "training: checkpoints",
+        (trial, "final_evaluation"): "test: choices and the rest",
+        (trial, "publish"): "publishing",
+        (evaluation, "generate_tokens"): "generation (validation and test)",
+        (setups, "start_accelerator"): "start-up: Accelerate",
     }
-    for method, part in methods.items():
-        setattr(trial, method, watch.timed(part, getattr(trial, method)))
-    batches, join, prepare = trial.batches, trial.join, trial.prepare
+    for (module, name), part in parts.items():
+        setattr(module, name, watch.timed(part, getattr(module, name)))
+    prepare = watch.timed("start-up: models, snapshot, schedule", trial.prepare)
+    found = prepare(load_settings("params.yaml"), group, seed)
+    found.trainee.forward = watch.timed("training: forward", found.trainee.forward)
+    found.accelerator.backward = watch.timed("training: backward", found.accelerator.backward)
+    found.optimizer.step = watch.timed("training: optimizer", found.optimizer.step)
+    batches = found.source.batches
 
-    def prepared() -> None:
-        prepare()
-        trial.trainee.forward = watch.timed("training: forward", trial.trainee.forward)
-        trial.accelerator.backward = watch.timed("training: backward", trial.accelerator.backward)
-        trial.optimizer.step = watch.timed("training: optimizer", trial.optimizer.step)
-
-    def waiting(plan: Any) -> Any:
-        found = batches(plan)
-        take = watch.timed("training: waiting for data", lambda: next(found, None))
+    def waiting(*arguments: Any) -> Any:
+        taken = batches(*arguments)
+        take = watch.timed("training: waiting for data", lambda: next(taken, None))
         while (batch := take()) is not None:
             yield batch
 
-    trial.join = watch.timed("start-up: Accelerate", join)
-    trial.prepare, trial.batches = prepared, waiting
-    evaluation.generate_tokens = watch.timed("generation (validation and test)", evaluation.generate_tokens)
-    publication.publish = watch.timed("publishing", publication.publish)
-    trial.run()
+    found.source.batches = waiting
+    trial.run(found, trial.Unwatched())
     watch.switch()
     return {"start-up: Python and its imports": imports} | watch.seconds
 

@@ -33,12 +33,12 @@ def main() -> None:
 
     with loading():
         from glassbox.tracking import readable_client
-        from glassbox.training.trial import Trial
+        from glassbox.training.trial import run_trial
 
         if is_main():
             readable_client()  # MLflow's modules, which the trial's run would load later
 
-    Trial(settings, arguments.group, arguments.seed).run()
+    run_trial(settings, arguments.group, arguments.seed)
 
 
 if __name__ == "__main__":

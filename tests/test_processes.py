@@ -28,7 +28,7 @@ from glassbox.errors import GlassboxError
 from glassbox.processes import Processes, start_accelerator
 from glassbox.randomness import data_order
 from glassbox.snapshot.reader import Snapshot, read_manifest
-from glassbox.training.trial import Trial
+from glassbox.training.trial import run_trial
 
 UNEVEN = {"batch_size": 9, "micro_batch_size": 3}  # steps of 3, 3 and 2 micro-batches: one process sits out a round
 DEADLINE_SECONDS = 300
@@ -116,7 +116,7 @@ def read_trial(project: Path) -> dict[str, Any]:
 
 def train_in_one(project: Path, **changes: Any) -> Path:
     """The folder of combined/0, trained in this process."""
-    Trial(shrunk_settings(project, **changes), "combined", 0).run()
+    run_trial(shrunk_settings(project, **changes), "combined", 0)
     return (project / "runs").rename(project / "runs_of_one") / "combined/0"
 
 
@@ -145,7 +145,7 @@ def test_two_processes_train_the_student_that_one_trains(project: Path, parallel
     (record,) = tracking.find_by_key(manifest["key"])
     assert (record.status, record.tags["processes"]) == ("FINISHED", "2")
     assert [step for step, _ in tracking.history(record.run_id, "train/loss_total")] == list(range(1, 7))
-    assert not list((project / ".glassbox/trials").iterdir())
+    assert not list((project / ".glassbox/running").iterdir())
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_two_processes_stop_together_and_go_on_together(project: Path, paralleli
     one = train_in_one(project, train=longer)
     settings = shrunk_settings(project, train={**longer, "processes": 2, "parallelism": parallelism})
     started = start(project, settings, str(ROOT / "src/train.py"), *TRIAL)
-    scratch = project / ".glassbox/trials"
+    scratch = project / ".glassbox/running"
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not list(scratch.glob("*/step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -19,7 +19,7 @@ from glassbox.snapshot.batch import pack
 from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.snapshot.schema import SIGNAL_COLUMNS
 from glassbox.snapshot.sizes import signal_bytes
-from glassbox.training.schedule import make_plan
+from glassbox.training.schedule import make_schedule
 from suite import shapes
 from suite.embedded import embedded
 from suite.measuring import Ratio, ratio, side_by_side
@@ -55,7 +55,7 @@ def _waiting_embedded() -> Row:
         settings, snapshot = made.settings, made.snapshot
         student, objective = prepared(settings, snapshot, "combined")
         train = settings.train.model_copy(update={"epochs": 3, "max_steps": STEPS})
-        plan = make_plan({each.sample_id: each.n_tokens for each in snapshot.samples("train")}, train, 0)
+        plan = make_schedule({each.sample_id: each.n_tokens for each in snapshot.samples("train")}, train, 0)
         step = TrainingStep(student, objective, settings)
         shares, first = _shares(step, snapshot, plan.steps, objective.signals)
         described = f"embedded, combined, {len(plan.steps)} steps of 8 in micro-batches of 4, 1 thread"
@@ -73,7 +73,9 @@ def _waiting_paper() -> Row:
         write_snapshot(folder, counts, shapes.FORMAT)
         snapshot = Snapshot(folder)
         step = OurStep("combined")
-        plan = make_plan({each.sample_id: each.n_tokens for each in snapshot.samples("train")}, step.settings.train, 0)
+        plan = make_schedule(
+            {each.sample_id: each.n_tokens for each in snapshot.samples("train")}, step.settings.train, 0
+        )
         shares, first = _shares(step, snapshot, plan.steps, step.objective.signals)
         threads = torch.get_num_threads()
         described = f"{shapes.DESCRIPTION}, combined, {len(plan.steps)} steps of the mixture, {threads} threads"

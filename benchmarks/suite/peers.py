@@ -11,7 +11,7 @@ from torch import nn
 
 from glassbox.config.settings import Settings
 from glassbox.snapshot.reader import Batch, Snapshot
-from glassbox.training.schedule import make_plan
+from glassbox.training.schedule import make_schedule
 from glassbox.training.student import Student, build_optimizer
 from suite.adapters import steps
 from suite.embedded import embedded
@@ -72,7 +72,7 @@ def _plan(settings: Settings, snapshot: Snapshot) -> Sequence[Sequence[str]]:
     """A trial's first steps, each as one batch."""
     lengths = {sample.sample_id: sample.n_tokens for sample in snapshot.samples("train")}
     train = settings.train.model_copy(update={"batch_size": BATCH, "micro_batch_size": BATCH, "max_steps": STEPS})
-    return [step[0] for step in make_plan(lengths, train, seed=0).steps]
+    return [step[0] for step in make_schedule(lengths, train, seed=0).steps]
 
 
 def _layers(student: Student, settings: Settings) -> Callable[[Batch], None]:

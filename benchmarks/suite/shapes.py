@@ -35,7 +35,7 @@ from glassbox.objective import Objective
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
 from glassbox.snapshot.codec import byte_rows
 from glassbox.snapshot.schema import Format, attention_entries
-from glassbox.training.schedule import make_plan
+from glassbox.training.schedule import make_schedule
 from glassbox.training.student import Student, build_student
 
 VOCABULARY = 4_000
@@ -139,14 +139,16 @@ def _distinct(rng: np.random.Generator, rows: int, layout: Format) -> np.ndarray
 def steps(count: int, seed: int = 0) -> list[list[list[StoredSample]]]:
     """`count` optimizer steps of the mixture as a trial plans them: each is micro-batches, sorted by length."""
     by_id = {sample.sample_id: sample for sample in stored_samples(mixture(count * BATCH, seed), seed=seed)}
-    plan = make_plan({name: sample.n_tokens for name, sample in by_id.items()}, settings().train, seed)
+    plan = make_schedule({name: sample.n_tokens for name, sample in by_id.items()}, settings().train, seed)
     return [[[by_id[name] for name in batch] for batch in step] for step in plan.steps]
 
 
 def most_answer_rows(seed: int = 0) -> int:
     """Answer rows of the fullest micro-batch in an epoch of the whole mixture."""
     lengths = mixture(sum(SHARES.values()), seed)
-    plan = make_plan({str(i): prompt + answer for i, (_, prompt, answer) in enumerate(lengths)}, settings().train, seed)
+    plan = make_schedule(
+        {str(i): prompt + answer for i, (_, prompt, answer) in enumerate(lengths)}, settings().train, seed
+    )
     return max(sum(lengths[int(name)][2] for name in batch) for step in plan.steps for batch in step)
 
 

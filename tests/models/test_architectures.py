@@ -30,7 +30,7 @@ from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.verify import verify
 from glassbox.tasks.sources import load_samples
 from glassbox.tasks.splits import write_splits
-from glassbox.training.trial import Trial
+from glassbox.training.trial import run_trial
 
 VOCABULARY = 320
 COMPONENTS = ("task", "logits", "hidden", "attention")
@@ -140,7 +140,7 @@ def distilled(folder: Path, pair: str, **changes: Any) -> dict[str, Any]:
     write_splits(folder / "data/tasks", load_samples(settings.prepare))
     capture(settings, folder / "data/tasks", folder / "data/snapshot", folder / ".glassbox")
     verify(settings, folder / "data/snapshot", folder / "data/tasks")
-    Trial(settings, "combined", 0).run()
+    run_trial(settings, "combined", 0)
     return json.loads((folder / "runs/combined/0.json").read_text(encoding="utf-8"))
 
 

@@ -40,7 +40,9 @@ from glassbox.snapshot.teacher import capture_batch, open_teacher
 from glassbox.tasks.sample import spread
 from glassbox.training import checkpoint
 from glassbox.training.checkpoint import Progress
-from glassbox.training.trial import Trial
+from glassbox.training.setup import prepare
+from glassbox.training.step import audit, update
+from glassbox.training.trial import evaluated
 
 LLAMA_2_7B = {
     "model_type": "llama",
@@ -83,21 +85,19 @@ def tensor_bytes(*tensors: torch.Tensor | None) -> int:
 
 
 def measured_training_peak(settings: Settings, group: str) -> int:
-    trial = Trial(settings, group, settings.seeds[0])
-    trial.join()
-    trial.prepare()
+    trial = prepare(settings, group, settings.seeds[0])
     trial.student.train()
     tokens = {info.sample_id: info.n_tokens for info in trial.snapshot.samples("train")}
-    hardest = max(trial.plan.steps, key=lambda step: max(len(b) * max(tokens[i] for i in b) for b in step))
+    hardest = max(trial.schedule.steps, key=lambda step: max(len(b) * max(tokens[i] for i in b) for b in step))
     loaded = [(batch, True) for batch in trial.batches(hardest)]
-    trial.step(loaded, Progress(), due=False)
+    update(trial, loaded, Progress(), due=False)
     moments = [value for state in trial.optimizer.optimizer.state.values() for value in state.values()]
     head = trial.objective.head or (None, None)
     inputs = [value for batch, _ in loaded for value in vars(batch).values() if isinstance(value, torch.Tensor)]
     already = tensor_bytes(*trial.student.parameters(), *moments, *head, *inputs)
     return max(
-        peak_of(lambda: trial.audit(loaded, Progress(step=1)), already),
-        peak_of(lambda: trial.step(loaded, Progress(step=9), due=True), already),
+        peak_of(lambda: audit(trial, loaded, Progress(step=1)), already),
+        peak_of(lambda: update(trial, loaded, Progress(step=9), due=True), already),
     )
 
 
@@ -156,12 +156,10 @@ def test_the_embedded_study_needs_the_memory_and_the_disk_that_were_estimated(
 def test_generation_that_never_ends_needs_the_memory_that_was_estimated(project: Path):
     settings = shrunk_settings(project, seeds=[0], evaluation={"max_new_tokens": 64})
     workload, _, teacher = estimated(settings, project)
-    trial = Trial(settings, "sft", 0)
-    trial.join()
-    trial.prepare()
+    trial = prepare(settings, "sft", 0)
     trial.tokenizer.eos_token = trial.tokenizer.convert_ids_to_tokens(trial.snapshot.vocabulary - 1)
     estimate = evaluation_peak(settings, workload, teacher, "no")
-    measured = peak_of(lambda: trial._evaluate(trial.test), tensor_bytes(*trial.student.parameters()))
+    measured = peak_of(lambda: evaluated(trial, trial.test), tensor_bytes(*trial.student.parameters()))
     assert total(estimate) == pytest.approx(measured, rel=0.25)
 
 
@@ -170,10 +168,10 @@ def test_checkpoint_and_student_take_the_disk_that_was_estimated(project: Path):
     workload, training, teacher = estimated(settings, project)
     needs = needs_of(settings, workload, training, teacher, parameter_count(settings.student), project)
     sizes = {need.what: need.size for need in needs}
-    trial = Trial(settings, "sft", 0)
-    trial.join()
-    trial.prepare()
-    trial.step([(trial.snapshot.read(trial.plan.steps[0][0], trial.objective.signals), True)], Progress(), due=False)
+    trial = prepare(settings, "sft", 0)
+    update(
+        trial, [(trial.snapshot.read(trial.schedule.steps[0][0], trial.objective.signals), True)], Progress(), due=False
+    )
     checkpoint.save(project / "kept", Progress(step=1), trial.student, trial.optimizer.optimizer, trial.processes)
     written = next((project / "kept").glob("step-*/state.safetensors")).stat().st_size
     assert sizes["two checkpoints, while a trial runs"] == pytest.approx(2 * written, rel=0.1)

@@ -162,18 +162,18 @@ def test_a_dtype_clash_in_the_final_evaluation(project: Path, monkeypatch: pytes
 
 
 def test_a_log_flood(project: Path, monkeypatch: pytest.MonkeyPatch):
-    right = trial.Trial.step
+    right = trial.update
     planted = logging.getLogger("planted")
     standard_error = os.fdopen(2, "w", closefd=False)
     monkeypatch.setattr(planted, "handlers", [logging.StreamHandler(standard_error)])
 
-    def chatty(self: Any, *arguments: Any, **options: Any) -> Any:
+    def chatty(*arguments: Any, **options: Any) -> Any:
         for _ in range(4):
             planted.warning("a line at every turn")
             print("another")
-        return right(self, *arguments, **options)
+        return right(*arguments, **options)
 
-    monkeypatch.setattr(trial.Trial, "step", chatty)
+    monkeypatch.setattr(trial, "update", chatty)
     finding = found(project, "console", first=("capture", "answers", "gate", "trial combined"))
     assert_failed(finding, "floods the log", "printed 2")
 

@@ -4,7 +4,7 @@ import pytest
 
 from glassbox.config.settings import TrainSettings
 from glassbox.randomness import data_order, derived_seed
-from glassbox.training.schedule import Plan, learning_rate, make_plan
+from glassbox.training.schedule import Schedule, learning_rate, make_schedule
 
 IDS = [f"sst2/train/{number:03d}" for number in range(21)]
 LENGTHS = {sample_id: 10 + 7 * number % 11 for number, sample_id in enumerate(IDS)}
@@ -16,7 +16,7 @@ def settings(**changes: object) -> TrainSettings:
 
 
 def test_every_epoch_holds_every_sample_once_in_another_order() -> None:
-    plan = make_plan(LENGTHS, settings(), seed=0)
+    plan = make_schedule(LENGTHS, settings(), seed=0)
     epochs = [plan.steps[at : at + plan.steps_per_epoch] for at in range(0, len(plan.steps), plan.steps_per_epoch)]
     orders = [[i for step in epoch for batch in step for i in batch] for epoch in epochs]
     assert all(sorted(order) == IDS for order in orders)
@@ -24,26 +24,26 @@ def test_every_epoch_holds_every_sample_once_in_another_order() -> None:
 
 
 def test_micro_batches_change_neither_the_order_nor_its_digest() -> None:
-    whole, split = (make_plan(LENGTHS, settings(micro_batch_size=size), seed=4) for size in (8, 2))
+    whole, split = (make_schedule(LENGTHS, settings(micro_batch_size=size), seed=4) for size in (8, 2))
     assert whole.digest() == split.digest()
     assert [len(step) for step in split.steps[:3]] == [4, 4, 3]
 
 
 def test_lengths_change_the_micro_batches_but_not_the_order_that_groups_share() -> None:
     others = {sample_id: -length for sample_id, length in LENGTHS.items()}
-    first, second = (make_plan(lengths, settings(micro_batch_size=2), seed=4) for lengths in (LENGTHS, others))
+    first, second = (make_schedule(lengths, settings(micro_batch_size=2), seed=4) for lengths in (LENGTHS, others))
     assert first.steps != second.steps
     assert first.digest() == second.digest()
 
 
 def test_the_digest_tells_which_samples_share_a_step() -> None:
-    plan = make_plan(LENGTHS, settings(), seed=4)
-    swapped = Plan((plan.steps[1], plan.steps[0], *plan.steps[2:]), plan.steps_per_epoch)
+    plan = make_schedule(LENGTHS, settings(), seed=4)
+    swapped = Schedule((plan.steps[1], plan.steps[0], *plan.steps[2:]), plan.steps_per_epoch)
     assert swapped.digest() != plan.digest()
 
 
 def test_seeds_give_different_orders_and_the_order_of_the_ids_does_not_matter() -> None:
-    assert make_plan(LENGTHS, settings(), 0).digest() != make_plan(LENGTHS, settings(), 1).digest()
+    assert make_schedule(LENGTHS, settings(), 0).digest() != make_schedule(LENGTHS, settings(), 1).digest()
     assert data_order(IDS, 0, 0) == data_order(IDS[::-1], 0, 0)
 
 
@@ -53,8 +53,8 @@ def test_every_purpose_has_a_seed_of_its_own() -> None:
 
 
 def test_epochs_end_where_their_last_batch_does_also_when_steps_are_limited() -> None:
-    assert make_plan(LENGTHS, settings(), 0).epoch_ends == {3, 6, 9}
-    assert make_plan(LENGTHS, settings(max_steps=5), 0).epoch_ends == {3, 5}
+    assert make_schedule(LENGTHS, settings(), 0).epoch_ends == {3, 6, 9}
+    assert make_schedule(LENGTHS, settings(max_steps=5), 0).epoch_ends == {3, 5}
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -71,6 +71,6 @@ def test_a_constant_learning_rate_stays() -> None:
 
 
 def test_a_step_is_cut_into_micro_batches_of_like_length() -> None:
-    for step in make_plan(LENGTHS, settings(micro_batch_size=4), seed=2).steps:
+    for step in make_schedule(LENGTHS, settings(micro_batch_size=4), seed=2).steps:
         lengths = [LENGTHS[sample_id] for batch in step for sample_id in batch]
         assert lengths == sorted(lengths)

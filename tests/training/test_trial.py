@@ -38,13 +38,15 @@ from glassbox.snapshot.answers import ask_teacher
 from glassbox.snapshot.capture import capture_nothing
 from glassbox.snapshot.labels import write_teacher_labels
 from glassbox.snapshot.reader import Batch, Snapshot
+from glassbox.training import trial as training
 from glassbox.training.checkpoint import Progress
 from glassbox.training.schedule import learning_rate
-from glassbox.training.trial import Trial
+from glassbox.training.setup import Setup, prepare
+from glassbox.training.step import audit, update
 
 
 def run_trial(project: Path, group: str = "combined", seed: int = 0, **changes: Any) -> dict[str, Any]:
-    Trial(shrunk_settings(project, **changes), group, seed).run()
+    training.run_trial(shrunk_settings(project, **changes), group, seed)
     return json.loads((project / f"runs/{group}/{seed}.json").read_text(encoding="utf-8"))
 
 
@@ -63,7 +65,7 @@ def test_a_trial_publishes_everything_its_manifest_names(project: Path) -> None:
     assert (manifest["peak_gpu_bytes"] is None) == (not torch.cuda.is_available())
     assert set(manifest["metrics"]) >= {"test/accuracy_sst2", "test/accuracy_mmlu", "test/exact_match_gsm8k"}
     assert manifest["heads"] is not None
-    assert not (project / ".glassbox/trials" / manifest["key"]).exists()
+    assert not (project / ".glassbox/running" / manifest["key"]).exists()
 
 
 def test_the_run_in_mlflow_shows_every_curve_and_names_its_snapshot(project: Path) -> None:
@@ -177,7 +179,7 @@ def test_a_student_with_another_tokenizer_is_refused_before_a_run_is_opened(proj
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
-    with pytest.raises(GlassboxError, match="cuts text into other tokens"):
+    with pytest.raises(GlassboxError, match="token by token means nothing"):
         run_trial(project)
     assert not (project / "runs").exists()
 
@@ -190,7 +192,7 @@ def with_answers(project: Path, text: str | None = None) -> dict[str, Any]:
     if text is not None:
         answers = [replace(answer, answer=text) for answer in answers]
     write_teacher_labels(project / "data/answers/seqkd", answers, facts)
-    Trial(settings, "seqkd", 0).run()
+    training.run_trial(settings, "seqkd", 0)
     return json.loads((project / "runs/seqkd/0.json").read_text(encoding="utf-8"))
 
 
@@ -218,7 +220,7 @@ def test_a_student_with_another_tokenizer_learns_from_answers_and_is_refused_sig
     assert manifest["status"] == "finished"
     assert manifest["digests"]["snapshot"] == "none"
     assert run_trial(project, "sft")["digests"]["data_order"] == manifest["digests"]["data_order"]
-    with pytest.raises(GlassboxError, match=r"cuts text into other tokens.*`-S distill=seqkd`"):
+    with pytest.raises(GlassboxError, match=r"token by token means nothing.*`-S distill=seqkd`"):
         run_trial(project, "black_box")
 
 
@@ -235,7 +237,7 @@ def test_a_student_of_llama_2_s_tokens_learns_from_a_teacher_of_mistral_s(projec
     assert manifest["status"] == "finished"
     facts = json.loads((project / "data/answers/seqkd/manifest.json").read_text(encoding="utf-8"))
     assert facts["rows"] == 24
-    with pytest.raises(GlassboxError, match=r"cuts text into other tokens.*`-S distill=seqkd`"):
+    with pytest.raises(GlassboxError, match=r"token by token means nothing.*`-S distill=seqkd`"):
         run_trial(project, "black_box")
 
 
@@ -253,35 +255,33 @@ def test_bf16_is_in_force_where_it_is_asked_for(project: Path) -> None:
 
 
 @pytest.fixture
-def scaled(project: Path) -> Iterator[tuple[Trial, list[tuple[Batch, bool]]]]:
+def scaled(project: Path) -> Iterator[tuple[Setup, list[tuple[Batch, bool]]]]:
     """A prepared trial that computes in float16 on the CPU under a real GradScaler, and its first step's batches.
 
     Accelerate itself allows float16 on a GPU only, so that its state is told afterwards.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    trial = Trial(shrunk_settings(project, train={"epochs": 20}), "combined", 0)
+    trial = prepare(shrunk_settings(project, train={"epochs": 20}), "combined", 0)
     trial.scratch.mkdir(parents=True)
-    trial.join()
-    trial.prepare()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
     trial.accelerator.scaler, trial.accelerator.native_amp = scaler, True
     trial.accelerator.state._mixed_precision = "fp16"
     as_on_cuda = torch.optim.AdamW(trial.student.parameters(), foreach=True)
-    trial.optimizer = AcceleratedOptimizer(as_on_cuda, scaler=scaler)
+    trial = replace(trial, optimizer=AcceleratedOptimizer(as_on_cuda, scaler=scaler))
     trial.accelerator._optimizers = [trial.optimizer]
-    batches = trial.snapshot.batches(trial.plan.steps[0], trial.objective.signals)
+    batches = trial.snapshot.batches(trial.schedule.steps[0], trial.objective.signals)
     yield trial, [(batch, True) for batch in batches]
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_skipped_step_is_counted_and_moves_neither_weights_nor_schedule(
-    scaled: tuple[Trial, list[tuple[Batch, bool]]],
+    scaled: tuple[Setup, list[tuple[Batch, bool]]],
 ) -> None:
     trial, batches = scaled
     progress, logged = Progress(), []
     digests = [model_digest(trial.student.model)]
     for _ in range(20):
-        logged.append(trial.step(batches, progress, due=True))
+        logged.append(update(trial, batches, progress, due=True))
         progress.step += 1
         digests.append(model_digest(trial.student.model))
     skipped = [before == after for before, after in pairwise(digests)]
@@ -290,20 +290,20 @@ def test_a_skipped_step_is_counted_and_moves_neither_weights_nor_schedule(
     assert [metrics["train/skipped_steps"] for metrics in logged] == list(np.cumsum(skipped))
     rates = [metrics["train/learning_rate"] for metrics in logged]
     updates_before = np.cumsum([0, *(not skip for skip in skipped[:-1])])
-    assert rates == [learning_rate(int(n), len(trial.plan.steps), trial.settings.train) for n in updates_before]
+    assert rates == [learning_rate(int(n), len(trial.schedule.steps), trial.settings.train) for n in updates_before]
     assert ["train/gradient_norm" in metrics for metrics in logged] == [not skip for skip in skipped]
     assert all(parameter.dtype == torch.float32 for parameter in trial.student.parameters())
 
 
 def test_a_gradient_that_overflows_without_any_scaling_is_divergence(
-    scaled: tuple[Trial, list[tuple[Batch, bool]]],
+    scaled: tuple[Setup, list[tuple[Batch, bool]]],
 ) -> None:
     trial, batches = scaled
     next(trial.student.parameters()).register_hook(lambda gradient: gradient * torch.inf)
     progress = Progress()
     with pytest.raises(DivergedError, match="the gradient of step 24 is not finite"):
         while True:
-            trial.step(batches, progress, due=False)
+            update(trial, batches, progress, due=False)
             progress.step += 1
     assert progress.updates == 0
 
@@ -314,13 +314,11 @@ def history(project: Path, group: str) -> pd.DataFrame:
     return logged.pivot(index="step", columns="metric", values="value")
 
 
-def prepared(project: Path, group: str, **changes: Any) -> tuple[Trial, list[tuple[Batch, bool]]]:
+def prepared(project: Path, group: str, **changes: Any) -> tuple[Setup, list[tuple[Batch, bool]]]:
     """A trial before its first step, and that step's batches."""
-    trial = Trial(shrunk_settings(project, **changes), group, 0)
+    trial = prepare(shrunk_settings(project, **changes), group, 0)
     trial.scratch.mkdir(parents=True, exist_ok=True)
-    trial.join()
-    trial.prepare()
-    return trial, [(batch, True) for batch in trial.batches(trial.plan.steps[0])]
+    return trial, [(batch, True) for batch in trial.batches(trial.schedule.steps[0])]
 
 
 @pytest.mark.parametrize("group", ["combined", "shuffled_hidden"])
@@ -337,7 +335,7 @@ def test_batches_are_decoded_on_the_device_of_the_trial(
         return read(snapshot, ids, signals, "cpu")
 
     monkeypatch.setattr(Snapshot, "read", watched)
-    next(iter(trial.batches(trial.plan.steps[0])))
+    next(iter(trial.batches(trial.schedule.steps[0])))
     assert devices and all(device is trial.accelerator.device for device in devices)
 
 
@@ -379,10 +377,10 @@ def test_a_projector_stands_still_while_the_hidden_component_counts_nothing(proj
     projector, progress = trial.student.projector, Progress()
     assert projector is not None
     before = projector.weight.detach().clone()
-    trial.step(batches, progress, due=False)
+    update(trial, batches, progress, due=False)
     assert torch.equal(projector.weight, before) and projector.weight not in trial.optimizer.optimizer.state
     progress.updates = 5
-    trial.step(batches, progress, due=False)
+    update(trial, batches, progress, due=False)
     assert not torch.equal(projector.weight, before)
 
 
@@ -403,8 +401,8 @@ def test_every_trial_says_how_each_component_moved_the_student(project: Path) ->
 def test_the_audit_measures_the_gradient_that_a_step_then_takes(project: Path) -> None:
     trial, batches = prepared(project, "sft", train={"clip_norm": 1e9})
     progress = Progress()
-    audited = trial.audit(batches, progress)
-    metrics = trial.step(batches, progress, due=True)
+    audited = audit(trial, batches, progress)
+    metrics = update(trial, batches, progress, due=True)
     assert metrics["train/gradient_norm"] == pytest.approx(audited["task"]["gradient_norm"], rel=1e-6)
 
 
@@ -442,7 +440,7 @@ def test_balanced_signals_weigh_as_much_as_the_task_whatever_the_micro_batches(p
         changes = {"objective": {"balance": "magnitude"}, "train": {"micro_batch_size": size}}
         trial, batches = prepared(project, "combined", **changes)
         assert len(batches) == 8 // size
-        logged.append(trial.step(batches, Progress(), due=True))
+        logged.append(update(trial, batches, Progress(), due=True))
         for component, weight in {"logits": 0.5, "hidden": 0.1, "attention": 0.1}.items():
             expected = weight * logged[-1]["train/loss_task"]
             assert logged[-1][f"train/weighted_{component}"] == pytest.approx(expected, rel=1e-4)
@@ -498,7 +496,7 @@ def test_an_interrupted_trial_resumes_in_the_same_run_to_the_same_bits(
     plan = write_plan(project, "alpha: 0.05\n")
     settings = shrunk_settings(project, train={"epochs": 60})
     process = start(project, settings)
-    scratch = project / ".glassbox/trials" / undisturbed["key"]
+    scratch = project / ".glassbox/running" / undisturbed["key"]
     deadline = time.monotonic() + 120
     while not list(scratch.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)

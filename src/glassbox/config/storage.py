@@ -1,18 +1,36 @@
-"""Does DVC keep its copies where the settings want them? DVC reads its own configuration before any stage runs, so
-that a stage can only refuse and name the command; DVC itself is never imported."""
+"""Where everything lies: the repository's root, the stages' folders, unfinished work, and DVC's cache."""
 
 from __future__ import annotations
 
 import os
 from configparser import ConfigParser
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from glassbox.config.settings import StorageSettings
 from glassbox.errors import GlassboxError
 
-if TYPE_CHECKING:
-    pass
+CONF_FOLDER = Path("conf")
+INPUTS_FOLDER = Path("data/inputs")
+TASKS_FOLDER = Path("data/tasks")
+ANSWERS_FOLDER = Path("data/answers")
+SNAPSHOT_FOLDER = Path("data/snapshot")
+RUNS_FOLDER = Path("runs")
+REPORTS_FOLDER = Path("reports")
+
+
+def root() -> Path:
+    """The repository's root: DVC_ROOT under DVC (the parent's in queue and --temp runs), else the working directory."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def scratch_folder(storage: StorageSettings) -> Path:
+    """Where unfinished work survives DVC's clearing of outputs: `storage.scratch`, or .glassbox at the root."""
+    return Path(storage.scratch) if storage.scratch else root() / ".glassbox"
+
+
+def checkpoints_folder(storage: StorageSettings, key: str) -> Path:
+    """The checkpoints of the unfinished trial of this key."""
+    return scratch_folder(storage) / "running" / key
 
 
 def require_cache(storage: StorageSettings, root: Path) -> None:
@@ -32,8 +50,3 @@ def cache_in_use(dvc_folder: Path) -> Path:
     parser = ConfigParser(interpolation=None)
     parser.read([dvc_folder / "config", dvc_folder / "config.local"], encoding="utf-8")
     return (dvc_folder / parser.get("cache", "dir", fallback="cache")).resolve()
-
-
-def root() -> Path:
-    """The repository's root: DVC_ROOT under DVC (the parent's in queue and --temp runs), else the working directory."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from glassbox.command import Interruption
 from glassbox.config.settings import Settings
+from glassbox.config.storage import TASKS_FOLDER
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.models.encoding import encode_sample
 from glassbox.objective import liveness
@@ -21,10 +22,10 @@ from glassbox.objective.head import HeadTerms, head_losses
 from glassbox.preflight.rehearsal import captured_output, run_stage, write_params
 from glassbox.snapshot.batch import Batch
 from glassbox.tasks.splits import read_split
-from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.training.checkpoint import Progress
-from glassbox.training.setup import TASKS_FOLDER
-from glassbox.training.trial import Trial
+from glassbox.training.setup import Setup, prepare
+from glassbox.training.step import audit, update
+from glassbox.training.trial import evaluated, run, run_trial
 
 LINES_PER_TRIAL = 12
 SWAMPED = 0.99
@@ -44,22 +45,20 @@ class Course:
     def stage(self, name: str, *options: str) -> None:
         self.lines[" ".join([name, *options])] = run_stage(name, *options)
 
-    def prepared(self, group: str) -> Trial:
-        trial = Trial(self.settings, group, self.seed)
+    def prepared(self, group: str) -> Setup:
         with captured_output():
-            trial.join()
-            trial.prepare()
+            trial = prepare(self.settings, group, self.seed)
         trial.scratch.mkdir(parents=True, exist_ok=True)
         return trial
 
-    def first_step(self, trial: Trial) -> list[tuple[Batch, bool]]:
-        return [(batch, True) for batch in trial.batches(trial.plan.steps[0])]
+    def first_step(self, trial: Setup) -> list[tuple[Batch, bool]]:
+        return [(batch, True) for batch in trial.batches(trial.schedule.steps[0])]
 
     def precision(self) -> str:
         """One step, in which the trial itself looks at the format of a layer's output."""
         trial = self.prepared(self.hardest)
         trial.student.train()
-        trial.step(self.first_step(trial), Progress(), due=True)
+        update(trial, self.first_step(trial), Progress(), due=True)
         return f"{trial.accelerator.mixed_precision} on {trial.accelerator.device}"
 
     def objective(self) -> str:
@@ -68,7 +67,7 @@ class Course:
         trial.student.eval()
         positions = 0
         for batch, _ in self.first_step(trial):
-            if trial.answers is None:
+            if "answers" not in trial.digests:
                 _require_labels(trial, batch)
             with torch.no_grad():
                 signals = trial.student(batch, False)
@@ -84,7 +83,7 @@ class Course:
                     f"position of {batch.sample_ids[int(batch.sample_index[worst])]} its cross-entropy is "
                     f"{float(learned[worst]):.3f} nats, and the model itself, given all tokens before, has "
                     f"{float(expected[worst]):.3f}. Positions are read from the wrong place (from the prompt, or "
-                    "without the shift): look at glassbox/student.py, signals.py and snapshot/batch.py."
+                    "without the shift): look at glassbox/training/student.py, models/signals.py and snapshot/batch.py."
                 )
             positions += len(expected)
         return f"{positions} positions agree with the model asked plainly"
@@ -115,7 +114,7 @@ class Course:
         for group in self.settings.groups:
             trial = self.prepared(group)
             trial.student.train()
-            found = trial.audit(self.first_step(trial), Progress())
+            found = audit(trial, self.first_step(trial), Progress())
             liveness.refuse_dead([found], group)
             for name, figures in found.items():
                 share = figures["share"] or 0.0
@@ -133,12 +132,12 @@ class Course:
         """After a step, under the precision of training: every item answered, and a broken student not scored."""
         trial = self.prepared(self.hardest)
         trial.student.train()
-        trial.step(self.first_step(trial), Progress(), due=False)
+        update(trial, self.first_step(trial), Progress(), due=False)
         evaluation = self._evaluated(trial)
         if len(evaluation.items) != len(trial.test):
             raise GlassboxError(
                 f"The final evaluation answered {len(evaluation.items)} of {len(trial.test)} test samples and said "
-                "nothing of the others: look at glassbox/evaluation.py."
+                "nothing of the others: look at glassbox/evaluation/evaluation.py."
             )
         parameter = next(trial.student.model.parameters())
         with torch.no_grad():
@@ -149,13 +148,13 @@ class Course:
             return f"{len(evaluation.items)} items; a student of NaN is refused"
         raise GlassboxError(
             f"A student whose weights are NaN was scored ({scores}) instead of refused: evaluation swallows its own "
-            "failures, and a crashed trial would look like a bad one. Look at glassbox/evaluation.py."
+            "failures, and a crashed trial would look like a bad one. Look at glassbox/evaluation/evaluation.py."
         )
 
     @staticmethod
-    def _evaluated(trial: Trial) -> Any:
+    def _evaluated(trial: Setup) -> Any:
         with captured_output():
-            return trial.final_evaluation(UnrecordedRun(), Progress())
+            return evaluated(trial, trial.test)
 
     def trial(self, group: str) -> None:
         self.stage("train", "--group", group, "--seed", str(self.seed))
@@ -165,20 +164,19 @@ class Course:
         manifest = Path("runs") / self.hardest / f"{self.seed}.json"
         whole = _final_student(manifest)
         with captured_output():
-            stopped = StoppedTrial(self.settings, self.hardest, self.seed)
+            stopped = prepare(self.settings, self.hardest, self.seed)
             try:
-                stopped.run()
+                run(stopped, _StopAtOnce())
             except SystemExit as end:
                 if end.code != 128 + signal.SIGTERM:
                     raise
             if not list(stopped.scratch.glob("step-*")):
-                raise GlassboxError(f"A stopped trial left no checkpoint in {stopped.scratch}: it cannot go on.")
-            resumed = Trial(self.settings, self.hardest, self.seed)
-            resumed.run()
-        if resumed.accelerator.device.type == "cpu" and _final_student(manifest) != whole:
+                raise GlassboxError(f"A stopped trial left no checkpoint in {stopped.scratch}: it cannot resume.")
+            run_trial(self.settings, self.hardest, self.seed)
+        if stopped.accelerator.device.type == "cpu" and _final_student(manifest) != whole:
             raise GlassboxError(
                 f"Group {self.hardest} ends in another student when it is stopped and goes on: a checkpoint lacks "
-                "something. Look at glassbox/checkpoint.py."
+                "something. Look at glassbox/training/checkpoint.py."
             )
         return "a stopped trial goes on to the same student"
 
@@ -201,20 +199,20 @@ class Course:
         return "results.json and report.html"
 
 
-class StoppedTrial(Trial):
-    """A trial that is told to stop, as by SIGTERM, while its first step runs."""
+class _StopAtOnce:
+    """Watches a trial and tells it to stop, as by SIGTERM, while its first step runs."""
 
-    def train(self, run: TrialRun | UnrecordedRun, progress: Progress, interruption: Interruption) -> None:
-        self._interruption = interruption
-        super().train(run, progress, interruption)
+    def step(self, step: int, steps: int, loss: float | None, samples_per_second: float) -> None:
+        signal.raise_signal(signal.SIGTERM)
 
-    def step(self, batches: Any, progress: Progress, due: bool) -> dict[str, float]:
-        result = super().step(batches, progress, due)
-        self._interruption.received = signal.SIGTERM
-        return result
+    def may_publish(self) -> bool:
+        return True
+
+    def during(self, phase: str, units: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
-def _require_labels(trial: Trial, batch: Batch) -> None:
+def _require_labels(trial: Setup, batch: Batch) -> None:
     """The labels of a batch are the tokens of answer and end, as the sample's own text gives them."""
     samples = {sample.sample_id: sample for sample in read_split(TASKS_FOLDER, "train")}
     snapshot = trial.settings.snapshot
@@ -237,7 +235,7 @@ def _require_labels(trial: Trial, batch: Batch) -> None:
             )
 
 
-def _plain_losses(trial: Trial, batch: Batch) -> Float[Tensor, " positions"]:
+def _plain_losses(trial: Setup, batch: Batch) -> Float[Tensor, " positions"]:
     """Cross-entropy of every answer token from the model's own logits, one unpadded sample at a time, in nats."""
     losses = []
     for row, (first, count) in enumerate(zip(batch.first.tolist(), batch.count.tolist(), strict=True)):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,62 +13,47 @@ from typing import Any
 import torch
 
 from glassbox.config.settings import Settings
-from glassbox.evaluation.evaluation import Evaluation
+from glassbox.config.storage import ANSWERS_FOLDER, TASKS_FOLDER
 from glassbox.evaluation.references import measure_teacher
 from glassbox.models.tokenizers import load_tokenizer, tokens_are_shared
-from glassbox.objective import Objective
 from glassbox.preflight.disk import RESERVE
 from glassbox.preflight.memory import has_weights_here, total
-from glassbox.preflight.rehearsal import TASKS, captured_output, rehearsal, run_stage, samples_of
-from glassbox.snapshot.batch import Batch
+from glassbox.preflight.rehearsal import captured_output, rehearsal, run_stage, samples_of
 from glassbox.snapshot.composition import batches, compose_items
 from glassbox.snapshot.labels import Answer, write_teacher_labels
 from glassbox.snapshot.teacher import capture_batch, open_teacher
 from glassbox.tasks.sample import spread
 from glassbox.tasks.splits import read_split, tasks_digest
-from glassbox.tracking import TrialRun, UnrecordedRun
-from glassbox.training.checkpoint import Progress
-from glassbox.training.setup import ANSWERS_FOLDER
-from glassbox.training.trial import Trial
+from glassbox.training.setup import prepare
+from glassbox.training.trial import run
 
 STEPS = 6
 LONG_STAGES = 3  # snapshot, verify, answers
-SHORT_STAGES = 5  # settings, pair, prepare, trial_code, compare
-# DVC's own time for a stage, mostly reading and writing dvc.lock: measured over the 35 trials of the embedded study
+SHORT_STAGES = 3  # settings, prepare, compare
+# DVC's own time for a stage, mostly reading and writing dvc.lock
 DVC_SECONDS = 3.0
 
 
-class TimedTrial(Trial):
-    """A trial that notes how long each phase takes: (seconds, units of work) per call.
+class Timings:
+    """Watches a trial and notes how long each phase takes: (seconds, units of work) per call.
 
-    Units are padded tokens for `step`, samples for `validation` and `test`. `most_questions` cuts the test split.
+    Units are padded tokens for `step`, samples for `validation` and `test`. overhead: the trial's other seconds.
     """
 
-    most_questions: int | None = None
-    overhead = 0.0
-
-    def prepare(self) -> None:
-        super().prepare()
+    def __init__(self) -> None:
         self.noted: dict[str, list[tuple[float, int]]] = {"step": [], "validation": [], "test": []}
-        self.test = self.test[: self.most_questions]
+        self.overhead = 0.0
+
+    def step(self, step: int, steps: int, loss: float | None, samples_per_second: float) -> None: ...
+
+    def may_publish(self) -> bool:
+        return True
 
     @contextmanager
-    def _noting(self, phase: str, units: int) -> Iterator[None]:
+    def during(self, phase: str, units: int) -> Iterator[None]:
         started = time.perf_counter()
         yield
         self.noted[phase].append((time.perf_counter() - started, units))
-
-    def step(self, batches: Sequence[tuple[Batch, bool]], progress: Progress, due: bool) -> dict[str, float]:
-        with self._noting("step", sum(batch.input_ids.numel() for batch, _ in batches)):
-            return super().step(batches, progress, due)
-
-    def validate(self, objective: Objective) -> dict[str, float]:
-        with self._noting("validation", len(self.validation)):
-            return super().validate(objective)
-
-    def final_evaluation(self, run: TrialRun | UnrecordedRun, progress: Progress) -> Evaluation:
-        with self._noting("test", len(self.test)):
-            return super().final_evaluation(run, progress)
 
     def rate(self, phase: str) -> float:
         """Seconds per unit, the median over calls: the first call of a process is slow."""
@@ -104,7 +90,7 @@ def measured_time(
         "verify": start_up + samples["test"] * (teacher_rate + evaluation_rate),
         "answers": start_up + samples["train"] * teacher_rate if asked else 0.0,
         "all trials": len(settings.seeds) * sum(seconds.values()),
-        "between": SHORT_STAGES * start_up + (LONG_STAGES + SHORT_STAGES + estimate["trials"]) * DVC_SECONDS,
+        "between": SHORT_STAGES * start_up + (LONG_STAGES + SHORT_STAGES + 1) * DVC_SECONDS,
     }
     return {
         "device": estimate["memory"]["device"],
@@ -130,7 +116,7 @@ def _reason_against(settings: Settings, estimate: Mapping[str, Any]) -> str | No
     return None
 
 
-def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, float, dict[str, TimedTrial]]:
+def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, float, dict[str, Timings]]:
     """Seconds per captured token and per question that the teacher answers, and a short trial of each group.
 
     Only the first group's student answers a full batch of questions.
@@ -147,34 +133,33 @@ def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, float, dict[s
         torch.set_num_threads(small.train.threads)
         capture_rate = _capture_rate(small) if tokens_are_shared(small) else 0.0
         started = time.perf_counter()
-        measure_teacher(small, TASKS)
+        measure_teacher(small, TASKS_FOLDER)
         teacher_rate = (time.perf_counter() - started) / len(chosen["test"])
         run_stage("snapshot")
         for group in small.groups:
             if small.distill[group].labels == "teacher":
                 _stand_in_for_answers(ANSWERS_FOLDER / group)
-            trial = TimedTrial(small, group, small.seeds[0])
-            trial.most_questions = small.train.batch_size if trials else None
-            started = time.perf_counter()
+            timings, started = Timings(), time.perf_counter()
             with captured_output():
-                trial.run()
-            trial.overhead = time.perf_counter() - started - trial.noted_seconds()
-            trials[group] = trial
+                setup = prepare(small, group, small.seeds[0])
+                run(replace(setup, test=setup.test[: small.train.batch_size]) if trials else setup, timings)
+            timings.overhead = time.perf_counter() - started - timings.noted_seconds()
+            trials[group] = timings
     return capture_rate, teacher_rate, trials
 
 
 def _stand_in_for_answers(folder: Path) -> None:
     """The data's answers as the teacher's: whose they are makes no difference to a trial's time."""
-    samples = read_split(TASKS, "train")
+    samples = read_split(TASKS_FOLDER, "train")
     answers = [Answer(sample.sample_id, sample.task, sample.answer, True, True) for sample in samples]
-    write_teacher_labels(folder, answers, {"provenance": {"tasks": tasks_digest(TASKS)}})
+    write_teacher_labels(folder, answers, {"provenance": {"tasks": tasks_digest(TASKS_FOLDER)}})
 
 
 def _capture_rate(settings: Settings) -> float:
     """Seconds per token of the teacher over all batches but the first, which is slow."""
     tokenizer = load_tokenizer(settings.teacher)
     teacher = open_teacher(settings, tokenizer)
-    parts = batches(compose_items(settings, tokenizer, TASKS), settings.snapshot.batch_size)
+    parts = batches(compose_items(settings, tokenizer, TASKS_FOLDER), settings.snapshot.batch_size)
     capture_batch(teacher, parts[0], {})
     started = time.perf_counter()
     for part in parts[1:] or parts:

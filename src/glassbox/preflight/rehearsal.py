@@ -17,13 +17,13 @@ from unittest.mock import patch
 import yaml
 
 from glassbox.config.settings import SPLITS, ModelSettings, Settings, StorageSettings
+from glassbox.config.storage import TASKS_FOLDER
 from glassbox.errors import GlassboxError
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
 from glassbox.tasks.splits import read_split, write_splits
 
 SCRIPTS = Path(__file__).resolve().parents[2]
-TASKS = Path("data/tasks")
 PARAMS = Path("params.yaml")
 MOVED = {"DVC_ROOT": None, "MLFLOW_TRACKING_URI": None, "MLFLOW_RUN_ID": None}
 
@@ -46,7 +46,7 @@ def rehearsal(settings: Settings, splits: Mapping[str, Sequence[Sample]]) -> Ite
         folder = Path(name).resolve()
         if conf.is_dir():
             shutil.copytree(conf, folder / "conf")
-        write_splits(folder / TASKS, splits)
+        write_splits(folder / TASKS_FOLDER, splits)
         with chdir(folder), _environment({**MOVED, "DVC_ROOT": str(folder)}):
             write_params(moved)
             yield moved

@@ -16,7 +16,7 @@ from glassbox.snapshot.schema import CAPTURED_SPLITS
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
 from glassbox.tasks.splits import read_split
-from glassbox.training.schedule import make_plan
+from glassbox.training.schedule import make_schedule
 
 # Rows of the hub's splits that the settings take whole, at the commits of conf/scale/paper.yaml (docs/paper_scale.md)
 HUB_ROWS = {
@@ -163,7 +163,7 @@ def training_of(settings: Settings, workload: Workload) -> Training:
     """The trials' own step plans; steps are equal in all seeds, the candidates come from all of them."""
     by_id = {length.sample_id: length for length in workload.split("train")}
     tokens_by_id = {sample_id: length.n_tokens for sample_id, length in by_id.items()}
-    plans = [make_plan(tokens_by_id, settings.train, seed) for seed in settings.seeds]
+    plans = [make_schedule(tokens_by_id, settings.train, seed) for seed in settings.seeds]
     steps = [
         [tuple(by_id[sample_id] for sample_id in batch) for batch in step] for plan in plans for step in plan.steps
     ]

@@ -109,3 +109,8 @@ def load(folder: Path, student: Student, optimizer: torch.optim.AdamW, processes
     if f"{own}.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors[f"{own}.cuda"])
     return progress
+
+
+def drop(folder: Path) -> None:
+    """Remove the checkpoints of a trial that is published."""
+    shutil.rmtree(folder, ignore_errors=True)

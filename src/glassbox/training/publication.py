@@ -12,81 +12,87 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from glassbox.config.settings import Settings
+from glassbox.config.storage import RUNS_FOLDER
 from glassbox.evaluation.evaluation import Evaluation
 from glassbox.files import require_free_space, sha256_of, write_synced
 from glassbox.models.loading import model_digest
 from glassbox.objective import liveness
+from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.tracking.items import items_digest, write_items
 from glassbox.tracking.manifest import flat_params
 from glassbox.training.checkpoint import Progress
 from glassbox.training.divergence import DUMP
-from glassbox.training.student import part_of, save_student
-
-if TYPE_CHECKING:
-    from glassbox.tracking import TrialRun, UnrecordedRun
-    from glassbox.training.trial import Trial
+from glassbox.training.student import Student, part_of, save_student
 
 SCHEMA_VERSION = 1
 PACKAGES = ("torch", "transformers", "accelerate", "mlflow", "dvc", "pyarrow")
 BYTES_PER_WEIGHT = 4
 
 
-def publish(
-    trial: Trial,
-    weights: Mapping[str, Tensor],
-    run: TrialRun | UnrecordedRun,
-    progress: Progress,
-    status: str,
-    evaluation: Evaluation | None,
-    reason: str,
-) -> None:
-    """Write the trial's folder and manifest, and log both to MLflow. `weights` are the student's, whole."""
-    target = Path("runs") / trial.group / str(trial.seed)
+@dataclass(frozen=True)
+class Outcome:
+    """All that is published of a trial. weights: the student's, whole. evaluation: None where the trial diverged."""
+
+    settings: Settings
+    group: str
+    seed: int
+    key: str
+    study_key: str
+    digests: Mapping[str, str]
+    tags: Mapping[str, str]
+    progress: Progress
+    status: str
+    reason: str
+    evaluation: Evaluation | None
+    precision: str
+    heads: str | None
+    processes: int
+    student: Student
+    weights: Mapping[str, Tensor]
+    tokenizer: PreTrainedTokenizerFast
+    scratch: Path
+
+
+def publish(trial: Outcome, run: TrialRun | UnrecordedRun) -> None:
+    """Write the trial's folder and manifest, and log both to MLflow."""
+    target = RUNS_FOLDER / trial.group / str(trial.seed)
     staging = target.with_name(f".{target.name}-staging")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    size = sum(tensor.numel() for tensor in weights.values())
+    size = sum(tensor.numel() for tensor in trial.weights.values())
     require_free_space(staging, size * BYTES_PER_WEIGHT, f"Trial {trial.group}/{trial.seed}")
-    columns = zip(*progress.history, strict=True) if progress.history else ([], [], [])
-    _write_table(staging / "history.parquet", dict(zip(("step", "metric", "value"), columns, strict=True)))
-    items = [] if evaluation is None else [vars(item) for item in evaluation.items]
-    if items:
-        write_items(staging / "items.parquet", items)
-    if (trial.scratch / DUMP).exists():
-        shutil.copyfile(trial.scratch / DUMP, staging / DUMP)
-    if evaluation is not None and _keeps_student(trial.settings, trial.seed):
-        card = _card(trial, evaluation.metrics("test"))
-        save_student(trial.student, weights, trial.tokenizer, staging / "student", card)
-    digests = trial.digests | {
-        "initial_student": progress.initial_student,
-        "final_student": model_digest(part_of(weights, "model")),
+    items = [] if trial.evaluation is None else [vars(item) for item in trial.evaluation.items]
+    _write_files(trial, staging, items)
+    digests = {
+        **trial.digests,
+        "initial_student": trial.progress.initial_student,
+        "final_student": model_digest(part_of(trial.weights, "model")),
         "items": items_digest(items) if items else "",
     }
-    outcome = {"precision": trial.probe.observed or "unknown", "outcome": status}
+    outcome = {"precision": trial.precision, "outcome": trial.status}
     for name, value in ({f"{name}_digest": digest for name, digest in digests.items()} | outcome).items():
         run.tag(name, value)
     for path in (staging / "history.parquet", staging / "items.parquet", staging / DUMP):
         if path.exists():
             run.artifact(path)
-    manifest = _manifest(trial, progress, status, reason) | {
+    files = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}
+    manifest = _manifest(trial) | {
         "run_id": run.run_id,
         "digests": digests,
-        "tags": trial.tags(progress) | outcome,
-        "files": {
-            path.relative_to(staging).as_posix(): sha256_of(path)
-            for path in sorted(staging.rglob("*"))
-            if path.is_file()
-        },
+        "tags": {**trial.tags, **outcome},
+        "files": {name: sha256_of(path) for name, path in files.items()},
     }
     shutil.rmtree(target, ignore_errors=True)
     os.replace(staging, target)
@@ -95,21 +101,36 @@ def publish(
     run.artifact(target.with_name(f"{target.name}.json"))
 
 
-def _manifest(trial: Trial, progress: Progress, status: str, reason: str) -> dict[str, Any]:
+def _write_files(trial: Outcome, folder: Path, items: Sequence[Mapping[str, Any]]) -> None:
+    """History, results per item, what is known of a divergence, and the student where it is kept."""
+    history = trial.progress.history
+    columns = zip(*history, strict=True) if history else ([], [], [])
+    _write_table(folder / "history.parquet", dict(zip(("step", "metric", "value"), columns, strict=True)))
+    if items:
+        write_items(folder / "items.parquet", items)
+    if (trial.scratch / DUMP).exists():
+        shutil.copyfile(trial.scratch / DUMP, folder / DUMP)
+    if trial.evaluation is not None and _keeps_student(trial.settings, trial.seed):
+        card = _card(trial, trial.evaluation.metrics("test"))
+        save_student(trial.student, trial.weights, trial.tokenizer, folder / "student", card)
+
+
+def _manifest(trial: Outcome) -> dict[str, Any]:
     """What the manifest says of the trial itself; its run, digests and files are added where they are made."""
+    progress = trial.progress
     return {
         "schema": SCHEMA_VERSION,
         "group": trial.group,
         "seed": trial.seed,
-        "status": status,
-        "reason": reason,
+        "status": trial.status,
+        "reason": trial.reason,
         "key": trial.key,
         "study_key": trial.study_key,
         "metrics": {name: value for _, name, value in progress.history},
         "params": flat_params(trial.settings, trial.group, trial.seed),
-        "precision": trial.probe.observed or "unknown",
+        "precision": trial.precision,
         "heads": trial.heads,
-        "processes": trial.processes.count,
+        "processes": trial.processes,
         "liveness": liveness.summary(progress.liveness),
         "steps": progress.step,
         "skipped_steps": progress.step - progress.updates,
@@ -126,17 +147,12 @@ def _write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
 
 
-def clean(scratch: Path) -> None:
-    """Drop checkpoints of a trial that is published."""
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _keeps_student(settings: Settings, seed: int) -> bool:
     keep = settings.storage.keep_students
     return keep == "all" or (keep == "one_per_group" and seed == min(settings.seeds))
 
 
-def _card(trial: Trial, metrics: Mapping[str, float]) -> str:
+def _card(trial: Outcome, metrics: Mapping[str, float]) -> str:
     """The model card of a kept student."""
     group = trial.settings.distill[trial.group]
     weights = ", ".join(f"{name} {weight}" for name, weight in group.components.items())

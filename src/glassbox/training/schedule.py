@@ -10,7 +10,7 @@ from glassbox.randomness import data_order
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Every optimizer step of a trial, as the micro-batches of sample ids it is made of."""
 
     steps: tuple[tuple[tuple[str, ...], ...], ...]
@@ -33,7 +33,7 @@ class Plan:
         return digest.hexdigest()
 
 
-def make_plan(lengths: Mapping[str, int], settings: TrainSettings, seed: int) -> Plan:
+def make_schedule(lengths: Mapping[str, int], settings: TrainSettings, seed: int) -> Schedule:
     """Epochs of shuffled samples cut into batches, and each batch, sorted by length, into micro-batches.
 
     `lengths` are tokens by sample id. Sorting within a step saves padding and changes no gradient: the loss is a mean
@@ -47,7 +47,7 @@ def make_plan(lengths: Mapping[str, int], settings: TrainSettings, seed: int) ->
             size = settings.micro_batch_size
             steps.append(tuple(tuple(batch[start : start + size]) for start in range(0, len(batch), size)))
     per_epoch = -(-len(lengths) // settings.batch_size)
-    return Plan(tuple(steps[: settings.max_steps]), per_epoch)
+    return Schedule(tuple(steps[: settings.max_steps]), per_epoch)
 
 
 def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:

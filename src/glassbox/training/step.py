@@ -1,0 +1,150 @@
+"""One optimizer step of a trial: its micro-batches, their weights, the update, and the audit of its gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+
+from glassbox.errors import DivergedError
+from glassbox.objective import Objective, liveness, position_weights, shares
+from glassbox.processes import own_part, whole
+from glassbox.snapshot.reader import Batch
+from glassbox.training import divergence
+from glassbox.training.checkpoint import Progress
+from glassbox.training.schedule import learning_rate
+from glassbox.training.setup import Setup
+
+LEAST_LOSS_SCALE = 1.0  # float16 gradients that overflow below it overflow without any scaling
+
+# A micro-batch, and whether it counts: where micro-batches run out, a rank takes one again so that all take part.
+Turn = tuple[Batch, bool]
+
+
+def objective_at(setup: Setup, progress: Progress) -> Objective:
+    """The objective with its curves where the updates so far have brought them."""
+    return setup.objective.at(progress.updates / len(setup.schedule.steps))
+
+
+def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -> dict[str, float]:
+    """One optimizer update over all micro-batches of all ranks; returns what is logged where that is `due`.
+
+    A micro-batch that does not count adds exactly 0. Raises DivergedError, in every rank and before the update, where a
+    loss or the gradient is not finite.
+    """
+    accelerator, optimizer = setup.accelerator, setup.optimizer
+    objective = balanced(setup, objective_at(setup, progress), turns)
+    rate = learning_rate(progress.updates, len(setup.schedule.steps), setup.settings.train)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    sums: dict[str, torch.Tensor] = {}
+    for place, ((batch, counts), weights) in enumerate(zip(turns, weights_of(setup, turns), strict=True), start=1):
+        with nullcontext() if place == len(turns) else accelerator.no_sync(setup.trainee):
+            with accelerator.autocast():
+                loss, components = setup.trainee(batch, weights, objective, at_one=due)
+            if setup.processes.largest(not math.isfinite(loss.item())):
+                raise _diverged(setup, progress.step, turns, components, "loss")
+            accelerator.backward(loss * setup.processes.count)  # the average over ranks, multiplied back
+        if due:
+            values = objective.values(components, weights, batch, setup.task_names)
+            sums = {name: sums.get(name, 0.0) + counts * value for name, value in values.items()}
+    norm = clip(setup)
+    scaler = accelerator.scaler
+    if not math.isfinite(norm) and scaler is None:
+        raise _diverged(setup, progress.step, turns, components, "gradient")
+    if setup.student.projector is not None and objective.weights["hidden"] == 0.0:
+        setup.student.projector.zero_grad()  # it stands still, and gathers no moments, while it has nothing to learn
+    optimizer.step()
+    optimizer.zero_grad()
+    progress.updates += not optimizer.step_was_skipped
+    if scaler is not None and optimizer.step_was_skipped and scaler.get_scale() < LEAST_LOSS_SCALE:
+        raise _diverged(setup, progress.step, turns, components, "gradient")
+    if not due:
+        return {}
+    setup.probe.require(accelerator.mixed_precision)
+    logged = setup.processes.totals(sums)
+    logged |= shares(logged) | {"learning_rate": rate} | objective.logged
+    logged |= {"skipped_steps": float(progress.step + 1 - progress.updates)} if scaler is not None else {}
+    logged |= {"gradient_norm": norm} if math.isfinite(norm) else {}
+    return {f"train/{name}": value for name, value in logged.items() if not name.startswith("part_")}
+
+
+def weights_of(setup: Setup, turns: Sequence[Turn]) -> list[torch.Tensor]:
+    """What each position of this rank's micro-batches counts in the step of all ranks."""
+    counted = [batch for batch, counts in turns if counts]
+    size = setup.processes.totals(
+        {
+            "samples": sum(int((batch.count > 0).sum()) for batch in counted),
+            "positions": sum(len(batch.labels) for batch in counted),
+        }
+    )
+    return [
+        counts
+        * position_weights(
+            batch.sample_index,
+            batch.count,
+            samples_in_step=int(size["samples"]),
+            positions_in_step=int(size["positions"]),
+            reduction=setup.settings.objective.reduction,
+        )
+        for batch, counts in turns
+    ]
+
+
+def balanced(setup: Setup, objective: Objective, turns: Sequence[Turn]) -> Objective:
+    """With `objective.balance: magnitude`, one more pass without gradients scales the signals to the task loss.
+
+    The factors belong to the whole step, so that micro-batches and ranks do not change them.
+    """
+    if setup.settings.objective.balance == "none" or set(objective.weights) == {"task"}:
+        return objective
+    losses = dict.fromkeys(objective.weights, 0.0)
+    for (batch, _), weights in zip(turns, weights_of(setup, turns), strict=True):
+        with torch.no_grad(), setup.accelerator.autocast():
+            _, components = setup.trainee(batch, weights, objective)
+        losses = {name: losses[name] + float((values * weights).sum()) for name, values in components.items()}
+    return objective.balanced(setup.processes.totals(losses))
+
+
+def audit(setup: Setup, turns: Sequence[Turn], progress: Progress) -> liveness.Audit:
+    """How each component by itself would move the student at this step; leaves no trace in it.
+
+    The gradients wait in the computer's own memory: the device holds one component's at a time.
+    """
+    accelerator = setup.accelerator
+    parameters = [weight for weight in setup.student.model.parameters() if weight.requires_grad]
+    scale = 1.0 if accelerator.scaler is None else liveness.LOSS_SCALE
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    objective, gradients = balanced(setup, objective_at(setup, progress), turns), {}
+    for name in objective.weights:
+        with torch.random.fork_rng(devices):
+            for (batch, _), weights in zip(turns, weights_of(setup, turns), strict=True):
+                with accelerator.autocast():
+                    loss, _ = setup.trainee(batch, weights, objective.alone(name))
+                (loss * setup.processes.count * scale).backward()
+        found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
+        gradients[name] = [(own_part(gradient) / scale).cpu() for gradient in found]
+        setup.optimizer.zero_grad()
+    is_sharded = any(own_part(weight) is not weight for weight in parameters)
+    together = setup.processes.totals if is_sharded else dict
+    return liveness.audit(gradients, objective.highest_weights, together, accelerator.device)
+
+
+def clip(setup: Setup) -> float:
+    """Scale the gradient down to the largest norm allowed, over all weights and ranks; returns its norm before."""
+    norm = setup.accelerator.clip_grad_norm_(setup.student.parameters(), setup.settings.train.clip_norm)
+    return math.nan if norm is None else float(whole(norm))
+
+
+def _diverged(
+    setup: Setup, step: int, turns: Sequence[Turn], components: dict[str, torch.Tensor], what: str
+) -> DivergedError:
+    """The same error in every rank; the main one keeps what is known about it."""
+    of_the_loss = {name: components[name] for name in setup.objective.weights}
+    found = divergence.describe(step, [batch for batch, _ in turns], of_the_loss, what)
+    worst = max(setup.processes.gather(found), key=lambda each: len(each["not_finite"]))
+    if setup.processes.is_main:
+        divergence.dump(setup.scratch, worst)
+    return DivergedError(divergence.sentence(worst))
