@@ -30,7 +30,6 @@ preflight: setup ## Go the whole path on two batches, to find what would kill a 
 	python src/preflight.py
 
 study: setup ## Run what changed of the study and compare its groups
-	@python src/foresee.py
 	dvc repro
 
 test: setup ## Run the tests that take a few seconds each

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from pathlib import Path
 
 from glassbox.command import run
 from glassbox.config.settings import load_settings
-
-TASKS = Path("data/tasks")
-FOLDER = Path("data/answers")
+from glassbox.config.storage import ANSWERS_FOLDER, TASKS_FOLDER, scratch_folder
 
 
 def main() -> None:
@@ -24,25 +21,23 @@ def main() -> None:
 
     from glassbox.snapshot.labels import write_data_labels, write_teacher_labels
 
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    shutil.rmtree(ANSWERS_FOLDER, ignore_errors=True)
     for name in settings.distill.keys() - set(asking):
-        write_data_labels(FOLDER / name)
+        write_data_labels(ANSWERS_FOLDER / name)
     if not asking:
-        print(f"{FOLDER}: no selected group learns from the teacher's answers, so it was not asked")
+        print(f"{ANSWERS_FOLDER}: no selected group learns from the teacher's answers, so it was not asked")
         return
 
     import torch
 
     from glassbox.snapshot.answers import ask_teacher, refuse_the_datas_labels
-    from glassbox.tracking import root
 
     torch.set_num_threads(settings.train.threads)
-    scratch = Path(settings.storage.scratch) if settings.storage.scratch else root() / ".glassbox"
-    answers, facts = ask_teacher(settings, TASKS, scratch)
+    answers, facts = ask_teacher(settings, TASKS_FOLDER, scratch_folder(settings.storage))
     refuse_the_datas_labels(facts["accuracy"], asking[0])
     for name in asking:
-        write_teacher_labels(FOLDER / name, answers, facts)
-    print(f"{FOLDER}: {len(answers)} answers of {settings.teacher.model}, {settings.answers.mode}")
+        write_teacher_labels(ANSWERS_FOLDER / name, answers, facts)
+    print(f"{ANSWERS_FOLDER}: {len(answers)} answers of {settings.teacher.model}, {settings.answers.mode}")
     for task, found in facts["accuracy"]["tasks"].items():
         print(
             f"  {task}: {found['value']:.1%} of {found['n']} agree with the labels, {found['word_for_word']} word for "

@@ -9,16 +9,15 @@ import argparse
 import json
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 
 from glassbox.command import run
 from glassbox.config.settings import load_settings
+from glassbox.config.storage import REPORTS_FOLDER, TASKS_FOLDER
 from glassbox.tasks.pools import Drawn
 from glassbox.tasks.sources import load_samples
 from glassbox.tasks.splits import tasks_digest, write_splits
 
-FOLDER = Path("data/tasks")
-REPORT = Path("reports/tasks.json")
+REPORT = REPORTS_FOLDER / "tasks.json"
 
 
 def write_report(drawn: list[Drawn]) -> None:
@@ -46,14 +45,14 @@ def main() -> None:
     settings = load_settings(parser.parse_args().params)
     drawn: list[Drawn] = []
     splits = load_samples(settings.prepare, drawn.append)
-    write_splits(FOLDER, splits)
+    write_splits(TASKS_FOLDER, splits)
     write_report(drawn)
     dropped = dict.fromkeys(sentence for each in drawn for sentence in each.sentences())
     print("\n".join([*dropped, *unpinned(drawn)]), end="\n" if dropped or unpinned(drawn) else "")
     for split, samples in splits.items():
         counts = Counter(sample.task for sample in samples)
         print(f"{split}: " + ", ".join(f"{count} {task}" for task, count in counts.items()))
-    print(f"{FOLDER}: {tasks_digest(FOLDER)}")
+    print(f"{TASKS_FOLDER}: {tasks_digest(TASKS_FOLDER)}")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,21 @@
-"""Stage `settings`: check all of params.yaml before anything runs -> data/settings.json, equal for all good settings,
-and data/groups.json, which says of every selected group whose labels and whether signals it uses, and no weight.
+"""Stage `settings`: check all of params.yaml before anything runs -> data/inputs.
 
-Every stage depends on that constant, so that bad settings stop a study before an output is removed, and good ones
-invalidate nothing. MLflow's store is made here, once, before trials could open it side by side.
+data/inputs holds the digests of the local models and data files that the settings name, so that DVC notices when one
+changes under the same name; it is why this stage always runs. Bad settings stop a study before an output is removed.
+MLflow's store is made here, once, before trials could open it side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from glassbox.command import run
+from glassbox.config.inputs import local_inputs
 from glassbox.config.settings import Settings, load_settings, refusal
-from glassbox.config.storage import require_cache
+from glassbox.config.storage import INPUTS_FOLDER, require_cache, root
 from glassbox.errors import GlassboxError
-from glassbox.tracking import ensure_store, root
-
-OUTPUT = Path("data/settings.json")
-CONTENT = '{"settings": "valid"}\n'
-GROUPS = Path("data/groups.json")
+from glassbox.tracking import ensure_store
 
 
 def refuse_scarce_files(settings: Settings, path: str) -> None:
@@ -41,12 +37,10 @@ def main() -> None:
     refuse_scarce_files(settings, path)
     require_cache(settings.storage, root())
     ensure_store(settings.storage)
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(CONTENT, encoding="utf-8", newline="\n")
-    groups = {
-        name: {"labels": group.labels, "uses_signals": group.uses_signals} for name, group in settings.distill.items()
-    }
-    GROUPS.write_text(json.dumps(groups, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
+    INPUTS_FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, digests in local_inputs(settings).items():
+        text = json.dumps(digests, indent=2, sort_keys=True) + "\n"
+        (INPUTS_FOLDER / f"{name}.json").write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,28 @@
-"""Stage `snapshot`: the teacher's signals for every training and validation sample -> data/snapshot."""
+"""Stage `snapshot`: the teacher's signals for every training and validation sample -> data/snapshot.
+
+Ends at once where the snapshot here has the key that settings, models, tasks and code give now.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from pathlib import Path
 
 from glassbox.command import is_launched, is_main, launch, run
-from glassbox.config.settings import Settings, load_settings
-
-TASKS = Path("data/tasks")
-FOLDER = Path("data/snapshot")
-
-
-def scratch_folder(settings: Settings) -> Path:
-    """Where unfinished work survives DVC's clearing of outputs: storage.scratch, or .glassbox at the root."""
-    named = settings.storage.scratch
-    return Path(named) if named else Path(os.environ.get("DVC_ROOT", ".")) / ".glassbox"
+from glassbox.config.settings import load_settings
+from glassbox.config.storage import SNAPSHOT_FOLDER, TASKS_FOLDER, scratch_folder
+from glassbox.snapshot.keys import MANIFEST, snapshot_key, written_json
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
+    uses_signals = any(settings.distill[name].uses_signals for name in settings.groups)
+    key, found = snapshot_key(settings, TASKS_FOLDER), written_json(SNAPSHOT_FOLDER / MANIFEST)
+    if found.get("key") == key and (found["signals"] or not uses_signals):
+        print(f"{SNAPSHOT_FOLDER}: nothing that it depends on has changed")
+        return
     if settings.snapshot.processes > 1 and not is_launched():
         sys.exit(launch(settings.snapshot.processes))
 
@@ -35,16 +34,16 @@ def main() -> None:
 
     if not tokens_are_shared(settings):
         if is_main():
-            capture_nothing(FOLDER)
-        print(f"{FOLDER}: teacher and student cut text into other tokens, so nothing was captured")
+            capture_nothing(SNAPSHOT_FOLDER, key)
+        print(f"{SNAPSHOT_FOLDER}: the tokenizers of teacher and student differ, so nothing was captured")
         return
     torch.set_num_threads(settings.train.threads)
-    capture(settings, TASKS, FOLDER, scratch_folder(settings))
+    capture(settings, TASKS_FOLDER, SNAPSHOT_FOLDER, scratch_folder(settings.storage), key)
     if not is_main():
         return
-    manifest = read_manifest(FOLDER)
+    manifest = read_manifest(SNAPSHOT_FOLDER)
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    print(f"{FOLDER}: {manifest['rows']} samples, {manifest['positions']} positions, {size / 1e6:.1f} MB")
+    print(f"{SNAPSHOT_FOLDER}: {manifest['rows']} samples, {manifest['positions']} positions, {size / 1e6:.1f} MB")
     for split, tasks in manifest["counts"].items():
         for task, count in tasks.items():
             print(

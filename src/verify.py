@@ -1,6 +1,6 @@
 """Stage `verify`: the gate. Checks data/snapshot, measures teacher and untrained student -> reports/snapshot.json.
 
-Trials depend on data/verified.json, which names the snapshot that passed and nothing that varies from run to run.
+Ends at once where the report here has the key that snapshot, models, tasks, settings and code give now.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import yaml
 
 from glassbox.command import run
 from glassbox.config.settings import Settings, load_settings
+from glassbox.config.storage import REPORTS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
+from glassbox.snapshot.keys import verify_key, written_json
 
-TASKS = Path("data/tasks")
-FOLDER = Path("data/snapshot")
-REPORT = Path("reports/snapshot.json")
-PASSED = Path("data/verified.json")
+REPORT = REPORTS_FOLDER / "snapshot.json"
 
 
 def dvc_md5(lock: Path, stage: str = "snapshot") -> str | None:
@@ -38,14 +37,18 @@ def report_on(settings: Settings) -> dict[str, Any]:
     from glassbox.snapshot.verify import verify, verify_nothing
 
     started = time.monotonic()
-    report = verify(settings, FOLDER, TASKS) if tokens_are_shared(settings) else verify_nothing(FOLDER)
+    report = (
+        verify(settings, SNAPSHOT_FOLDER, TASKS_FOLDER)
+        if tokens_are_shared(settings)
+        else verify_nothing(SNAPSHOT_FOLDER)
+    )
     report["verify_seconds"] = round(time.monotonic() - started, 1)
     report["dvc_md5"] = dvc_md5(Path("dvc.lock"))
     models = {"teacher": settings.teacher, "student": settings.student}
     report["commits"] = {role: commit_of(model_files(model)) for role, model in models.items()}
     pins = [pin_warning(role, model, report["commits"][role]) for role, model in models.items()]
-    report |= measure_teacher(settings, TASKS)
-    report["student_scores"] = measure_student(settings, TASKS)
+    report |= measure_teacher(settings, TASKS_FOLDER)
+    report["student_scores"] = measure_student(settings, TASKS_FOLDER)
     report["warnings"] = [line for line in (*pins, *report["teacher_notes"], report["banner"]) if line]
     return report
 
@@ -54,6 +57,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
+    key = verify_key(settings, SNAPSHOT_FOLDER, TASKS_FOLDER)
+    if written_json(REPORT).get("key") == key:
+        print(f"{REPORT}: nothing that it depends on has changed")
+        return
 
     import torch
 
@@ -61,12 +68,11 @@ def main() -> None:
     from glassbox.tracking import log_snapshot
 
     torch.set_num_threads(settings.train.threads)
-    report = report_on(settings)
+    report: dict[str, Any] = {**report_on(settings), "key": key}
     log_snapshot(report, settings.storage)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     write_synced(REPORT, (json.dumps(report, indent=2) + "\n").encode())
-    write_synced(PASSED, (json.dumps({"snapshot": report["logical_digest"]}) + "\n").encode())
-    print(f"{FOLDER} holds: {report['rows']} samples checked, logical digest {report['logical_digest']}")
+    print(f"{SNAPSHOT_FOLDER} passed: {report['rows']} samples checked, logical digest {report['logical_digest']}")
     shots = f" ({report['teacher_shots']} shots)" if report["teacher_shots"] else ""
     for metric in sorted(report["teacher_scores"]):
         print(

@@ -46,8 +46,13 @@ from glassbox.snapshot.teacher import Teacher, capture_batch, open_teacher
 LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy", "safetensors")
 
 
-def capture(settings: Settings, tasks_folder: Path | str, out_folder: Path | str, scratch: Path | str) -> None:
-    """Write the snapshot of `tasks_folder` to `out_folder`; work in progress lies under `scratch`."""
+def capture(
+    settings: Settings, tasks_folder: Path | str, out_folder: Path | str, scratch: Path | str, key: str = ""
+) -> None:
+    """Write the snapshot of `tasks_folder` to `out_folder`; work in progress lies under `scratch`.
+
+    key: the stage's own, kept in the manifest.
+    """
     tasks_folder, out_folder = Path(tasks_folder), Path(out_folder)
     processes = join_processes()
     tokenizer = load_tokenizer(settings.teacher)
@@ -60,19 +65,20 @@ def capture(settings: Settings, tasks_folder: Path | str, out_folder: Path | str
     parts = share_out(items, teacher.layout, settings.snapshot.part_megabytes * 10**6)
     capture_parts(settings, teacher, items, parts, staging, processes)
     if processes.is_main:
-        _finish(teacher, items, len(parts), provenance, staging)
+        _finish(teacher, items, len(parts), provenance, staging, key)
         finished = staging / "finished"
         publish_folder(finished, out_folder)
         shutil.rmtree(staging, ignore_errors=True)
     processes.wait()
 
 
-def capture_nothing(out_folder: Path | str) -> None:
+def capture_nothing(out_folder: Path | str, key: str = "") -> None:
     """A snapshot without a signal, for teachers whose tokens mean nothing to the student: a manifest and no more."""
     out_folder = Path(out_folder)
     staging = out_folder.with_name(f".{out_folder.name}-nothing")
     staging.mkdir(parents=True, exist_ok=True)
-    write_manifest(staging, {"schema_version": SCHEMA_VERSION, "logical_digest": NOTHING_CAPTURED, "signals": []})
+    nothing = {"schema_version": SCHEMA_VERSION, "logical_digest": NOTHING_CAPTURED, "signals": [], "key": key}
+    write_manifest(staging, nothing)
     publish_folder(staging, out_folder)
 
 
@@ -140,7 +146,9 @@ def _is_finished(staging: Path, index: int) -> bool:
     return all((staging / name).exists() and sha256_of(staging / name) == digest for name, digest in seal.items())
 
 
-def _finish(teacher: Teacher, items: Sequence[Item], n_parts: int, provenance: dict[str, Any], staging: Path) -> None:
+def _finish(
+    teacher: Teacher, items: Sequence[Item], n_parts: int, provenance: dict[str, Any], staging: Path, key: str
+) -> None:
     """Gather parts, audit, head, channels and manifest in one folder, ready to be published."""
     finished = staging / "finished"
     shutil.rmtree(finished, ignore_errors=True)
@@ -156,7 +164,7 @@ def _finish(teacher: Teacher, items: Sequence[Item], n_parts: int, provenance: d
     mean, deviation = channel_statistics([finished / name for name in names], teacher.layout)
     save_file({"mean": mean, "deviation": deviation}, finished / CHANNELS_FILE)
     manifest = build_manifest(finished, names, teacher.layout, provenance, counts_of(items))
-    write_manifest(finished, manifest)
+    write_manifest(finished, manifest | {"key": key})
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -1,0 +1,77 @@
+"""Local model folders and data files that settings name, and the digests that make them part of keys.
+
+A model on the hub is pinned by its revision, which is a setting; a folder here may change under the same name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from glassbox.config.settings import ModelSettings, PrepareSettings, Settings
+from glassbox.config.storage import root
+from glassbox.files import sha256_of, write_synced
+
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+
+
+def local_inputs(settings: Settings) -> dict[str, dict[str, str]]:
+    """For teacher, student and tasks: the sha256 of every local file that the settings name, by path."""
+    return {
+        "teacher": model_inputs(settings.teacher),
+        "student": model_inputs(settings.student),
+        "tasks": task_inputs(settings.prepare),
+    }
+
+
+def model_inputs(settings: ModelSettings) -> dict[str, str]:
+    """Every file in the folders of a model and its tokenizer; empty where both lie on the hub."""
+    return digests_of(files_in([settings.model, settings.tokenizer]))
+
+
+def tokenizer_inputs(settings: ModelSettings) -> dict[str, str]:
+    """The files of a model's tokenizer alone; empty where it lies on the hub."""
+    folder = Path(settings.tokenizer or settings.model)
+    return digests_of(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file())
+
+
+def task_inputs(settings: PrepareSettings) -> dict[str, str]:
+    """Every file that a task names, files in a folder that it names, and a local copy of the hub."""
+    named = [name for task in settings.tasks.values() if task.files for name in task.files.model_dump().values()]
+    return digests_of(files_in([*named, settings.hub]))
+
+
+def files_in(names: Iterable[str | None]) -> list[Path]:
+    """The files among `names` and in the folders among them, hidden ones excepted."""
+    places = [Path(name) for name in names if name]
+    found = [path for place in places for path in ([place] if place.is_file() else place.rglob("*"))]
+    return sorted({path for path in found if path.is_file() and not any(part.startswith(".") for part in path.parts)})
+
+
+def digests_of(paths: Iterable[Path]) -> dict[str, str]:
+    """sha256 by path; a file is read once per size, time and inode (kept in .glassbox/digests.json)."""
+    place = root() / ".glassbox" / "digests.json"
+    known = _known(place)
+    found, fresh = {}, {}
+    for path in sorted(set(paths)):
+        status = path.stat()
+        state = [status.st_size, status.st_mtime_ns, status.st_ino]
+        name = os.path.abspath(path)
+        entry = known.get(name, [])
+        if entry[:3] != state:
+            fresh[name] = entry = [*state, sha256_of(path)]
+        found[path.as_posix()] = str(entry[3])
+    if fresh:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(place, json.dumps(_known(place) | fresh).encode())
+    return found
+
+
+def _known(place: Path) -> dict[str, list[Any]]:
+    try:
+        return json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,62 @@
+"""Keys of the stages that ask the teacher: equal keys mean that nothing they depend on has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from glassbox.config.inputs import digests_of, files_in, model_inputs, tokenizer_inputs
+from glassbox.config.settings import Settings
+from glassbox.files import code_digest
+from glassbox.tasks.splits import tasks_digest
+
+MANIFEST = "manifest.json"
+
+
+def snapshot_key(settings: Settings, tasks_folder: Path) -> str:
+    """sha256 in hex over teacher, tasks, capture settings and code; of the student its tokenizer alone counts."""
+    return _key(
+        snapshot=settings.snapshot.model_dump(mode="json", exclude={"processes"}),
+        teacher=settings.teacher.model_dump(mode="json"),
+        teacher_files=_contents(model_inputs(settings.teacher)),
+        student_tokenizer=settings.student.tokenizer or settings.student.model,
+        student_tokenizer_files=_contents(tokenizer_inputs(settings.student)),
+        student_revision=settings.student.revision,
+        audit_seed=settings.prepare.seed,
+        tasks=tasks_digest(tasks_folder),
+        code=code_digest("snapshot/capture.py"),
+    )
+
+
+def verify_key(settings: Settings, snapshot_folder: Path, tasks_folder: Path) -> str:
+    """sha256 in hex over the bytes of the snapshot, what it was made from, both models, and all that the gate reads."""
+    sections = ("verify", "snapshot", "objective", "evaluation", "teacher", "student")
+    return _key(
+        files=digests_of(files_in([str(snapshot_folder)])),
+        settings={name: getattr(settings, name).model_dump(mode="json") for name in sections},
+        models=[_contents(model_inputs(model)) for model in (settings.teacher, settings.student)],
+        seed=settings.seeds[0],
+        threads=settings.train.threads,
+        tasks=tasks_digest(tasks_folder),
+        code=code_digest("snapshot/verify.py", "evaluation/references.py"),
+    )
+
+
+def written_json(path: Path) -> dict[str, Any]:
+    """What a stage wrote there, its key among it; empty where nothing readable is."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _contents(files: dict[str, str]) -> dict[str, str]:
+    """By name, so that the same model in another folder is the same model."""
+    return {Path(path).name: digest for path, digest in files.items()}
+
+
+def _key(**facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
