@@ -201,6 +201,22 @@ class StorageSettings(Section):
     keep_students: Literal["all", "one_per_group", "none"] = "one_per_group"
 
 
+class EngineSettings(Section):
+    """Who runs the trials of groups x seeds: workers on this machine, or tasks of a Ray cluster (docs/engines.md).
+
+    `cpus` and `gpus` count for one trial. `silence_seconds`: a worker that gives no sign of life for so long is replaced.
+    """
+
+    kind: Literal["local", "ray"]
+    workers: PositiveInt | None
+    cpus: PositiveInt | None
+    gpus: float | None = Field(ge=0.0)
+    retries: int = Field(ge=0)
+    silence_seconds: PositiveInt
+    kept_gigabytes: float = Field(ge=0.0)
+    address: str | None
+
+
 class PretrainMixture(Section):
     """The share of every kind of sample in pretraining."""
 
@@ -250,6 +266,7 @@ class Settings(Section):
     train: TrainSettings
     evaluation: EvaluationSettings
     storage: StorageSettings
+    engine: EngineSettings
     pretrain: PretrainSettings
 
     @model_validator(mode="after")

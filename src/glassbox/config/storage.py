@@ -24,8 +24,22 @@ def root() -> Path:
 
 
 def scratch_folder(storage: StorageSettings) -> Path:
-    """Where unfinished work survives DVC's clearing of outputs: `storage.scratch`, or .glassbox at the root."""
-    return Path(storage.scratch) if storage.scratch else root() / ".glassbox"
+    """Where unfinished work, locks and kept trials lie, outside DVC's outputs: `storage.scratch`, or .glassbox at the
+    root, which the git worktrees of a repository share."""
+    return root() / storage.scratch if storage.scratch else main_worktree(root()) / ".glassbox"
+
+
+def main_worktree(folder: Path) -> Path:
+    """The first worktree of the git repository that `folder` is a further worktree of; `folder` itself otherwise."""
+    link = folder / ".git"
+    if not link.is_file():
+        return folder
+    repository = folder / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+    common = repository / "commondir"
+    if not common.is_file():
+        return folder
+    shared = (repository / common.read_text(encoding="utf-8").strip()).resolve()
+    return shared.parent if shared.name == ".git" else folder
 
 
 def checkpoints_folder(storage: StorageSettings, key: str) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 
@@ -32,12 +34,25 @@ def restore_runs(runs: Path, storage: StorageSettings) -> Restoration:
         if manifest["run_id"] in known:
             present.append(name)
             continue
-        beside = path.with_suffix("")
-        history = beside / "history.parquet"
-        files = (history, beside / "items.parquet", beside / "diverged.json", path)
-        tracking.restore_run(manifest, _history(history), files, storage)
+        _restore(path, manifest, storage)
         restored.append(name)
     return Restoration(tuple(restored), tuple(present))
+
+
+def restore_trial(path: Path, storage: StorageSettings) -> bool:
+    """Write the run of one manifest again; False where the store still knows it."""
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if tracking.find_runs([manifest["run_id"]]):
+        return False
+    _restore(path, manifest, storage)
+    return True
+
+
+def _restore(path: Path, manifest: Mapping[str, Any], storage: StorageSettings) -> None:
+    beside = path.with_suffix("")
+    history = beside / "history.parquet"
+    files = (history, beside / "items.parquet", beside / "diverged.json", path)
+    tracking.restore_run(manifest, _history(history), files, storage)
 
 
 def _history(path: Path) -> list[tuple[int, str, float]]:

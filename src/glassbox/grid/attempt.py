@@ -1,0 +1,108 @@
+"""One attempt at one cell, in the process that trains: under the trial's lock, with what is kept looked through first."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+from glassbox.command import launch
+from glassbox.config.settings import Settings
+from glassbox.config.storage import scratch_folder
+from glassbox.errors import GlassboxError
+from glassbox.files import SOURCE
+from glassbox.grid import kept
+from glassbox.grid.cells import Cell, is_current, read_json
+from glassbox.grid.locks import Lease, is_valid
+from glassbox.grid.parents import follow
+
+LEASE = "GLASSBOX_LEASE"
+WORKER = "GLASSBOX_WORKER"
+Status = Literal["finished", "diverged", "kept", "busy", "refused", "failed", "stopped"]
+Step = Callable[[int, int, float | None, float], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell. `reason` says why, as far as there is a why; `seconds` are those of the whole attempt."""
+
+    status: Status
+    reason: str = ""
+    seconds: float = 0.0
+    tries: int = 1
+    log: str = ""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether runs/ holds the trial now."""
+        return self.status in ("finished", "diverged", "kept")
+
+
+class Watch:
+    """What a trial tells while it trains, and what it asks right before it publishes."""
+
+    def __init__(self, token: str | None, step: Step | None = None) -> None:
+        self._token, self._step = token, step
+
+    def step(self, step: int, steps: int, loss: float | None, samples_per_second: float) -> None:
+        if self._step is not None:
+            self._step(step, steps, loss, samples_per_second)
+
+    def may_publish(self) -> bool:
+        """Whether no other process has been given this trial meanwhile."""
+        return self._token is None or is_valid(self._token)
+
+    def during(self, phase: str, units: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def attempt(settings: Settings, cell: Cell, params: str, step: Step | None = None) -> Outcome:
+    """Train the trial of a cell, or find it kept; raises SystemExit where a signal stopped it at a checkpoint."""
+    lease = Lease(scratch_folder(settings.storage), cell.key)
+    owner = lease.take()
+    if owner:
+        return Outcome("busy", f"{owner} trains it")
+    try:
+        if is_current(cell):
+            return Outcome("kept", "trained meanwhile")
+        if how := kept.adopt(cell, settings):
+            return Outcome("kept", how)
+        status = _train(settings, cell, params, Watch(lease.token, step), lease.token)
+        if not is_current(cell):
+            return Outcome("busy", "another process has taken it over")
+        kept.keep(cell.manifest, settings)
+        return Outcome(status)
+    except GlassboxError as error:
+        return Outcome("refused", str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome("failed", f"{type(error).__name__}: {error}"[:500])
+    finally:
+        lease.release()
+
+
+def _train(settings: Settings, cell: Cell, params: str, watch: Watch, token: str) -> Literal["finished", "diverged"]:
+    if settings.train.processes == 1:
+        return train_here(settings, cell.group, cell.seed, watch)
+    os.environ |= {LEASE: token, WORKER: str(os.getpid())}
+    sys.argv = [str(SOURCE.parent / "train.py"), "--group", cell.group, "--seed", str(cell.seed), "--params", params]
+    if launch(settings.train.processes, settings.train.parallelism):
+        raise RuntimeError(f"one of its {settings.train.processes} processes failed; its log says why")
+    return (read_json(cell.manifest) or {})["status"]
+
+
+def train_here(settings: Settings, group: str, seed: int, watch: Watch) -> Literal["finished", "diverged"]:
+    from glassbox.training.trial import run_trial
+
+    return run_trial(settings, group, seed, watch)  # type: ignore[return-value]
+
+
+def train_as_one_of_several(settings: Settings, group: str, seed: int) -> None:
+    """What every process of a trial that `_train` launched calls; it ends where the worker that launched it does."""
+    if WORKER in os.environ:
+        follow(int(os.environ[WORKER]))
+    train_here(settings, group, seed, Watch(os.environ.get(LEASE)))
