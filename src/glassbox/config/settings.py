@@ -204,7 +204,7 @@ class StorageSettings(Section):
 class EngineSettings(Section):
     """Who runs the trials of groups x seeds: workers on this machine, or tasks of a Ray cluster (docs/engines.md).
 
-    `cpus` and `gpus` count for one trial. `silence_seconds`: a worker that gives no sign of life for so long is replaced.
+    `cpus` and `gpus` count for one trial. `silence_seconds`: a worker silent for so long is replaced.
     """
 
     kind: Literal["local", "ray"]

@@ -1,4 +1,4 @@
-"""One attempt at one cell, in the process that trains: under the trial's lock, with what is kept looked through first."""
+"""One attempt at one cell, in the process that trains: under the lock of the trial, after a look at what is kept."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class Board:
         return "" if not left else f", about {in_time(left)} left"
 
     def _seconds_left(self) -> float | None:
-        """Waiting and running trials by what trials of their group took, or by the speed of what runs; None: unknown."""
+        """By what trials of each group took, or by the pace of those that run; None where neither is known."""
         now = time.monotonic()
         known = self._known | {group: statistics.median(each) for group, each in self._taken.items()}
         paces = [(now - r.since) / r.step * r.steps for r in self._running.values() if r.step > 1]

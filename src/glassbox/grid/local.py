@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -54,10 +55,8 @@ class Worker:
     def dismiss(self) -> None:
         """The end of its orders: it writes a checkpoint where a trial is under way, and ends."""
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):
             self.process.stdin.close()
-        except OSError:
-            pass
 
     def kill(self) -> None:
         """It and the processes that it launched, at once."""
@@ -173,7 +172,9 @@ class LocalEngine:
     def _ended(self, worker: Worker, event: dict[str, Any]) -> None:
         cell, worker.cell = worker.cell, None
         assert cell is not None
-        outcome = Outcome(event["status"], event["reason"], event["seconds"], self._tries[cell], str(self._log_of(cell)))
+        outcome = Outcome(
+            event["status"], event["reason"], event["seconds"], self._tries[cell], str(self._log_of(cell))
+        )
         if outcome.status == "busy":
             self._tries[cell] -= 1
             self._later.append((time.monotonic() + SECONDS_UNTIL_ASKED_AGAIN, cell))

@@ -26,7 +26,7 @@ class Slot:
     """Room for one trial: the cores or GPUs that it books, and the environment that keeps it to them."""
 
     resources: tuple[str, ...]
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 def slots_of(settings: Settings) -> list[Slot]:

@@ -1,0 +1,57 @@
+"""A small project whose trials are run by the real script, and what tests look at afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from projects import ROOT, shrunk_settings
+
+from glassbox.config.settings import Settings, load_settings
+
+TRAIN = ROOT / "src/train.py"
+
+
+def write_params(project: Path, groups: Sequence[str] = ("sft", "combined"), **changes: Any) -> Settings:
+    """params.yaml with these groups alone."""
+    values = shrunk_settings(project, **changes).model_dump(mode="json")
+    values |= {"groups": list(groups), "distill": {group: values["distill"][group] for group in groups}}
+    (project / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return load_settings(project / "params.yaml")
+
+
+def start(project: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """`python src/train.py` in the project, leader of a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), *arguments],
+        cwd=project,
+        env={**os.environ, "DVC_ROOT": str(project), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def train(project: Path, *arguments: str, expect: int = 0, **environment: str) -> str:
+    process = start(project, *arguments, **environment)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == expect, output
+    return output
+
+
+def manifests(project: Path) -> dict[str, dict[str, Any]]:
+    paths = sorted((project / "runs").glob("*/*.json"))
+    return {f"{path.parent.name}/{path.stem}": json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def digests(project: Path) -> dict[str, tuple[str, str]]:
+    """Of every trial its student and its answers."""
+    found = manifests(project)
+    return {name: (each["digests"]["final_student"], each["digests"]["items"]) for name, each in found.items()}
