@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psutil
 import yaml
 from projects import ROOT, shrunk_settings
 
 from glassbox.config.settings import Settings, load_settings
 
+T = TypeVar("T")
 TRAIN = ROOT / "src/train.py"
 
 
@@ -55,3 +59,34 @@ def digests(project: Path) -> dict[str, tuple[str, str]]:
     """Of every trial its student and its answers."""
     found = manifests(project)
     return {name: (each["digests"]["final_student"], each["digests"]["items"]) for name, each in found.items()}
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The workers of a running `train`, the oldest first."""
+    children = psutil.Process(process.pid).children()
+    return sorted((each for each in children if "glassbox.grid.worker" in each.cmdline()), key=lambda each: each.pid)
+
+
+def wait_for_checkpoint(project: Path, seconds: float = 120.0) -> Path:
+    """The folder of a running trial's first checkpoint."""
+    return wait_for(lambda: next((project / ".glassbox/running").glob("*/step-*"), None), seconds)
+
+
+def wait_for(look: Callable[[], T | None], seconds: float = 120.0) -> T:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("What the test waits for did not happen")
+
+
+def forget(project: Path) -> None:
+    """As if nothing had been trained."""
+    for name in ("runs", ".glassbox/trials", ".glassbox/running"):
+        shutil.rmtree(project / name, ignore_errors=True)
+
+
+def owner(project: Path, key: str) -> psutil.Process:
+    """The process that trains the trial of this key."""
+    return psutil.Process(int((project / f".glassbox/locks/{key}.owner").read_text(encoding="utf-8")))

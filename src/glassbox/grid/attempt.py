@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from glassbox.command import launch
@@ -58,6 +59,25 @@ class Watch:
 
     def during(self, phase: str, units: int) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+def log_of(settings: Settings, cell: Cell) -> Path:
+    """Where what a trial and its libraries print is kept."""
+    folder = scratch_folder(settings.storage).resolve() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{cell.group}-{cell.seed}-{cell.key[:8]}.log"
+
+
+def adopt_kept(settings: Settings, cell: Cell) -> str:
+    """Put a cell's kept trial into runs/, in a process that need not be able to train; returns a sentence, or nothing
+    where it must be trained or another process is at it."""
+    lease = Lease(scratch_folder(settings.storage), cell.key)
+    if not kept.has(cell, settings) or lease.take():
+        return ""
+    try:
+        return kept.adopt(cell, settings)
+    finally:
+        lease.release()
 
 
 def attempt(settings: Settings, cell: Cell, params: str, step: Step | None = None) -> Outcome:

@@ -22,7 +22,7 @@ from glassbox.command import Interruption
 from glassbox.config.settings import Settings
 from glassbox.config.storage import scratch_folder
 from glassbox.files import SOURCE
-from glassbox.grid.attempt import Outcome
+from glassbox.grid.attempt import Outcome, log_of
 from glassbox.grid.board import Board
 from glassbox.grid.cells import Cell
 from glassbox.grid.locks import Slot, slots_of
@@ -70,8 +70,9 @@ class Worker:
 class LocalEngine:
     """Runs cells on the slots of this machine; `run` returns what became of each."""
 
-    def __init__(self, settings: Settings, params: str, board: Board, interruption: Interruption) -> None:
-        self._settings, self._params, self._board, self._interruption = settings, params, board, interruption
+    def __init__(self, settings: Settings, params: str) -> None:
+        self._settings, self._params, self._slots = settings, params, slots_of(settings)
+        self.places = len(self._slots)
         self._events: queue.Queue[tuple[Worker, dict[str, Any] | None]] = queue.Queue()
         self._workers: list[Worker] = []
         self._cells: deque[Cell] = deque()
@@ -82,12 +83,12 @@ class LocalEngine:
         self._stopping = False
         self._said: set[str] = set()
 
-    def run(self, cells: Sequence[Cell]) -> dict[Cell, Outcome]:
+    def run(self, cells: Sequence[Cell], board: Board, interruption: Interruption) -> dict[Cell, Outcome]:
+        self._board, self._interruption = board, interruption
         self._cells.extend(cells)
-        self._slots = slots_of(self._settings)[: len(cells)]
         looked = time.monotonic()
         try:
-            for slot in self._slots:
+            for slot in self._slots[: len(cells)]:
                 self._start(slot)
             while self._workers:
                 try:
@@ -105,6 +106,9 @@ class LocalEngine:
         for cell in [*self._cells, *(cell for _, cell in self._later)]:
             self._outcomes.setdefault(cell, Outcome("stopped" if self._stopping else "failed", self._no_worker()))
         return self._outcomes
+
+    def close(self) -> None:
+        """Nothing outlives `run`."""
 
     def _start(self, slot: Slot) -> None:
         folder = scratch_folder(self._settings.storage)
@@ -167,13 +171,13 @@ class LocalEngine:
             self._tries[cell] += 1
             self._idle_starts[worker.slot] = 0
             self._board.started(cell)
-            worker.tell({"cell": asdict(cell), "log": str(self._log_of(cell).resolve())})
+            worker.tell({"cell": asdict(cell), "log": str(log_of(self._settings, cell))})
 
     def _ended(self, worker: Worker, event: dict[str, Any]) -> None:
         cell, worker.cell = worker.cell, None
         assert cell is not None
         outcome = Outcome(
-            event["status"], event["reason"], event["seconds"], self._tries[cell], str(self._log_of(cell))
+            event["status"], event["reason"], event["seconds"], self._tries[cell], str(log_of(self._settings, cell))
         )
         if outcome.status == "busy":
             self._tries[cell] -= 1
@@ -204,7 +208,7 @@ class LocalEngine:
             self._outcomes[cell] = Outcome("stopped", _how(worker.process.returncode))
         elif cell is not None:
             reason = f"its worker {_how(worker.process.returncode)}"
-            self._retry(cell, Outcome("failed", reason, tries=self._tries[cell], log=str(self._log_of(cell))))
+            self._retry(cell, Outcome("failed", reason, tries=self._tries[cell], log=str(log_of(self._settings, cell))))
         elif worker.process.returncode:
             self._idle_starts[worker.slot] += 1
         is_useful = len(self._workers) < len(self._cells) + len(self._later) + sum(
@@ -241,10 +245,6 @@ class LocalEngine:
         if text not in self._said:
             self._said.add(text)
             self._board.say(text)
-
-    def _log_of(self, cell: Cell) -> Path:
-        folder = scratch_folder(self._settings.storage) / "logs"
-        return folder / f"{cell.group}-{cell.seed}-{cell.key[:8]}.log"
 
     def _no_worker(self) -> str:
         logs = scratch_folder(self._settings.storage) / "logs"

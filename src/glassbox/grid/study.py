@@ -5,18 +5,19 @@ from __future__ import annotations
 import signal
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from glassbox.command import Interruption
 from glassbox.config.settings import Settings
 from glassbox.config.storage import REPORTS_FOLDER, RUNS_FOLDER
 from glassbox.errors import GlassboxError
 from glassbox.grid import kept
-from glassbox.grid.attempt import Outcome
+from glassbox.grid.attempt import Outcome, adopt_kept
 from glassbox.grid.board import Board
 from glassbox.grid.cells import Cell, is_current, read_json
 from glassbox.grid.local import LocalEngine
-from glassbox.grid.locks import slots_of
 from glassbox.grid.parents import dvc_above, follow
+from glassbox.grid.ray import RayEngine
 
 PLAN = REPORTS_FOLDER / "plan.json"
 SECONDS_BESIDE_TRAINING = 2.0  # start-up and final evaluation, which a manifest's seconds leave out
@@ -31,12 +32,19 @@ def run_grid(settings: Settings, cells: Sequence[Cell], params: str) -> None:
         return
     for cell in due:
         kept.keep(cell.manifest, settings)  # the trial of other settings, which this one replaces
-    workers = min(len(due), _places(settings))
+    adopted = {cell for cell in due if _adopted(settings, cell)}
+    due = [cell for cell in due if cell not in adopted]
+    if not due:
+        print(f"Nothing to train: all {_count(cells)} are there.")
+        return
+    engine = RayEngine(settings, params) if settings.engine.kind == "ray" else LocalEngine(settings, params)
+    workers = min(len(due), engine.places)
     with Interruption() as interruption, Board(len(due), len(cells), workers, seconds_by_group(settings)) as board:
         board.announce(due)
         if (number := dvc_above()) is not None:
             follow(number)
-        outcomes = _engine(settings, params, board, interruption).run(due)
+        with closing(engine):
+            outcomes = engine.run(due, board, interruption)
         if interruption.received is not None:
             _say_stopped(board, outcomes, interruption.received)
         board.conclude()
@@ -46,12 +54,11 @@ def run_grid(settings: Settings, cells: Sequence[Cell], params: str) -> None:
         raise GlassboxError(table_of(missing, len(cells)))
 
 
-def _engine(settings: Settings, params: str, board: Board, interruption: Interruption) -> LocalEngine:
-    return LocalEngine(settings, params, board, interruption)
-
-
-def _places(settings: Settings) -> int:
-    return len(slots_of(settings))
+def _adopted(settings: Settings, cell: Cell) -> bool:
+    how = adopt_kept(settings, cell)
+    if how:
+        print(f"{cell.name}: {how}, under this very key", flush=True)
+    return bool(how)
 
 
 def _count(cells: Sequence[Cell]) -> str:

@@ -51,7 +51,7 @@ def read_split(folder: str | Path, split: str) -> list[Sample]:
     path = Path(folder) / f"{split}.parquet"
     if not path.exists():
         raise GlassboxError(f"{path} does not exist. Run `dvc repro prepare` (or `python src/prepare.py`) first.")
-    table = pq.read_table(path)
+    table = pq.ParquetFile(path).read()  # read_table imports pandas, which takes longer than all the rest
     if not table.schema.equals(SCHEMA):
         raise GlassboxError(
             f"{path} has the columns {table.schema.names} of another version. Run `dvc repro --force prepare`."
