@@ -11,13 +11,13 @@ import yaml
 from glassbox.config.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = TEXTS[0].read_text(encoding="utf-8")
 
 
 def test_every_target_of_the_makefile_has_its_lines_for_windows():
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    windows = README[README.index("## Windows") :]
+    windows = (ROOT / "docs" / "windows.md").read_text(encoding="utf-8")
     assert set(targets) - {"help"} == set(re.findall(r"^\| `([a-z-]+)` \|", windows, re.MULTILINE))
 
 
@@ -39,6 +39,10 @@ def test_the_trial_of_the_example_is_one_of_the_study():
     assert group in settings.groups and int(seed) in settings.seeds
     default = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]["train"]["parameters"]
     assert int(default["seed"]["default"]) in settings.seeds
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
 
 
 def test_results_stand_in_one_marked_place():
