@@ -9,6 +9,7 @@ import argparse
 import json
 from collections import Counter
 from dataclasses import asdict
+from typing import Any
 
 from glassbox.command import run
 from glassbox.config.settings import load_settings
@@ -21,7 +22,7 @@ REPORT = REPORTS_FOLDER / "tasks.json"
 
 
 def write_report(drawn: list[Drawn]) -> None:
-    origins: dict[str, dict[str, dict[str, str | int | None]]] = {}
+    origins: dict[str, dict[str, dict[str, Any]]] = {}
     for each in drawn:
         origin = asdict(each)
         origins.setdefault(origin.pop("task"), {})[origin.pop("split")] = origin
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
     drawn: list[Drawn] = []
-    splits = load_samples(settings.prepare, drawn.append)
+    splits = load_samples(settings.prepare, drawn.append, settings.teacher)
     write_splits(TASKS_FOLDER, splits)
     write_report(drawn)
     dropped = dict.fromkeys(sentence for each in drawn for sentence in each.sentences())

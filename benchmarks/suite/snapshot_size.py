@@ -80,8 +80,8 @@ def _settings(folder: Path, tokenizer: Path) -> Settings:
 
 
 def _samples(real: Path, tokenizer: PreTrainedTokenizerFast) -> list[Sample]:
-    gsm8k = list(READERS["gsm8k_jsonl"](real / "gsm8k" / "train.jsonl"))
-    mmlu = list(READERS["mmlu_csv"](real / "mmlu" / "val"))
+    gsm8k = [found.sample for found in READERS["gsm8k_jsonl"](real / "gsm8k" / "train.jsonl")]
+    mmlu = [found.sample for found in READERS["mmlu_csv"](real / "mmlu" / "val")]
     return [*_typical(mmlu, tokenizer), *_typical(gsm8k, tokenizer), *_reviews(gsm8k, tokenizer)]
 
 

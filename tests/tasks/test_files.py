@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-from glassbox.config.settings import PrepareSettings, TaskSettings
+from glassbox.config.settings import PrepareSettings, TaskFields, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import hub
-from glassbox.tasks.files import pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv, scarce
+from glassbox.tasks.files import Found, pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv, scarce
+from glassbox.tasks.mapping import mapped
 from glassbox.tasks.pools import Drawn
+from glassbox.tasks.rows import no_template, sample_of
+from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
 
 WriteText = Callable[[str, str], Path]
@@ -36,6 +39,10 @@ def same_file(source: str, path: Path | str, **counts: int) -> TaskSettings:
     return TaskSettings.model_validate({"source": source, "files": files, **counts})
 
 
+def samples_of(found: Iterable[Found]) -> list[Sample]:
+    return [each.sample for each in found]
+
+
 def json_lines(*rows: dict[str, object]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -52,7 +59,7 @@ def test_counts_beyond_a_files_lines_are_found_before_it_is_read(write: WriteTex
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_glue_reviews_are_read_without_regard_to_quotes(write: WriteText, line_end: str) -> None:
     lines = ["sentence\tlabel", 'a "warm" film \t1', '"unclosed quote\t0', "it 's dull\t0", ""]
-    samples = list(read_sst2_tsv(write("dev.tsv", line_end.join(lines))))
+    samples = samples_of(read_sst2_tsv(write("dev.tsv", line_end.join(lines))))
     assert [sample.prompt for sample in samples] == [
         'Review: a "warm" film\nSentiment:',
         'Review: "unclosed quote\nSentiment:',
@@ -63,36 +70,36 @@ def test_glue_reviews_are_read_without_regard_to_quotes(write: WriteText, line_e
 
 def test_glues_unlabelled_test_file_is_refused_with_the_file_to_use(write: WriteText) -> None:
     with pytest.raises(GlassboxError, match=r"test\.tsv begins with .*no labels: name dev\.tsv"):
-        list(read_sst2_tsv(write("test.tsv", "index\tsentence\n0\tfine\n")))
+        samples_of(read_sst2_tsv(write("test.tsv", "index\tsentence\n0\tfine\n")))
 
 
 @pytest.mark.parametrize("line", ["no label", "good\t2", "\t1", "good\t1\textra"])
 def test_an_unreadable_review_names_its_line(write: WriteText, line: str) -> None:
     with pytest.raises(GlassboxError, match=r"dev\.tsv, line 3: a sentence and a label 0 or 1"):
-        list(read_sst2_tsv(write("dev.tsv", f"sentence\tlabel\nfine\t1\n{line}\n")))
+        samples_of(read_sst2_tsv(write("dev.tsv", f"sentence\tlabel\nfine\t1\n{line}\n")))
 
 
 def test_mmlu_is_read_from_a_folder_in_the_order_of_names(write: WriteText, tmp_path: Path) -> None:
     write("val/b_val.csv", '"Two\nlines, ""quoted""?",None,NA,"1,000",d,C\n')
     write("val/a_val.csv", "First?,w,x,y,z,A\n")
-    first, second = read_mmlu_csv(tmp_path / "val")
+    first, second = samples_of(read_mmlu_csv(tmp_path / "val"))
     assert first.prompt == "Question: First?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
     assert second.prompt == 'Question: Two\nlines, "quoted"?\nA. None\nB. NA\nC. 1,000\nD. d\nAnswer:'
     assert (first.gold, second.gold) == (" A", " C")
     assert (first.cluster, second.cluster) == ("a", "b")
-    assert list(read_mmlu_csv(tmp_path / "val" / "a_val.csv")) == [first]
+    assert samples_of(read_mmlu_csv(tmp_path / "val" / "a_val.csv")) == [first]
 
 
 @pytest.mark.parametrize("line", ["Which?,w,x,y,A", "Which?,w,x,y,z,E", "question,A,B,C,D,answer"])
 def test_an_unreadable_question_names_its_file_and_line(write: WriteText, line: str) -> None:
     path = write("val.csv", f"First?,w,x,y,z,A\n{line}\n")
     with pytest.raises(GlassboxError, match=r"val\.csv, line 2: question,A,B,C,D,letter was expected"):
-        list(read_mmlu_csv(path))
+        samples_of(read_mmlu_csv(path))
 
 
 def test_gsm8k_is_read_from_its_json_lines(write: WriteText) -> None:
     path = write("train.jsonl", json_lines({"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}) + "\n")
-    (sample,) = read_gsm8k_jsonl(path)
+    (sample,) = samples_of(read_gsm8k_jsonl(path))
     assert (sample.answer, sample.gold) == (" 1+1=2\n#### 2", "2")
 
 
@@ -107,19 +114,19 @@ def test_gsm8k_is_read_from_its_json_lines(write: WriteText) -> None:
 )
 def test_an_unreadable_problem_names_its_line_and_why(write: WriteText, line: str, why: str) -> None:
     with pytest.raises(GlassboxError, match=rf"train\.jsonl, line 1: .*{why}"):
-        list(read_gsm8k_jsonl(write("train.jsonl", line + "\n")))
+        samples_of(read_gsm8k_jsonl(write("train.jsonl", line + "\n")))
 
 
 def test_a_new_task_needs_only_json_lines(write: WriteText) -> None:
     row = {"prompt": "Capital of France?\n", "answer": "Paris", "choices": ["Rome", " Paris"], "source": "atlas"}
-    (sample,) = read_jsonl(write("capitals.jsonl", json_lines(row)))
+    (sample,) = samples_of(read_jsonl(write("capitals.jsonl", json_lines(row))))
     assert (sample.prompt, sample.answer, sample.gold) == ("Capital of France?", " Paris", " Paris")
     assert sample.choices == (" Rome", " Paris")
 
 
 def test_a_new_task_without_choices_is_matched_by_its_text_or_its_number(write: WriteText) -> None:
     rows = [{"prompt": "Say yes:", "answer": "yes"}, {"prompt": "2*500?", "answer": "1000\n#### 1,000"}]
-    text, number = read_jsonl(write("new.jsonl", json_lines(*rows)))
+    text, number = samples_of(read_jsonl(write("new.jsonl", json_lines(*rows))))
     assert (text.gold, number.gold) == ("yes", "1000")
     assert text.choices == number.choices == ()
 
@@ -130,19 +137,142 @@ def test_a_new_task_without_choices_is_matched_by_its_text_or_its_number(write: 
         ({"prompt": "p", "answer": "x", "choices": ["y", "z"]}, "hold the answer 'x'"),
         ({"prompt": "p", "answer": "y", "choices": ["y", "y "]}, "choices differ"),
         ({"prompt": "p", "answer": "y", "choices": "yz"}, "a list of texts"),
-        ({"prompt": "p", "answer": 3}, "`answer` is missing or no text"),
+        ({"prompt": "p", "answer": 3}, '`answer` is the number 3, and a text in quotes was expected; write "3"'),
+        ({"prompt": "p", "answer": ["y"]}, r"`answer` is the list"),
+        ({"prompt": "p", "answer": None}, "`answer` is missing or no text"),
+        ({"prompt": "p", "answer": " p"}, "prompt and answer are the same text, ' p'"),
+        (
+            {"prompt": "p", "answer": "y", "choices": ["y"]},
+            "choices has one entry, 'y', which leaves nothing to choose",
+        ),
+        ({"prompt": "p", "answer": "y", "choices": ["y", 2]}, "a list of texts"),
+        ({"prompt": "p", "choices": ["y", "z"]}, "it has choices and no `answer`"),
+        ({"prompt": "p", "answer": "y", "choises": ["y", "z"]}, "`choises` is not read, and the nearest .* `choices`"),
+        ({"prompt": "p", "answer": "cut \ud83d"}, r"`answer` holds half a surrogate pair, .ud83d"),
+        ({"prompt": "p", "answer": "y", "choices": ["y", "\ude00"]}, "`choices` holds half a surrogate pair"),
+        ({"prompt": "p\x00q", "answer": "y"}, "`prompt` holds a NUL"),
         ({"prompt": "p", "answer": "#### many"}, "a number was expected"),
     ],
 )
 def test_an_unreadable_new_task_says_why(write: WriteText, row: dict[str, object], why: str) -> None:
     with pytest.raises(GlassboxError, match=rf"line 1: .*{why}"):
-        list(read_jsonl(write("new.jsonl", json_lines(row))))
+        samples_of(read_jsonl(write("new.jsonl", json_lines(row))))
+
+
+def test_a_line_that_is_no_utf8_names_file_line_byte_and_the_way_out(tmp_path: Path) -> None:
+    jsonl, tsv = tmp_path / "new.jsonl", tmp_path / "dev.tsv"
+    jsonl.write_bytes(b'{"prompt": "p", "answer": "y"}\n{"prompt": "caf\xe9", "answer": "y"}\n')
+    tsv.write_bytes(b"sentence\tlabel\nna\xefve\t1\n")
+    with pytest.raises(
+        GlassboxError, match=r"new\.jsonl, line 2: the byte 0xe9 at character 16 is not UTF-8\. .*iconv"
+    ):
+        list(read_jsonl(jsonl))
+    with pytest.raises(GlassboxError, match=r"dev\.tsv, line 2: the byte 0xef at character 3 is not UTF-8"):
+        list(read_sst2_tsv(tsv))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "why"),
+    [("utf-16", "the file is UTF-16"), ("utf-32", "the file is UTF-32"), ("utf-16-le", "it holds a NUL byte")],
+)
+def test_a_file_in_another_unicode_is_named(tmp_path: Path, encoding: str, why: str) -> None:
+    path = tmp_path / "new.jsonl"
+    path.write_bytes(json_lines({"prompt": "p", "answer": "y"}).encode(encoding))
+    with pytest.raises(GlassboxError, match=f"line 1: {why}"):
+        list(read_jsonl(path))
+    with pytest.raises(GlassboxError, match=f"line 1: {why}"):
+        list(scarce({"echo": same_file("jsonl", path)}))
+
+
+def test_a_mark_line_ends_of_windows_and_blank_lines_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "new.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json_lines({"prompt": "p", "answer": "y"}).replace("\n", "\r\n\r\n").encode())
+    assert [(found.line, found.sample.prompt) for found in read_jsonl(path)] == [(1, "p")]
+
+
+def test_a_line_of_a_megabyte_is_refused_without_its_text(write: WriteText) -> None:
+    path = write("new.jsonl", json_lines({"prompt": "p", "answer": "y"}, {"prompt": "x" * 10**6, "answer": "y"}))
+    with pytest.raises(GlassboxError, match=r"line 2: it has 1,000,\d+ characters") as refusal:
+        list(read_jsonl(path))
+    assert len(str(refusal.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize("text", ['[\n{"prompt": "p"}\n]\n', '[{"prompt": "p"}]\n', '{\n"prompt": "p"\n}\n'])
+def test_an_array_or_an_indented_object_is_pointed_to_json_lines(write: WriteText, text: str) -> None:
+    with pytest.raises(GlassboxError, match=r"line 1: .*one object on each line, for example by `jq"):
+        list(read_jsonl(write("new.jsonl", text)))
+
+
+SOUND = "First?,w,x,y,z,A\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f'{SOUND * 2}"Who wrote,w,x,y,z,B\n{SOUND * 5}Is "odd" one,w,x,y,z,A\n', 3),
+        (f'{SOUND * 2}"Who wrote,w,x,y,z,B\n{SOUND * 200}', 3),
+        (f'{SOUND * 2}"Who wrote,w,x,y,z,B\n{SOUND * 10_000}', 3),
+        (f'{SOUND}"Two\nlines?",w,x,"stray,z,B\n{SOUND}', 3),
+        (f'{SOUND}"Who wrote,w,x,y,z,B\n{SOUND}It ends in one",w,x,y,z,A\n', 2),
+    ],
+)
+def test_a_stray_quotation_mark_is_named_by_the_line_that_it_opens_on(write: WriteText, text: str, line: int) -> None:
+    with pytest.raises(GlassboxError, match=rf"val\.csv, line {line}: a quotation mark opens") as refusal:
+        list(read_mmlu_csv(write("val.csv", text)))
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500 + len(str(write("val.csv", "")))
+
+
+def test_a_prompt_with_two_answers_is_named_with_both_lines(write: WriteText) -> None:
+    rows = [{"prompt": "p", "answer": "y"}, {"prompt": "q", "answer": "y"}, {"prompt": "p", "answer": "n"}]
+    path = write("new.jsonl", json_lines(*rows, *({"prompt": f"{n}?", "answer": "y"} for n in range(8))))
+    drawn: list[Drawn] = []
+    load_samples(PrepareSettings(tasks={"echo": same_file("jsonl", path, train=2, validation=2, test=2)}), drawn.append)
+    (said,) = {sentence for each in drawn for sentence in each.sentences() if "WARNING" in sentence}
+    assert "new.jsonl, line 3: the prompt of line 1 has another answer here ('y' there, 'n' here)" in said
+
+
+def test_prompts_alone_are_training_samples_and_no_others(write: WriteText) -> None:
+    prompts = write("prompts.jsonl", json_lines(*({"prompt": f"{n}?"} for n in range(4))))
+    answered = write("answered.jsonl", json_lines(*({"prompt": f"{n}!", "answer": "y"} for n in range(4))))
+    files = {"train": str(prompts), "validation": str(answered), "test": str(answered)}
+    task = TaskSettings.model_validate({"source": "jsonl", "files": files, "validation": 2, "test": 2})
+    train = load_samples(PrepareSettings(tasks={"echo": task}))["train"]
+    assert [(sample.answer, sample.gold, sample.choices) for sample in train] == [("", "", ())] * 4
+    with pytest.raises(
+        GlassboxError, match=r"prompts\.jsonl holds prompts without answers, and validation samples are"
+    ):
+        pools("echo", same_file("jsonl", prompts))
+    mixed = write("mixed.jsonl", json_lines({"prompt": "p", "answer": "y"}, {"prompt": "q"}))
+    with pytest.raises(GlassboxError, match="line 2: either every line has an answer or none has"):
+        list(read_jsonl(mixed))
+
+
+def test_other_keys_are_mapped(write: WriteText) -> None:
+    row = {"q": "Capital of France?", "options": {"text": ["Rome", "Paris"], "label": ["1", "2"]}, "key": "2"}
+    fields = {"prompt": "Question: {q}\nAnswer:", "choices": "options.text", "answer": "key", "labels": "options.label"}
+    path = write("new.jsonl", json_lines(row))
+    (sample,) = samples_of(read_jsonl(path, fields=TaskFields.model_validate(fields)))
+    assert (sample.prompt, sample.gold) == ("Question: Capital of France?\nAnswer:", " Paris")
+    with pytest.raises(
+        GlassboxError, match=r"line 1: there is no column `question`; there are \['key', 'options', 'q'\]"
+    ):
+        list(read_jsonl(path, fields=TaskFields(prompt="question")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"), [("positive", " positive"), (1, " positive"), ("B", " positive"), (0, " negative")]
+)
+def test_an_answer_names_its_choice_by_text_place_or_letter(answer: object, gold: str) -> None:
+    fields = TaskFields.model_validate({"prompt": "text", "answer": "label", "choices": ["negative", "positive"]})
+    assert sample_of(mapped({"text": "good", "label": answer}, fields), no_template).gold == gold
+    with pytest.raises(ValueError, match="the answer 7 is none of the choices"):
+        mapped({"text": "good", "label": 7}, fields)
 
 
 def test_a_task_has_choices_on_every_line_or_on_none(write: WriteText) -> None:
     rows = [{"prompt": "p", "answer": "y", "choices": ["y", "z"]}, {"prompt": "q", "answer": "y"}]
     with pytest.raises(GlassboxError, match="line 2: either every line has choices or none has"):
-        list(read_jsonl(write("new.jsonl", json_lines(*rows))))
+        samples_of(read_jsonl(write("new.jsonl", json_lines(*rows))))
 
 
 def test_a_new_task_is_loaded_under_its_own_name(write: WriteText) -> None:
@@ -182,7 +312,7 @@ def test_relative_paths_also_start_at_the_repository_of_a_temporary_run(
 
 
 def test_an_unknown_task_on_the_hub_is_pointed_to_json_lines() -> None:
-    with pytest.raises(GlassboxError, match=r"only sst2, mmlu, gsm8k are known there.*to jsonl"):
+    with pytest.raises(GlassboxError, match=r"only sst2, mmlu, gsm8k are known there.*dataset.*to jsonl"):
         hub.pools("echo", TaskSettings(source="hub"))
 
 
@@ -204,7 +334,7 @@ def real_data() -> Path:
 
 @pytest.mark.real
 def test_all_of_gsm8ks_training_problems_are_read(real_data: Path) -> None:
-    samples = list(read_gsm8k_jsonl(real_data / "gsm8k" / "train.jsonl"))
+    samples = samples_of(read_gsm8k_jsonl(real_data / "gsm8k" / "train.jsonl"))
     assert len(samples) == 7473
     assert len({sample.sample_id for sample in samples}) == 7473
     assert not any("<<" in sample.answer or "," in sample.gold for sample in samples)
@@ -214,7 +344,7 @@ def test_all_of_gsm8ks_training_problems_are_read(real_data: Path) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize(("folder", "size"), [("dev", 285), ("val", 1542)])
 def test_all_of_mmlus_questions_are_read(real_data: Path, folder: str, size: int) -> None:
-    samples = list(read_mmlu_csv(real_data / "mmlu" / folder))
+    samples = samples_of(read_mmlu_csv(real_data / "mmlu" / folder))
     assert len(samples) == size
     assert {sample.gold for sample in samples} == {" A", " B", " C", " D"}
     assert all(sample.prompt.count("\nD. ") >= 1 and sample.prompt.endswith("\nAnswer:") for sample in samples)

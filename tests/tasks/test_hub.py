@@ -78,6 +78,7 @@ def test_the_stage_draws_the_splits_and_reports_what_it_dropped(mirror: Path, tm
         "repeated": 0,
         "in_another_split": 2,
         "taken": 20,
+        "notes": [],
     }
     taken = {name: tuple(origins[name][split]["taken"] for split in ("train", "validation", "test")) for name in counts}
     assert taken == {"sst2": (20, 5, 3), "mmlu": (10, 6, 8), "gsm8k": (12, 6, 9)}

@@ -98,6 +98,14 @@ def test_an_id_depends_on_task_split_prompt_and_answer_only() -> None:
         ("#### **18**", "18"),
         ("#### 18\n- 3 of them", "18"),
         ("#### 5\n\nQuestion: next?\n#### 7", "5"),
+        ("#### Step 1\n3 + 4 = 7\n\n#### 7", "7"),
+        ("#### Solution:\n12 * 2 = 24\n#### 24", "24"),
+        ("#### none\n#### 7", "7"),
+        ("#### 1 000", "1000"),
+        ("#### 50\u2009000 eggs", "50000"),
+        ("#### 1\u202f000\u202f000.5", "1000000.5"),
+        ("#### 10,00,000", "1000000"),
+        ("#### 18 months", "18"),
     ],
 )
 def test_the_number_after_the_mark_is_read_however_it_is_written(text: str, number: str) -> None:
@@ -105,7 +113,13 @@ def test_the_number_after_the_mark_is_read_however_it_is_written(text: str, numb
 
 
 @pytest.mark.parametrize(
-    "text", ["", "72", "the answer is 72", "####", "#### none", "#### 5/2", "#### 12 - 4", "#### 1e3", "#### --5"]
+    "text",
+    [
+        *("", "72", "the answer is 72", "####", "#### none", "#### 5/2", "#### 12 - 4", "#### 1e3", "#### --5"),
+        *("#### 5 1/2", "#### 3 1/2", "#### 5½", "#### 5\\frac{1}{2}", "#### 1_000", "#### 1.5.2", "#### 1.000,50"),
+        *("#### 1,5", "#### 1000,000", "#### 12 3", "#### 1 00", "#### 1'000", "#### 10:30", "#### 5–7"),
+        *("#### 5 million", "#### 5 thousand eggs", "#### 5/2\n#### 7"),
+    ],
 )
 def test_a_text_without_a_plain_number_after_the_mark_has_no_number(text: str) -> None:
     assert extract_number(text) is None

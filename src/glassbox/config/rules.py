@@ -33,6 +33,7 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _topk_temperature_is_captured,
         _micro_batches_are_whole,
         _tasks_have_their_source,
+        _hub_data_sets_are_whole,
         _generators_hold_what_is_asked,
         _only_the_hub_has_revisions,
         _student_keeps_master_weights,
@@ -163,6 +164,24 @@ def _tasks_have_their_source(tree: Tree) -> Iterator[Problem]:
         elif source and source not in SOURCES_WITHOUT_FILES and "files" in task and not files:
             why = f"source `{source}` reads local files"
             yield Problem(f"{path}.files", why, "name them in conf/ under files.train, .validation and .test", files)
+
+
+def _hub_data_sets_are_whole(tree: Tree) -> Iterator[Problem]:
+    for name, task in _sections(tree, "prepare.tasks").items():
+        path, source = f"prepare.tasks.{name}", task.get("source")
+        dataset, fields = task.get("dataset"), task.get("fields")
+        if dataset and source not in (None, "hub"):
+            why = f"source `{source}` reads no data set of the hub, so that it would be ignored"
+            yield Problem(f"{path}.dataset", why, f"-S {path}.source=hub, or set it to null", dataset)
+        if dataset and source == "hub" and "fields" in task and not fields:
+            why = "nothing says which columns of the data set make a sample"
+            yield Problem(f"{path}.fields", why, "write them as docs/own_data.md shows", fields)
+        if fields and not dataset and source not in (None, "jsonl"):
+            why = f"source `{source}` without a `dataset` has columns of its own, so that these would be ignored"
+            yield Problem(f"{path}.fields", why, "set it to null, or give the task source jsonl", dict(fields))
+        if fields and not (fields.get("prompt") or fields.get("messages")):
+            why = "it maps neither `prompt` nor `messages`"
+            yield Problem(f"{path}.fields", why, "name the column of one of them", dict(fields))
 
 
 def _generators_hold_what_is_asked(tree: Tree) -> Iterator[Problem]:

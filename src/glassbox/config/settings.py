@@ -85,13 +85,39 @@ class TaskFiles(Section):
     test: str
 
 
+class TaskFields(Section):
+    """Which columns make a sample, for rows with other keys than ours: a column's name, or a text with {column} in it.
+
+    A dot leads into a column of objects (`choices.text`). `choices` is a column with a list, or a list of such texts;
+    `answer` may then be the answer's text, its place from 0, its letter, or one of the `labels`.
+    """
+
+    prompt: str | None = None
+    messages: str | None = None
+    answer: str | None = None
+    choices: str | tuple[str, ...] | None = None
+    labels: str | None = None
+    cluster: str | None = None
+
+
+class DataSet(Section):
+    """A data set of the hub by name and configuration (null: the only one), and which split serves each of ours."""
+
+    name: str
+    configuration: str | None = None
+    splits: TaskFiles
+
+
 class TaskSettings(Section):
     """Where a task's samples come from, and how many of each split are used (null: all).
 
-    `revision` pins the commit of a hub source.
+    Of a hub source: `revision` pins the commit, and `dataset` names one that is not known by the task's name. `fields`
+    says which columns of its rows, or of a JSONL file's, make a sample.
     """
 
     source: Literal["embedded", "sst2_tsv", "mmlu_csv", "gsm8k_jsonl", "jsonl", "hub"]
+    dataset: DataSet | None = None
+    fields: TaskFields | None = None
     revision: str | None = None
     files: TaskFiles | None = None
     train: PositiveInt | None = None

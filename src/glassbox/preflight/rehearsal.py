@@ -107,7 +107,7 @@ def samples_of(settings: Settings, tasks_folder: Path) -> dict[str, list[Sample]
             return {split: read_split(tasks_folder, split) for split in SPLITS}
         except GlassboxError:
             pass
-    return load_samples(settings.prepare)
+    return load_samples(settings.prepare, teacher=settings.teacher)
 
 
 class Output:

@@ -6,35 +6,81 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glassbox.config.problems import Problem
-from glassbox.config.settings import SPLITS, TaskSettings
+from glassbox.config.settings import SPLITS, TaskFields, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
+from glassbox.tasks.lines import CORRECT, brief, text_lines, unreadable
+from glassbox.tasks.mapping import mapped
 from glassbox.tasks.pools import Pool
-from glassbox.tasks.sample import ANSWER_MARK, Sample, extract_number, make_sample
+from glassbox.tasks.records import QUOTE, csv_records
+from glassbox.tasks.rows import UNASSIGNED, Render, no_template, sample_of, text_of
+from glassbox.tasks.sample import Sample
 
-UNASSIGNED = "unassigned"
 GLUE_LABELS = {"0": False, "1": True}
 
 
-def pools(task: str, settings: TaskSettings) -> dict[str, Pool]:
+class Found(NamedTuple):
+    """A sample, its file and the line that it begins on."""
+
+    file: Path
+    line: int
+    sample: Sample
+
+
+def pools(task: str, settings: TaskSettings, render: Render = no_template) -> dict[str, Pool]:
     """One pool per split; splits that name the same path share one.
 
-    Raises GlassboxError, naming file and line, for whatever cannot be read.
+    Raises GlassboxError, naming file and line, for whatever cannot be read, and for test or validation samples without
+    an answer: they are scored.
     """
     assert settings.files is not None
     read: dict[Path, Pool] = {}
-    for split in SPLITS:
-        path = locate(getattr(settings.files, split), f"prepare.tasks.{task}.files.{split}")
+    places = {split: locate(getattr(settings.files, split), f"prepare.tasks.{task}.files.{split}") for split in SPLITS}
+    for split, path in places.items():
+        key = f"prepare.tasks.{task}.files.{split}"
         if path not in read:
-            read[path] = Pool(str(path), tuple(READERS[settings.source](path)))
-        if not read[path].samples:
-            raise GlassboxError(f"{path} holds no sample. Correct prepare.tasks.{task}.files.{split}.")
-    return {split: read[locate(getattr(settings.files, split), split)] for split in SPLITS}
+            read[path] = _pool(path, settings, render)
+        samples = read[path].samples
+        if not samples:
+            raise GlassboxError(f"{path} holds no sample. Correct {key}.")
+        if split != "train" and not samples[0].answer:
+            raise GlassboxError(
+                f"{path} holds prompts without answers, and {split} samples are scored by theirs. Name a file with "
+                f"`answer` in {key}; prompts alone can be training samples."
+            )
+    return {split: read[path] for split, path in places.items()}
+
+
+def _pool(path: Path, settings: TaskSettings, render: Render) -> Pool:
+    """The samples of a path, and what is odd about them."""
+    read = read_jsonl(path, render, settings.fields) if settings.source == "jsonl" else READERS[settings.source](path)
+    found = list(read)
+    return Pool(str(path), tuple(each.sample for each in found), notes=tuple(contradictions(found)))
+
+
+def contradictions(found: Iterable[Found]) -> Iterator[str]:
+    """One sentence for the prompts that are answered in more than one way: only the first of them is used."""
+    first: dict[str, Found] = {}
+    unlike: list[tuple[Found, Found]] = []
+    for each in found:
+        known = first.setdefault(each.sample.prompt, each)
+        if known.sample.gold != each.sample.gold:
+            unlike.append((known, each))
+    if unlike:
+        known, each = unlike[0]
+        there = f"line {known.line}" if known.file == each.file else f"{known.file}, line {known.line},"
+        more = "" if len(unlike) == 1 else f" {len(unlike)} samples contradict an earlier one."
+        yield (
+            f"{each.file}, line {each.line}: the prompt of {there} has another answer here "
+            f"({brief(known.sample.gold.strip(), 30)} there, {brief(each.sample.gold.strip(), 30)} here).{more} "
+            "The first is used and the later ones are dropped. Keep the right one of each."
+        )
 
 
 def scarce(tasks: Mapping[str, TaskSettings]) -> Iterator[Problem]:
@@ -48,7 +94,7 @@ def scarce(tasks: Mapping[str, TaskSettings]) -> Iterator[Problem]:
             path = locate(getattr(task.files, split), f"prepare.tasks.{name}.files.{split}")
             asked.setdefault(path, {})[split] = getattr(task, split) or 1
         for path, counts in asked.items():
-            lines = _lines(path)
+            lines = _count(path)
             if sum(counts.values()) > lines:
                 split = max(counts, key=lambda each: counts[each])
                 wanted = " and ".join(f"{count} for {each}" for each, count in counts.items())
@@ -57,13 +103,10 @@ def scarce(tasks: Mapping[str, TaskSettings]) -> Iterator[Problem]:
                 yield Problem(f"prepare.tasks.{name}.{split}", why, next_step, counts[split])
 
 
-def _lines(path: Path) -> int:
+def _count(path: Path) -> int:
     """Lines of a file, or of a folder's CSV files: no sample takes less than one."""
-    total = 0
-    for file in sorted(path.glob("*.csv")) if path.is_dir() else [path]:
-        with file.open(encoding="latin-1") as lines:
-            total += sum(1 for _ in lines)
-    return total
+    files = sorted(path.glob("*.csv")) if path.is_dir() else [path]
+    return sum(1 for file in files for _ in text_lines(file))
 
 
 def locate(path: str, key: str) -> Path:
@@ -76,37 +119,50 @@ def locate(path: str, key: str) -> Path:
     raise GlassboxError(f"{key} names {path}, which does not exist under {roots[0]}. Correct the path in the settings.")
 
 
-def read_sst2_tsv(path: Path) -> Iterator[Sample]:
+def read_sst2_tsv(path: Path) -> Iterator[Found]:
     """GLUE's layout: a header with `sentence` and `label`, tabs, no quoting, labels 0 and 1."""
-    with path.open(encoding="utf-8-sig") as lines:
-        header = next(lines, "").rstrip("\r\n").split("\t")
-        if not {"sentence", "label"} <= set(header):
-            raise GlassboxError(
-                f"{path} begins with the columns {header}, and SST-2 in GLUE's layout has `sentence` and `label`. "
-                "GLUE's test.tsv has no labels: name dev.tsv or train.tsv instead."
-            )
-        for number, line in enumerate(lines, start=2):
-            fields = line.rstrip("\r\n").split("\t")
-            if fields == [""]:
-                continue
-            row = dict(zip(header, fields, strict=False))
-            if len(fields) != len(header) or row["label"] not in GLUE_LABELS or not row["sentence"].strip():
-                raise _unreadable(path, number, f"a sentence and a label 0 or 1 were expected, not {fields}")
-            yield sst2.sample(UNASSIGNED, row["sentence"], GLUE_LABELS[row["label"]])
+    lines = ((number, line.rstrip("\n").split("\t")) for number, line in text_lines(path))
+    _, header = next(lines, (1, [""]))
+    if not {"sentence", "label"} <= set(header):
+        raise GlassboxError(
+            f"{path} begins with the columns {brief(header)}, and SST-2 in GLUE's layout has `sentence` and `label`. "
+            "GLUE's test.tsv has no labels: name dev.tsv or train.tsv instead."
+        )
+    for number, fields in lines:
+        if fields == [""]:
+            continue
+        row = dict(zip(header, fields, strict=False))
+        if len(fields) != len(header) or row["label"] not in GLUE_LABELS or not row["sentence"].strip():
+            raise unreadable(path, number, f"a sentence and a label 0 or 1 were expected, not {brief(fields)}")
+        yield Found(path, number, sst2.sample(UNASSIGNED, row["sentence"], GLUE_LABELS[row["label"]]))
 
 
-def read_mmlu_csv(path: Path) -> Iterator[Sample]:
+def read_mmlu_csv(path: Path) -> Iterator[Found]:
     """One headerless CSV file `question,A,B,C,D,letter`, or a folder of them (read in the order of their names)."""
     for file in sorted(path.glob("*.csv")) if path.is_dir() else [path]:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines)
-            for fields in reader:
-                if not fields:
-                    continue
-                letter = fields[-1].strip()
-                if len(fields) != 6 or len(letter) != 1 or letter not in mmlu.LETTERS:
-                    raise _unreadable(file, reader.line_num, f"question,A,B,C,D,letter was expected, not {fields}")
-                yield mmlu.sample(UNASSIGNED, fields[0], fields[1:5], mmlu.LETTERS.index(letter), _subject(file))
+        for number, fields in csv_records(file):
+            if not _is_question(fields):
+                raise unreadable(file, number, f"question,A,B,C,D,letter was expected, not {brief(fields)}", _QUOTED)
+            for field in fields:
+                _refuse_swallowed(file, number, field)
+            index = mmlu.LETTERS.index(fields[-1].strip())
+            yield Found(file, number, mmlu.sample(UNASSIGNED, fields[0], fields[1:5], index, _subject(file)))
+
+
+_QUOTED = f"{CORRECT}; where the record is longer than its line, a quotation mark opens there: double or remove it"
+
+
+def _is_question(fields: Sequence[str]) -> bool:
+    return len(fields) == 6 and fields[-1].strip() in tuple(mmlu.LETTERS)
+
+
+def _refuse_swallowed(path: Path, number: int, field: str) -> None:
+    """A field whose lines are questions themselves was quoted by accident."""
+    for line in field.splitlines()[1:]:
+        fields = next(csv.reader([line]), [])
+        if _is_question(fields) or (len(fields) == 5 and _is_question(["", *fields])):
+            why = f"a quotation mark opens in this record and the next question stands inside it: {brief(line)}"
+            raise unreadable(path, number, why, QUOTE)
 
 
 _SPLIT_OF_A_SUBJECT = re.compile(r"_(test|val|dev)$")
@@ -117,69 +173,64 @@ def _subject(file: Path) -> str:
     return _SPLIT_OF_A_SUBJECT.sub("", file.stem)
 
 
-def read_gsm8k_jsonl(path: Path) -> Iterator[Sample]:
+def read_gsm8k_jsonl(path: Path) -> Iterator[Found]:
     """The data set's own files: an object with `question` and `answer` per line."""
-    for number, row in _json_lines(path):
-        question, answer = _text(row, "question", path, number), _text(row, "answer", path, number)
+    for number, row in json_lines(path):
+        with _naming(path, number):
+            yield Found(path, number, gsm8k.sample(UNASSIGNED, text_of(row, "question"), text_of(row, "answer")))
+
+
+def read_jsonl(path: Path, render: Render = no_template, fields: TaskFields | None = None) -> Iterator[Found]:
+    """Any task, a row per line as `sample_of` reads it, or with other keys that `fields` maps.
+
+    All lines have choices or none has, and all have an answer or none has.
+    """
+    first: Sample | None = None
+    for number, row in json_lines(path):
+        with _naming(path, number):
+            sample = sample_of(row if fields is None else mapped(row, fields), render)
+            first = first or sample
+            for what, attribute in (("choices", "choices"), ("an answer", "answer")):
+                if bool(getattr(sample, attribute)) != bool(getattr(first, attribute)):
+                    raise ValueError(f"either every line has {what} or none has")
+        yield Found(path, number, sample)
+
+
+@contextmanager
+def _naming(path: Path, number: int) -> Iterator[None]:
+    """Turns the reason why a row is no sample into the sentence with its file and line."""
+    try:
+        yield
+    except ValueError as error:
+        raise unreadable(path, number, str(error)) from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and object of every line that is not blank."""
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
         try:
-            yield gsm8k.sample(UNASSIGNED, question, answer)
-        except ValueError as error:
-            raise _unreadable(path, number, str(error)) from error
+            row = json.loads(line.rstrip("\n"))
+        except json.JSONDecodeError as error:
+            why = f"it is not JSON ({error.msg} at character {error.pos + 1})"
+            raise unreadable(path, number, why, _remedy(line)) from error
+        except RecursionError as error:
+            raise unreadable(path, number, "it is not JSON that can be read, for it is nested too deeply") from error
+        if not isinstance(row, dict):
+            raise unreadable(path, number, "one JSON object per line was expected", _remedy(line))
+        yield number, row
 
 
-def read_jsonl(path: Path) -> Iterator[Sample]:
-    """Any task: `prompt`, `answer` and, for scoring by likelihood, `choices`; all lines have choices or none has."""
-    with_choices: bool | None = None
-    for number, row in _json_lines(path):
-        prompt, answer = _text(row, "prompt", path, number), _continuation(_text(row, "answer", path, number))
-        choices = row.get("choices") or ()
-        if with_choices is None:
-            with_choices = bool(choices)
-        if with_choices != bool(choices):
-            raise _unreadable(path, number, "either every line has choices or none has")
-        if choices and not (isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)):
-            raise _unreadable(path, number, f"choices is a list of texts, not {choices!r}")
-        continuations = tuple(map(_continuation, choices))
-        if choices and (answer not in continuations or len(set(continuations)) != len(continuations)):
-            raise _unreadable(path, number, f"choices differ and hold the answer {answer.strip()!r}, not {choices!r}")
-        gold = answer if choices else extract_number(answer) if ANSWER_MARK in answer else answer.strip()
-        if gold is None:
-            raise _unreadable(path, number, f"a number was expected after '{ANSWER_MARK}'")
-        yield make_sample("", UNASSIGNED, prompt.rstrip(), answer, continuations, gold)
+def _remedy(line: str) -> str:
+    """An array or an object over several lines is one call away from JSON lines."""
+    if line.strip() in ("[", "{") or line.lstrip().startswith("["):
+        return "Write one object on each line, for example by `jq -c '.[]' FILE > NEW.jsonl` where the file is an array"
+    return CORRECT
 
 
-READERS: dict[str, Callable[[Path], Iterator[Sample]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
     "sst2_tsv": read_sst2_tsv,
     "mmlu_csv": read_mmlu_csv,
     "gsm8k_jsonl": read_gsm8k_jsonl,
-    "jsonl": read_jsonl,
 }
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _unreadable(path, number, f"it is not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise _unreadable(path, number, "one JSON object per line was expected")
-            yield number, row
-
-
-def _text(row: dict[str, Any], key: str, path: Path, number: int) -> str:
-    text = row.get(key)
-    if not isinstance(text, str) or not text.strip():
-        raise _unreadable(path, number, f"`{key}` is missing or no text; the keys are {sorted(row)}")
-    return text
-
-
-def _continuation(text: str) -> str:
-    return f" {text.strip()}"
-
-
-def _unreadable(path: Path, number: int, why: str) -> GlassboxError:
-    return GlassboxError(f"{path}, line {number}: {why}. Correct the line, or name another file in the settings.")

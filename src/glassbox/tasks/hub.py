@@ -1,4 +1,5 @@
-"""SST-2, MMLU and GSM8K from the Hugging Face hub, or from a folder laid out as there, by the `datasets` library."""
+"""Data sets of the Hugging Face hub, or of a folder laid out as there, by the `datasets` library: three known ones, and
+any other with its fields mapped."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from glassbox.config.settings import SPLITS, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
 from glassbox.tasks.files import locate
+from glassbox.tasks.mapping import mapped
 from glassbox.tasks.pools import Pool
+from glassbox.tasks.rows import UNASSIGNED, Render, no_template, sample_of
 from glassbox.tasks.sample import Sample
 
-UNASSIGNED = "unassigned"
 CARD = "README.md"
 
 
@@ -23,7 +25,7 @@ class HubTask:
     """Which hub split serves each of ours; where one serves two, samples are drawn from it without overlap."""
 
     path: str
-    configuration: str
+    configuration: str | None
     splits: Mapping[str, str]
     sample: Callable[[Mapping[str, Any]], Sample]
 
@@ -56,33 +58,55 @@ HUB_TASKS = {
 }
 
 
-def pools(task: str, settings: TaskSettings, mirror: str | None = None) -> dict[str, Pool]:
+def pools(
+    task: str, settings: TaskSettings, mirror: str | None = None, render: Render = no_template
+) -> dict[str, Pool]:
     """One pool per hub split, all of one commit; `mirror` is a folder with <owner>/<name> in the hub's layout.
 
     Raises GlassboxError where the task is unknown, the hub refuses, or a row is not as the task wants it.
     """
-    if task not in HUB_TASKS:
+    known = HUB_TASKS.get(task) if settings.dataset is None else _mapped_task(settings, render)
+    if known is None:
         raise GlassboxError(
-            f"Task '{task}' has source 'hub', and only {', '.join(HUB_TASKS)} are known there. "
-            f"Save it as JSONL and set prepare.tasks.{task}.source to jsonl."
+            f"Task '{task}' has source 'hub' and names no data set; only {', '.join(HUB_TASKS)} are known there. Set "
+            f"prepare.tasks.{task}.dataset and .fields (docs/own_data.md), or save it as JSONL and set "
+            f"prepare.tasks.{task}.source to jsonl."
         )
-    known = HUB_TASKS[task]
     names = sorted(set(known.splits.values()))
     read = {name: _read(task, known, name, settings.revision, mirror) for name in names}
+    for split in ("validation", "test"):
+        if not all(sample.answer for sample in read[known.splits[split]].samples):
+            raise GlassboxError(
+                f"Task '{task}': {known.splits[split]} of {known.path} has rows without an answer, and {split} samples "
+                f"are scored by theirs. Map prepare.tasks.{task}.fields.answer."
+            )
     return {split: read[known.splits[split]] for split in SPLITS}
+
+
+def _mapped_task(settings: TaskSettings, render: Render) -> HubTask:
+    assert settings.dataset and settings.fields  # config.rules sees to it
+    dataset, fields = settings.dataset, settings.fields
+    return HubTask(
+        dataset.name,
+        dataset.configuration,
+        dataset.splits.model_dump(),
+        lambda row: sample_of(mapped(row, fields), render),
+    )
 
 
 def _read(task: str, known: HubTask, name: str, revision: str | None, mirror: str | None) -> Pool:
     rows, commit = _load(task, known, name, revision, mirror)
-    place = f"{known.path}/{known.configuration}/{name}"
+    place = "/".join(filter(None, (known.path, known.configuration, name)))
     samples = []
     for number, row in enumerate(rows):
         try:
             samples.append(known.sample(row))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why, next_step = repr(error), f"Pin a revision whose rows the task knows: prepare.tasks.{task}.revision"
+            if known not in HUB_TASKS.values():
+                why, next_step = str(error), f"Correct prepare.tasks.{task}.fields"
             raise GlassboxError(
-                f"{place}, row {number}: {error!r}; the columns are {', '.join(rows.column_names)}. Pin a revision "
-                f"whose rows the task knows: prepare.tasks.{task}.revision."
+                f"{place}, row {number}: {why}; the columns are {', '.join(rows.column_names)}. {next_step}."
             ) from error
     return Pool(place, tuple(samples), revision, commit)
 
@@ -109,7 +133,9 @@ def _load(task: str, known: HubTask, name: str, revision: str | None, mirror: st
             f"{known.path} could not be read: {type(error).__name__}: {error}."
         )
         where = f" Looked for under {mirror}, as {download} leaves it." if mirror else ""
-        raise GlassboxError(f"Task '{task}', {known.configuration}/{name}: {why}{where}") from error
+        raise GlassboxError(
+            f"Task '{task}', {'/'.join(filter(None, (known.configuration, name)))}: {why}{where}"
+        ) from error
     if not any(commit in entry["filename"] for entry in rows.cache_files):
         raise GlassboxError(
             f"Task '{task}': {known.path} could not be fetched at commit {commit}, and the cache holds another one, "

@@ -20,13 +20,15 @@ DRAW_ORDER = tuple(reversed(SPLITS))
 class Pool:
     """The items of one file (or hub split); splits that name the same file hold the same Pool.
 
-    Of a hub split: the revision that was asked for and the commit that it named.
+    Of a hub split: the revision that was asked for and the commit that it named. `notes` are sentences on samples that
+    contradict each other.
     """
 
     place: str
     samples: tuple[Sample, ...]
     revision: str | None = None
     commit: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ class Drawn:
     repeated: int
     in_another_split: int
     taken: int
+    notes: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
-        """A line for each reason why samples were dropped."""
+        """A line for each reason why samples were dropped, and for what is odd about those of the place."""
         reasons = {
             "repeat another prompt there": self.repeated,
             f"for '{self.task}' {self.split} are in another split": self.in_another_split,
@@ -63,7 +66,7 @@ class Drawn:
             f"{self.place}: {count} sample{'s' if count > 1 else ''} dropped ({why})."
             for why, count in reasons.items()
             if count
-        ]
+        ] + [f"WARNING: {note}" for note in self.notes]
 
 
 def requests(task: str, pools: Mapping[str, Pool], settings: TaskSettings) -> list[Request]:
@@ -99,7 +102,9 @@ def draw(wanted: list[Request], seed: int, note: Callable[[Drawn], None] | None 
             here = taken_here.get(pool, set())
             elsewhere = sum(sample.prompt in taken and sample.prompt not in here for sample in offered)
             origin = (request.task, request.split, pool.place, pool.revision, pool.commit)
-            note(Drawn(*origin, len(pool.samples), len(pool.samples) - len(offered), elsewhere, len(chosen)))
+            note(
+                Drawn(*origin, len(pool.samples), len(pool.samples) - len(offered), elsewhere, len(chosen), pool.notes)
+            )
         prompts = {sample.prompt for sample in chosen}
         taken |= prompts
         taken_here[pool] = taken_here.get(pool, set()) | prompts

@@ -13,12 +13,22 @@ ANSWER_MARK = "####"
 FIELD_SEPARATOR = "\x1f"
 
 _CURRENCY = "$€£¥₹"
+_BLANK = r"[^\S\n]"
 _NUMBER_AFTER_MARK = re.compile(
     rf"""
-    \s*+ [*`(\[]*+                                              # emphasis or brackets
-    (?P<sign>[-+\u2212]?) [{_CURRENCY}]? [^\S\n]*+ (?P<inner_sign>[-+\u2212]?)
-    (?P<digits> [0-9]++ (?:,[0-9]++)*+ (?:\.[0-9]++)?+ | \.[0-9]++ )
-    (?! [^\S\n]* [-+*/^x×\u00f7\u2212] [^\S\n]* [0-9] | [eE][-+]?[0-9] )   # an expression is not a number
+    \#{{4}} \s*+ [*`(\[]*+                                       # the mark, then emphasis or brackets
+    (?P<sign>[-+\u2212]?) [{_CURRENCY}]? {_BLANK}*+ (?P<inner_sign>[-+\u2212]?)
+    (?= \.?[0-9] )
+    (?P<plain>
+        (?P<digits>
+            (?: [0-9]{{1,3}} (?:,[0-9]{{2,3}})* ,[0-9]{{3}}          # 1,000,000 and 10,00,000
+            | [0-9]{{1,3}} (?:[ \u00a0\u2009\u202f][0-9]{{3}})+     # 1 000 000
+            | [0-9]+ ) (?:\.[0-9]+)?
+        | \.[0-9]+ )
+        (?! [0-9] | [.,:'\u2019_] [0-9] | {_BLANK}+ [0-9] )        # 1.5.2, 1_000 and 5 1/2 are no numbers,
+        (?! {_BLANK}* [-+*/^x×\u00f7\u2212\u2013] {_BLANK}* [0-9] | [eE][-+]?[0-9] )              # expressions neither,
+        (?! {_BLANK}* (?: [\u00bc-\u00be\u2150-\u215e] | \\frac | (?:hundred|thousand|[bm]illion)s?\b ))
+    )?
     """,
     re.VERBOSE,
 )
@@ -28,8 +38,9 @@ _NUMBER_AFTER_MARK = re.compile(
 class Sample:
     """`answer` is the training target; `choices` are scored by log-likelihood, and without them a text is generated.
 
-    `answer` and every choice begin with a space. `gold` is the right member of `choices`, or the number or text that
-    the generation must match. `cluster` names the group of related questions, such as a subject ("": none).
+    `answer` and every choice begin with a space, or as the chat template that rendered the prompt has it. `gold` is the
+    right member of `choices`, or the number or text that the generation must match. `cluster` names the group of
+    related questions, such as a subject ("": none). A prompt without labels has the empty answer.
     """
 
     sample_id: str
@@ -57,7 +68,7 @@ def assign(sample: Sample, task: str, split: str) -> Sample:
 
 def normalise_number(digits: str) -> str:
     """'1,000.50' -> '1000.5', '-0.0' -> '0': one spelling for each value."""
-    value = Decimal(digits.replace(",", "").replace("\u2212", "-"))
+    value = Decimal(re.sub(r"[,\s]", "", digits).replace("\u2212", "-"))
     plain = format(value, "f")
     if "." in plain:
         plain = plain.rstrip("0").rstrip(".")
@@ -65,14 +76,13 @@ def normalise_number(digits: str) -> str:
 
 
 def extract_number(text: str) -> str | None:
-    """The number that directly follows the first '####', normalised; None where there is none.
+    """The number after the first '####' that a digit follows, normalised; None where that is no plain number.
 
-    The first mark counts (as in GSM8K's own scorer): what a model writes after its answer is not its answer. Commas,
-    signs, decimals, currency signs and trailing stops or units are accepted; fractions and expressions are not.
+    The first such mark counts, as in GSM8K's own scorer: headings (`#### Step one`) are passed over, and what a model
+    writes after its answer is not its answer. docs/own_data.md lists what is read otherwise than by that scorer.
     """
-    _, mark, rest = text.partition(ANSWER_MARK)
-    match = _NUMBER_AFTER_MARK.match(rest) if mark else None
-    if match is None or (match["sign"] and match["inner_sign"]):
+    match = _NUMBER_AFTER_MARK.search(text)
+    if match is None or match["plain"] is None or (match["sign"] and match["inner_sign"]):
         return None
     return normalise_number(f"{match['sign'] or match['inner_sign']}{match['digits']}")
 

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from glassbox.config.settings import SPLITS, PrepareSettings, TaskSettings
+from glassbox.config.settings import SPLITS, ModelSettings, PrepareSettings, TaskSettings
 from glassbox.tasks import files, hub
+from glassbox.tasks.chat import ChatTemplate
 from glassbox.tasks.pools import Drawn, Pool, draw, requests
+from glassbox.tasks.rows import Render, no_template
 from glassbox.tasks.sample import Sample
 
 
-def load_samples(prepare: PrepareSettings, note: Callable[[Drawn], None] | None = None) -> dict[str, list[Sample]]:
+def load_samples(
+    prepare: PrepareSettings, note: Callable[[Drawn], None] | None = None, teacher: ModelSettings | None = None
+) -> dict[str, list[Sample]]:
     """The samples of every split, all tasks in the order of the settings; no prompt is in two splits.
 
-    `note` receives what each draw offered, dropped and took.
+    `note` receives what each draw offered, dropped and took. Conversations (`messages`) are put by the chat template
+    of `teacher`.
     """
+    render = no_template if teacher is None else ChatTemplate(teacher)
     wanted = []
     for task, settings in prepare.tasks.items():
-        wanted += requests(task, _pools(task, settings, prepare), settings)
+        wanted += requests(task, _pools(task, settings, prepare, render), settings)
     return draw(wanted, prepare.seed, note)
 
 
-def _pools(task: str, settings: TaskSettings, prepare: PrepareSettings) -> dict[str, Pool]:
+def _pools(task: str, settings: TaskSettings, prepare: PrepareSettings, render: Render) -> dict[str, Pool]:
     if settings.source == "hub":
-        return hub.pools(task, settings, prepare.hub)
+        return hub.pools(task, settings, prepare.hub, render)
     if settings.source == "embedded":
         from glassbox.tasks.miniature import generators as embedded
 
         generated = embedded.load(task, settings, prepare.seed)
         return {split: Pool(f"the embedded {task} {split} generator", tuple(generated[split])) for split in SPLITS}
-    return files.pools(task, settings)
+    return files.pools(task, settings, render)
