@@ -3,16 +3,18 @@
 import hashlib
 import os
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from miniatures import CORPUS, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
 
 from glassbox.config.settings import ModelSettings
 from glassbox.errors import GlassboxError
-from glassbox.models.encoding import byte_spans, encode_prompt, encode_sample, input_digest
+from glassbox.models.encoding import byte_spans, decode_answer, encode_prompt, encode_sample, input_digest
+from glassbox.models.marks import RENDERED
 from glassbox.models.tokenizers import load_tokenizer
 
 PROMPT, ANSWER = "Review: a good film\nSentiment:", " positive"
@@ -80,9 +82,50 @@ def test_an_answer_longer_than_the_limit_is_refused_not_cut():
         encode(tiny_tokenizer(), answer=" 1 2 3 4 5 6 7", max_length=6)
 
 
-def test_an_empty_answer_is_refused():
-    with pytest.raises(GlassboxError, match="empty answer"):
-        encode(tiny_tokenizer(), answer="")
+def test_an_answer_without_tokens_is_refused():
+    with pytest.raises(GlassboxError, match="answer without tokens"):
+        encode(merging_tokenizer(), "b", " ")
+
+
+def test_a_prompt_without_an_answer_is_text_of_which_every_position_counts():
+    tokenizer = tiny_tokenizer()
+    encoded = encode(tokenizer, answer="")
+    assert list(encoded.ids) == encode_prompt(tokenizer, PROMPT)
+    assert encoded.loss_start == 0
+    assert byte_spans(PROMPT, encoded)[-1].tolist()[1] == len(PROMPT.encode())
+    with pytest.raises(GlassboxError, match="one token and no answer"):
+        encode(merging_tokenizer(), "b", "")
+
+
+def test_a_text_that_spells_a_special_piece_stays_text():
+    tokenizer = tiny_tokenizer()
+    encoded = encode(tokenizer, "Close the tag of <s>text", " </s>")
+    special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    assert not special & set(encoded.ids[1:-1])
+    assert decode_answer(tokenizer, encoded.ids[encoded.loss_start + 1 : -1]) == " </s>"
+    spans = byte_spans("Close the tag of <s>text </s>", encoded).tolist()
+    assert all(before[1] == after[0] for before, after in pairwise(spans))
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer(vocabulary=316)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|end|>"]})
+    return tokenizer
+
+
+@pytest.mark.parametrize("beginning", ["", "<s>"])
+def test_special_pieces_that_a_chat_template_wrote_are_meant(beginning):
+    tokenizer, text = chat_tokenizer(), f"{beginning}<|start|>user\nIs 4 even?<|end|><|start|>assistant\n"
+    expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encode_prompt(tokenizer, RENDERED + text) == expected
+    encoded = encode(tokenizer, RENDERED + text, "no </s> is")
+    assert list(encoded.ids[: len(expected)]) == expected
+    assert tokenizer.eos_token_id not in encoded.ids[encoded.loss_start + 1 : -1]
+    data = (RENDERED + text + "no </s> is").encode()
+    start, end = byte_spans(data.decode(), encoded).tolist()[encoded.loss_start + 1]
+    assert data[start:end].decode().startswith("n")
+    cut = encode(tokenizer, RENDERED + text, "no", max_length=12)
+    assert len(cut.ids) == 12 and (cut.ids[0] == tokenizer.bos_token_id) == bool(beginning)
 
 
 @pytest.mark.parametrize("text", [*CORPUS, "café 中文 🙂 done"])
@@ -111,12 +154,42 @@ def test_the_input_digest_is_the_documented_one():
     assert input_digest([1, 7, 8, 2], 1) != input_digest([1, 7, 8, 2], 2)
 
 
-@pytest.mark.real
-def test_llama_2_encodes_the_quick_brown_fox_as_published():
+def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
     root = os.environ.get("GLASSBOX_REAL_DATA")
     if not root:
         pytest.skip("GLASSBOX_REAL_DATA names no folder with real tokenizers")
-    tokenizer = load_tokenizer(ModelSettings(model=str(Path(root) / "tokenizers" / "llama2")))
+    folder = Path(root) / "tokenizers" / name
+    if name == "gpt2":
+        return GPT2TokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return load_tokenizer(ModelSettings(model=str(folder)))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["llama2", "mistral-7b-v0.1", "gpt2"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        " </s>",
+        " </s> ends it",
+        " a<unk>b",
+        " <s>",
+        " <|endoftext|> end",
+        " x ,b . n't",
+        " café 🙂 e\u0301 中",
+        " \xa0x",
+    ],
+)
+def test_real_tokenizers_give_an_answer_back_that_spells_their_special_pieces(name, answer):
+    tokenizer = real_tokenizer(name)
+    encoded = encode(tokenizer, "Close the tag of <s>text", answer)
+    inner = encoded.ids[encoded.loss_start + 1 : -1]
+    assert decode_answer(tokenizer, inner).strip() == answer.strip()
+    assert not set(tokenizer.all_special_ids) & set(inner)
+
+
+@pytest.mark.real
+def test_llama_2_encodes_the_quick_brown_fox_as_published():
+    tokenizer = real_tokenizer("llama2")
     assert encode_prompt(tokenizer, "The quick brown fox") == [1, 450, 4996, 17354, 1701, 29916]
     encoded = encode(tokenizer)
     assert tokenizer.decode(encoded.ids[encoded.loss_start + 1 : -1]).strip() == "positive"

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from glassbox.config.settings import EvaluationSettings
 from glassbox.errors import GlassboxError
-from glassbox.models.encoding import encode_prompt, encode_sample
+from glassbox.models.encoding import decode_answer, encode_prompt, encode_sample
 from glassbox.models.generation import Pick, generate_tokens, most_likely, require_finite
 from glassbox.models.loading import head_logits, vocabulary_size
 from glassbox.models.signals import packed_positions, position_signals
@@ -208,7 +208,7 @@ def _score_generations(candidate: Candidate, samples: Sequence[Sample]) -> dict[
     results = {}
     for index, continuation in zip(places, generated, strict=True):
         sample = samples[index]
-        text = str(candidate.tokenizer.decode(list(continuation.ids), skip_special_tokens=True))
+        text = decode_answer(candidate.tokenizer, continuation.ids)
         correct = is_correct_generation(sample, text)
         results[index] = ItemResult(
             sample.sample_id, sample.task, correct, False, text, sample.gold, (), sample.cluster

@@ -11,13 +11,15 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from glassbox.errors import GlassboxError
+from glassbox.models.marks import RENDERED
 
 
 @dataclass(frozen=True)
 class Encoded:
     """[bos, prompt, answer, eos]; positions t in [loss_start, len(ids) - 1) predict ids[t + 1] of answer or eos.
 
-    `spans` are the characters of prompt + answer that each id covers, [start, end).
+    Of a prompt without an answer: [bos, prompt], and all positions count. `spans` are the characters of prompt + answer
+    that each id covers, [start, end).
     """
 
     ids: tuple[int, ...]
@@ -32,37 +34,59 @@ class _Pieces(NamedTuple):
     spans: list[tuple[int, int]]
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerFast, text: str) -> _Pieces:
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+def _tokenize(tokenizer: PreTrainedTokenizerFast, text: str, *, special: bool = False) -> _Pieces:
+    """Text is text: `</s>` in it is four letters, and the special piece only where `special` pieces are meant."""
+    encoding = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=not special, return_offsets_mapping=True, verbose=False
+    )
     return _Pieces(encoding["input_ids"], encoding["offset_mapping"])
 
 
-def _beginning(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def _shifted(pieces: _Pieces, by: int) -> _Pieces:
+    return _Pieces(pieces.ids, [(start + by, end + by) for start, end in pieces.spans])
+
+
+def _parts_of_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> tuple[_Pieces, _Pieces]:
+    """bos, where the prompt begins with it, and the rest: a chat template has written its own bos, or meant none."""
     bos: Any = tokenizer.bos_token_id
-    return [] if bos is None else [bos]
+    if not prompt.startswith(RENDERED):
+        return (_Pieces([], []) if bos is None else _Pieces([bos], [(0, 0)])), _tokenize(tokenizer, prompt)
+    pieces = _shifted(_tokenize(tokenizer, prompt.replace(RENDERED, ""), special=True), len(RENDERED))
+    size = int(pieces.ids[:1] == [bos])
+    return _Pieces(pieces.ids[:size], pieces.spans[:size]), _Pieces(pieces.ids[size:], pieces.spans[size:])
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str, max_tokens: int | None = None) -> list[int]:
     """[bos where there is one] + the prompt's ids; over `max_tokens` the prompt loses its start, after bos."""
-    beginning = _beginning(tokenizer)
-    ids = _tokenize(tokenizer, prompt).ids
-    surplus = 0 if max_tokens is None else max(0, len(beginning) + len(ids) - max_tokens)
-    if surplus and len(ids) - surplus + len(beginning) < 1:
+    beginning, (ids, _) = _parts_of_prompt(tokenizer, prompt)
+    surplus = 0 if max_tokens is None else max(0, len(beginning.ids) + len(ids) - max_tokens)
+    if surplus and len(ids) - surplus + len(beginning.ids) < 1:
         raise GlassboxError(f"A prompt cannot be shortened to {max_tokens} tokens: raise snapshot.max_length.")
-    return beginning + ids[min(surplus, len(ids)) :]
+    return beginning.ids + ids[min(surplus, len(ids)) :]
 
 
-def _split(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str) -> tuple[_Pieces, _Pieces, bool]:
-    """The prompt as tokenized alone, the answer's pieces after it (spans counted from the prompt's start), and
+def decode_answer(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """The text of an answer's ids, blanks and punctuation as the pieces have them."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _split(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str) -> tuple[_Pieces, _Pieces, _Pieces, bool]:
+    """bos, the prompt as tokenized alone, the answer's pieces after it (spans counted from the prompt's start), and
     whether the answer had to be tokenized by itself because the prompt's ids change in front of it."""
-    prefix = _tokenize(tokenizer, prompt)
-    whole = _tokenize(tokenizer, prompt + answer)
-    size = len(prefix.ids)
-    if whole.ids[:size] == prefix.ids:
-        return prefix, _Pieces(whole.ids[size:], whole.spans[size:]), False
-    alone = _tokenize(tokenizer, answer)
-    shifted = [(start + len(prompt), end + len(prompt)) for start, end in alone.spans]
-    return prefix, _Pieces(alone.ids, shifted), True
+    beginning, prefix = _parts_of_prompt(tokenizer, prompt)
+    rendered = prompt.startswith(RENDERED)
+    if not (rendered and _spells_special_piece(tokenizer, answer)):
+        whole = _tokenize(tokenizer, (prompt + answer).replace(RENDERED, ""), special=rendered)
+        whole = _shifted(whole, len(RENDERED)) if rendered else whole
+        expected = beginning.ids + prefix.ids if rendered else prefix.ids
+        size = len(expected)
+        if whole.ids[:size] == expected:
+            return beginning, prefix, _Pieces(whole.ids[size:], whole.spans[size:]), False
+    return beginning, prefix, _shifted(_tokenize(tokenizer, answer), len(prompt)), True
+
+
+def _spells_special_piece(tokenizer: PreTrainedTokenizerFast, text: str) -> bool:
+    return any(token.special and token.content in text for token in tokenizer.added_tokens_decoder.values())
 
 
 def _surplus(prefix_size: int, size: int, max_length: int, overflow: str, prompt: str) -> int:
@@ -95,22 +119,30 @@ def encode_sample(
     """Tokenize one sample: the prompt alone, as at evaluation, the ids that follow it in prompt + answer, and eos.
 
     Over `max_length` the prompt loses its start (after bos), the answer nothing; `overflow="refuse"` raises instead.
-    `ends=False` leaves eos out: the answer was cut off, and its last token is not an end. Raises GlassboxError for an
-    answer longer than the limit, and for one without tokens unless it `may_be_empty`.
+    `ends=False` leaves eos out: the answer was cut off, and its last token is not an end. The empty answer stands for a
+    prompt alone, unless it `may_be_empty` as a teacher's can be. Raises GlassboxError for an answer longer than the
+    limit, and for one without tokens.
     """
-    prefix, following, retokenised = _split(tokenizer, prompt, answer)
-    if not following.ids and not may_be_empty:
+    beginning, prefix, following, retokenised = _split(tokenizer, prompt, answer)
+    alone = not answer and not may_be_empty
+    if not following.ids and not may_be_empty and not alone:
         raise GlassboxError(
-            f"The sample that begins {prompt[:60]!r} has an empty answer: give it one in its task file."
+            f"The sample that begins {prompt[:60]!r} has an answer without tokens: give it one in its task file."
         )
-    beginning = _beginning(tokenizer)
-    prefix_size = len(beginning) + len(prefix.ids)
-    tail = [*following.ids, *([tokenizer.eos_token_id] if ends else [])]
+    prefix_size = len(beginning.ids) + len(prefix.ids)
+    tail = [*following.ids, *([tokenizer.eos_token_id] if ends and not alone else [])]
     surplus = _surplus(prefix_size, prefix_size + len(tail), max_length, overflow, prompt)
-    ids = (*beginning, *prefix.ids[surplus:], *tail)
+    ids = (*beginning.ids, *prefix.ids[surplus:], *tail)
+    if alone and len(ids) < 2:
+        raise GlassboxError(f"The prompt {prompt[:60]!r} has one token and no answer, so nothing can be learned of it.")
     end = len(prompt) + len(answer)
-    spans = (*((0, 0) for _ in beginning), *prefix.spans[surplus:], *following.spans, *([(end, end)] if ends else []))
-    return Encoded(ids, prefix_size - surplus - 1, retokenised, surplus > 0, spans)
+    spans = (
+        *beginning.spans,
+        *prefix.spans[surplus:],
+        *following.spans,
+        *([(end, end)] * (len(tail) - len(following.ids))),
+    )
+    return Encoded(ids, 0 if alone else prefix_size - surplus - 1, retokenised, surplus > 0, spans)
 
 
 def byte_spans(text: str, encoded: Encoded) -> np.ndarray:

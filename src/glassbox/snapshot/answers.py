@@ -22,6 +22,7 @@ from glassbox.config.settings import EvaluationSettings, Settings
 from glassbox.errors import GlassboxError
 from glassbox.evaluation.evaluation import Continuation, continuations, evaluate
 from glassbox.files import code_digest
+from glassbox.models.encoding import decode_answer
 from glassbox.models.generation import Sampler, most_likely
 from glassbox.models.loading import load_model
 from glassbox.models.tokenizers import load_tokenizer, tokenizer_fingerprint
@@ -98,19 +99,17 @@ def answer_samples(
 
 def text_after(tokenizer: PreTrainedTokenizerFast, continuation: Continuation) -> str:
     """The generated text as it follows its prompt: decoded alone, some tokenizers drop a space at its beginning."""
-
-    def decoded(ids: tuple[int, ...]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    before, whole = decoded(continuation.prompt), decoded(continuation.prompt + continuation.ids)
-    return whole.removeprefix(before) if whole.startswith(before) else decoded(continuation.ids)
+    before = decode_answer(tokenizer, continuation.prompt)
+    whole = decode_answer(tokenizer, continuation.prompt + continuation.ids)
+    return whole.removeprefix(before) if whole.startswith(before) else decode_answer(tokenizer, continuation.ids)
 
 
 def accuracy_of(answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[str, Any]:
-    """Per task: the share of right answers, how many there are, are the data's word for word, and were cut off."""
+    """Per task with labels: the share of right answers, how many there are, are the data's word for word, and were
+    cut off."""
     tasks: dict[str, Any] = {}
     labels = {sample.sample_id: sample.answer for sample in samples}
-    for task in sorted({sample.task for sample in samples}):
+    for task in sorted({sample.task for sample in samples if sample.answer}):
         mine = [answer for answer in answers if answer.task == task]
         has_choices = any(sample.choices for sample in samples if sample.task == task)
         tasks[task] = {
@@ -125,7 +124,7 @@ def accuracy_of(answers: Sequence[Answer], samples: Sequence[Sample]) -> dict[st
 
 def refuse_the_datas_labels(accuracy: dict[str, Any], group: str) -> None:
     """Raise GlassboxError where every answer is the data's own: the comparison refuses one student under two names."""
-    if all(found["word_for_word"] == found["n"] for found in accuracy["tasks"].values()):
+    if accuracy["tasks"] and all(found["word_for_word"] == found["n"] for found in accuracy["tasks"].values()):
         raise GlassboxError(
             f"The teacher's answers are the data's labels word for word, so '{group}' would train what the labels "
             "alone train (`sft`). Take more or harder training samples, sample the answers (`-S answers.mode=sampled "

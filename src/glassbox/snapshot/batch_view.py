@@ -64,7 +64,8 @@ def lines_of(
     ]
     lines += [f"{'':>4}  ({start} tokens of the prompt before)"] if start else []
     for at in range(start, len(tokens)):
-        part = "prompt" if at <= first else "end" if at == len(tokens) - 1 else "answer"
+        ends = at == len(tokens) - 1 and tokens[at] == tokenizer.eos_token_id
+        part = "end" if ends else "prompt" if at <= first else "answer"
         learns = choices = ""
         if at in packed:
             learns = _shown(tokenizer, int(batch.labels[packed[at]]))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glassbox.errors import GlassboxError
+from glassbox.models.marks import RENDERED
 
 LONGEST_LINE = 500_000
 CORRECT = "Correct the line, or name another file in the settings"
-RENDERED = "\ufdd0"  # a noncharacter, with which prompts of a chat template begin (glassbox.models.encoding)
 _BYTE_ORDER_MARKS = {
     b"\xff\xfe\x00\x00": "UTF-32",
     b"\x00\x00\xfe\xff": "UTF-32",

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from glassbox.config.problems import nearest
-from glassbox.tasks.lines import RENDERED, brief
+from glassbox.models.marks import RENDERED
+from glassbox.tasks.lines import brief
 from glassbox.tasks.sample import ANSWER_MARK, Sample, extract_number, make_sample
 
 KEYS = ("prompt", "messages", "answer", "choices", "cluster")
