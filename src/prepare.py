@@ -15,7 +15,7 @@ from glassbox.command import run
 from glassbox.config.settings import load_settings
 from glassbox.config.storage import REPORTS_FOLDER, TASKS_FOLDER
 from glassbox.tasks.pools import Drawn
-from glassbox.tasks.sources import load_samples
+from glassbox.tasks.sources import load_samples, refuse_missing_labels
 from glassbox.tasks.splits import tasks_digest, write_splits
 
 REPORT = REPORTS_FOLDER / "tasks.json"
@@ -46,6 +46,7 @@ def main() -> None:
     settings = load_settings(parser.parse_args().params)
     drawn: list[Drawn] = []
     splits = load_samples(settings.prepare, drawn.append, settings.teacher)
+    refuse_missing_labels(settings, splits)
     write_splits(TASKS_FOLDER, splits)
     write_report(drawn)
     dropped = dict.fromkeys(sentence for each in drawn for sentence in each.sentences())

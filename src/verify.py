@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from glassbox.command import run
-from glassbox.config.settings import Settings, load_settings
+from glassbox.config.settings import SPLITS, Settings, load_settings
 from glassbox.config.storage import REPORTS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
 from glassbox.snapshot.keys import verify_key, written_json
 
@@ -35,8 +35,11 @@ def report_on(settings: Settings) -> dict[str, Any]:
     from glassbox.models.files import commit_of, model_files, pin_warning
     from glassbox.models.tokenizers import tokens_are_shared
     from glassbox.snapshot.verify import verify, verify_nothing
+    from glassbox.tasks.reading import sample_doubts
+    from glassbox.tasks.splits import read_split
 
     started = time.monotonic()
+    doubts = sample_doubts(settings, {split: read_split(TASKS_FOLDER, split) for split in SPLITS})
     report = (
         verify(settings, SNAPSHOT_FOLDER, TASKS_FOLDER)
         if tokens_are_shared(settings)
@@ -49,7 +52,7 @@ def report_on(settings: Settings) -> dict[str, Any]:
     pins = [pin_warning(role, model, report["commits"][role]) for role, model in models.items()]
     report |= measure_teacher(settings, TASKS_FOLDER)
     report["student_scores"] = measure_student(settings, TASKS_FOLDER)
-    report["warnings"] = [line for line in (*pins, *report["teacher_notes"], report["banner"]) if line]
+    report["warnings"] = [line for line in (*pins, *doubts, *report["teacher_notes"], report["banner"]) if line]
     return report
 
 

@@ -184,6 +184,8 @@ def _trial(trial: TrialRecord, metrics: Mapping[str, str]) -> dict[str, Any]:
         "losses": {name: value for name, value in known.items() if name.partition("/")[2].startswith("loss_")},
         "scores": {task: known.get(key) if trial.finished else None for task, key in metrics.items()},
         "validation_scores": {task: known.get(key.replace("test/", "validation/")) for task, key in metrics.items()},
+        "ties": {task: known[f"test/ties_{task}"] for task in metrics if f"test/ties_{task}" in known},
+        "cut_off": {task: known[f"test/cut_off_{task}"] for task in metrics if f"test/cut_off_{task}" in known},
     }
 
 
@@ -201,4 +203,6 @@ def _missing(name: str, metrics: Mapping[str, str]) -> dict[str, Any]:
         "losses": {},
         "scores": dict.fromkeys(metrics),
         "validation_scores": dict.fromkeys(metrics),
+        "ties": {},
+        "cut_off": {},
     }

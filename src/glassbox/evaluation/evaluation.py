@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from glassbox.config.settings import EvaluationSettings
 from glassbox.errors import GlassboxError
 from glassbox.models.encoding import decode_answer, encode_prompt, encode_sample
-from glassbox.models.generation import Pick, generate_tokens, most_likely, require_finite
+from glassbox.models.generation import Pick, ends_of, generate_tokens, most_likely, require_finite
 from glassbox.models.loading import head_logits, vocabulary_size
 from glassbox.models.signals import packed_positions, position_signals
 from glassbox.tasks.sample import Sample, is_correct_generation, metric_name
@@ -32,7 +32,8 @@ Overflow = Literal["truncate", "refuse"]
 class ItemResult:
     """`log_likelihoods` are in nats, in the order of the sample's choices; empty where the answer was generated.
 
-    `cluster` is the sample's: "" where its task has no groups of related questions.
+    `cluster` is the sample's: "" where its task has no groups of related questions. `cut_off`: the generation reached
+    `evaluation.max_new_tokens` without an end.
     """
 
     sample_id: str
@@ -43,6 +44,7 @@ class ItemResult:
     gold: str
     log_likelihoods: tuple[float, ...]
     cluster: str = ""
+    cut_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class TaskScore:
     n_evaluated: int
     n_expected: int
     n_ties: int
+    n_cut_off: int
+    has_choices: bool
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,14 @@ class Evaluation:
     def metrics(self, prefix: str) -> dict[str, float]:
         """{'test/accuracy_sst2': 0.91, ...} for the prefix 'test'."""
         return {f"{prefix}/{score.metric}": score.value for score in self.scores.values()}
+
+    def counts(self, prefix: str) -> dict[str, float]:
+        """How many items bear on a score without being read in it: {'test/ties_sst2': 0, 'test/cut_off_gsm8k': 3}."""
+        return {
+            f"{prefix}/{what}_{score.task}": float(count)
+            for score in self.scores.values()
+            for what, count in ((("ties", score.n_ties),) if score.has_choices else (("cut_off", score.n_cut_off),))
+        }
 
 
 @dataclass(frozen=True)
@@ -210,8 +222,9 @@ def _score_generations(candidate: Candidate, samples: Sequence[Sample]) -> dict[
         sample = samples[index]
         text = decode_answer(candidate.tokenizer, continuation.ids)
         correct = is_correct_generation(sample, text)
+        cut_off = len(continuation.ids) >= candidate.settings.max_new_tokens
         results[index] = ItemResult(
-            sample.sample_id, sample.task, correct, False, text, sample.gold, (), sample.cluster
+            sample.sample_id, sample.task, correct, False, text, sample.gold, (), sample.cluster, cut_off
         )
     return results
 
@@ -240,7 +253,7 @@ def _continue(candidate: Candidate, samples: Sequence[Sample], pick: Pick) -> li
             [prompts[index] for index in batch],
             [samples[index].sample_id for index in batch],
             vocabulary=candidate.vocabulary,
-            end=cast(int, candidate.tokenizer.eos_token_id),
+            end=ends_of(candidate.model, candidate.tokenizer),
             max_new_tokens=settings.max_new_tokens,
             pick=pick,
         )
@@ -297,5 +310,7 @@ def _task_scores(samples: Sequence[Sample], items: Sequence[ItemResult]) -> dict
             n_evaluated=len(mine),
             n_expected=n_expected,
             n_ties=sum(item.tie for item in mine),
+            n_cut_off=sum(item.cut_off for item in mine),
+            has_choices=has_choices[task],
         )
     return scores

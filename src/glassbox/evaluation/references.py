@@ -54,8 +54,25 @@ def measure_teacher(settings: Settings, tasks_folder: Path) -> dict[str, Any]:
         "teacher_scores": evaluation.metrics("test"),
         "teacher_in_format": in_format,
         "teacher_unread": unread,
-        "teacher_notes": [_note(task, in_format[task], shots) for task in unread],
+        "teacher_notes": [*(_note(task, in_format[task], shots) for task in unread), *count_notes(evaluation)],
     }
+
+
+def count_notes(evaluation: Evaluation) -> list[str]:
+    """A sentence for each task in which exact ties or cut-off answers of the teacher bear on its score."""
+    notes = []
+    for score in evaluation.scores.values():
+        if score.n_ties:
+            notes.append(
+                f"{score.n_ties} of {score.n_evaluated} {score.task} questions are exact ties for the teacher, which "
+                "count as wrong."
+            )
+        if score.n_cut_off:
+            notes.append(
+                f"{score.n_cut_off} of {score.n_evaluated} {score.task} answers of the teacher ran into "
+                "evaluation.max_new_tokens without an end. A larger limit shows whether they would have been right."
+            )
+    return notes
 
 
 def _open(model_settings: ModelSettings, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicLayer
 
 from glassbox.errors import DivergedError
@@ -109,6 +110,28 @@ def require_finite(logits: Float[Tensor, "rows vocabulary"], sample_ids: Sequenc
         )
 
 
+def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The ids that end an answer: the tokenizer's, and the special pieces that the model's generation_config lists.
+
+    A configuration that only repeats config.json's default is not the model's own.
+    """
+    own = model.generation_config
+    end: Any = tokenizer.eos_token_id
+    listed = getattr(own, "eos_token_id", None)
+    if listed is None or getattr(own, "_from_model_config", False):
+        listed = []
+    added = tokenizer.added_tokens_decoder
+    special = [each for each in ([listed] if isinstance(listed, int) else listed) if each in added]
+    return frozenset([end, *special])
+
+
+def name_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Make the model's configurations name the end that answers are trained with."""
+    model.config.get_text_config().eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+
 @torch.no_grad()
 def generate_tokens(
     model: PreTrainedModel,
@@ -116,15 +139,16 @@ def generate_tokens(
     sample_ids: Sequence[str],
     *,
     vocabulary: int,
-    end: int,
+    end: int | Collection[int],
     max_new_tokens: int,
     pick: Pick = most_likely,
 ) -> list[list[int]]:
-    """A continuation of every prompt, token by token as `pick` says, up to `end` (left out) or `max_new_tokens`.
+    """A continuation of every prompt, token by token as `pick` says, up to an `end` (left out) or `max_new_tokens`.
 
     Raises DivergedError at the first non-finite logit.
     """
     device = next(model.parameters()).device
+    ends = torch.tensor([end] if isinstance(end, int) else sorted(end), device=device)
     ids, mask = (tensor.to(device) for tensor in left_padded(prompts))
     room = mask.new_ones(len(prompts), max_new_tokens)
     seen, width = torch.cat([mask, room], dim=1), ids.shape[1]
@@ -144,7 +168,7 @@ def generate_tokens(
         held = [sample_ids[row] for row in rows]
         require_finite(logits, held)
         chosen = pick(logits, held, step)
-        alive &= chosen != end
+        alive &= ~torch.isin(chosen, ends)
         for row, token, continues in zip(rows, chosen.tolist(), alive.tolist(), strict=True):
             if continues:
                 texts[row].append(token)

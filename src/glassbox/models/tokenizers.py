@@ -79,9 +79,11 @@ def tokenizer_differences(first: PreTrainedTokenizerFast, second: PreTrainedToke
     if mine["pieces"] != theirs["pieces"]:
         ids = sorted(mine["pieces"].keys() | theirs["pieces"].keys())
         unlike = [index for index in ids if mine["pieces"].get(index) != theirs["pieces"].get(index)]
-        example = unlike[len(unlike) // 2]
+        contrary = [index for index in unlike if index in mine["pieces"] and index in theirs["pieces"]]
+        example = (contrary or unlike)[len(contrary or unlike) // 2]
+        what = "name another piece" if contrary else "name a piece in one of them only"
         differences.append(
-            f"{len(unlike)} of {len(ids)} ids name another piece (id {example} is {mine['pieces'].get(example)!r} "
+            f"{len(unlike)} of {len(ids)} ids {what} (id {example} is {mine['pieces'].get(example)!r} "
             f"and {theirs['pieces'].get(example)!r})"
         )
     for fact in mine:
@@ -102,19 +104,85 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(json.dumps(facts, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
+def contrary_pieces(first: PreTrainedTokenizerFast, second: PreTrainedTokenizerFast) -> list[int]:
+    """The ids that both tokenizers know and that name another piece in each; padding does not count."""
+    ignored = _padding_only(first, second)
+    mine, theirs = _tokenizer_facts(first, ignored)["pieces"], _tokenizer_facts(second, ignored)["pieces"]
+    return [index for index in sorted(mine.keys() & theirs.keys()) if mine[index] != theirs[index]]
+
+
 def tokens_are_shared(settings: Settings) -> bool:
     """Whether a position means the same text to teacher and student.
 
-    Raises GlassboxError where it does not and a selected group compares them token by token.
+    Raises GlassboxError where it does not and a selected group compares them token by token, and where a model is to
+    read with a tokenizer that gives its ids other pieces.
     """
-    differences = tokenizer_differences(load_tokenizer(settings.teacher), load_tokenizer(settings.student))
+    teacher, student = load_tokenizer(settings.teacher), load_tokenizer(settings.student)
+    for role, model, tokenizer in (("teacher", settings.teacher, teacher), ("student", settings.student, student)):
+        _refuse_foreign_tokenizer(role, model, tokenizer)
+    differences = tokenizer_differences(teacher, student)
     group = next((name for name in settings.groups if settings.distill[name].uses_signals), None)
     if differences and group is not None:
-        raise GlassboxError(
+        found = (
             f"Group '{group}' compares teacher and student token by token, but their tokenizers differ: "
-            f"{'; '.join(differences)}. The same position would mean another text in each. The way for such a pair is "
-            "`seqkd`, which trains the student on the teacher's answers as text: `dvc exp run -S "
-            "'distill=[sft,seqkd]'` with the same teacher and student. Or choose a student with the teacher's "
-            "tokenizer (`-S student.model=...`), or a teacher with the student's."
+            f"{'; '.join(differences)}."
         )
+        raise GlassboxError(f"{found} {_one_tokenizer(settings, teacher, student) or _OTHER_TOKENS}")
     return not differences
+
+
+_OTHER_TOKENS = (
+    "The same position would mean another text in each. The way for such a pair is `seqkd`, which trains the student "
+    "on the teacher's answers as text: `dvc exp run -S 'distill=[sft,seqkd]'` with the same teacher and student. Or "
+    "choose a student with the teacher's tokenizer (`-S student.model=...`), or a teacher with the student's."
+)
+
+
+def _one_tokenizer(
+    settings: Settings, teacher: PreTrainedTokenizerFast, student: PreTrainedTokenizerFast
+) -> str | None:
+    """How both can read with one tokenizer, where all the pieces that both know are the same and text is cut alike."""
+    ignored = _padding_only(teacher, student)
+    mine, theirs = _tokenizer_facts(teacher, ignored), _tokenizer_facts(student, ignored)
+    alike = ("unk", "normaliser", "pre-tokenizer", "ids of the probe text")
+    if contrary_pieces(teacher, student) or any(mine[fact] != theirs[fact] for fact in alike):
+        return None
+    same = "Both name the same pieces by the same ids and cut text alike"
+    if max(mine["pieces"]) < _output_rows(settings.student):
+        source = settings.teacher.tokenizer or settings.teacher.model
+        return (
+            f"{same}, so one tokenizer can serve both: `-S student.tokenizer={source}` lets the student read, and end "
+            f"its answers ({teacher.eos_token}), as the teacher does."
+        )
+    if mine["eos"] == theirs["eos"] and max(theirs["pieces"]) < _output_rows(settings.teacher):
+        source = settings.student.tokenizer or settings.student.model
+        return (
+            f"{same}; the student has no rows for the pieces that only the teacher has, which no text needs: "
+            f"`-S teacher.tokenizer={source}` lets the teacher read as the student does."
+        )
+    return None
+
+
+def _output_rows(settings: ModelSettings) -> int:
+    from glassbox.models.loading import configuration_of
+
+    return configuration_of(settings).get_text_config().vocab_size
+
+
+def _refuse_foreign_tokenizer(role: str, settings: ModelSettings, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A pretrained model knows its ids by the pieces that it was trained with, where it names them."""
+    if settings.tokenizer is None or settings.initialisation == "random":
+        return
+    try:
+        own = load_tokenizer(settings.model_copy(update={"tokenizer": None}))
+    except GlassboxError:
+        return
+    contrary = contrary_pieces(own, tokenizer)
+    if contrary:
+        example = contrary[len(contrary) // 2]
+        raise GlassboxError(
+            f"{role}.tokenizer is {settings.tokenizer}, which gives {len(contrary)} ids of {settings.model} another "
+            f"piece than it was trained with (id {example} is {tokenizer.convert_ids_to_tokens(example)!r} there and "
+            f"{own.convert_ids_to_tokens(example)!r} in the model's own). Leave {role}.tokenizer at null, or choose "
+            "another model."
+        )

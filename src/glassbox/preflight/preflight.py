@@ -17,6 +17,7 @@ from glassbox.preflight.findings import Check, Finding, Findings
 from glassbox.preflight.memory import parameter_count, teacher_of
 from glassbox.preflight.rehearsal import rehearsal, samples_of
 from glassbox.preflight.workload import training_of, workload_of
+from glassbox.tasks.reading import sample_doubts
 from glassbox.tasks.sample import Sample, spread
 
 BATCHES = 2
@@ -54,7 +55,11 @@ def checks_beforehand(settings: Settings, root: Path, tasks_folder: Path) -> lis
         _refuse(refused_lengths(only))
         _refuse(refused_memory(only, memory_on(only, workload, training_of(only, workload), torch.cuda.is_available())))
 
-    return [Check("tokenizers", tokenizers), Check("disk", disk), Check("memory", memory)]
+    def samples() -> str:
+        doubts = sample_doubts(settings, samples_of(settings, tasks_folder))
+        return "WARNING: " + " ".join(doubts) if doubts else "every answer can be given, and is read whole"
+
+    return [Check("tokenizers", tokenizers), Check("samples", samples), Check("disk", disk), Check("memory", memory)]
 
 
 def _refuse(sentences: Iterable[str]) -> None:

@@ -16,8 +16,9 @@ from unittest.mock import patch
 
 import yaml
 
-from glassbox.config.settings import SPLITS, ModelSettings, Settings, StorageSettings
+from glassbox.config.settings import SPLITS, ModelSettings, PrepareSettings, Settings, StorageSettings, TaskFiles
 from glassbox.config.storage import TASKS_FOLDER
+from glassbox.config.storage import root as repository_root
 from glassbox.errors import GlassboxError
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
@@ -32,13 +33,14 @@ MOVED = {"DVC_ROOT": None, "MLFLOW_TRACKING_URI": None, "MLFLOW_RUN_ID": None}
 def rehearsal(settings: Settings, splits: Mapping[str, Sequence[Sample]]) -> Iterator[Settings]:
     """Makes a temporary folder the working directory and the root, with `splits` as its tasks and a store of its own.
 
-    Yields the settings as they hold there: models by absolute path, storage inside the folder.
+    Yields the settings as they hold there: models and data by absolute path, storage inside the folder.
     """
     conf = Path("conf").resolve()
     moved = settings.model_copy(
         update={
             "teacher": _absolute(settings.teacher),
             "student": _absolute(settings.student),
+            "prepare": _with_absolute_data(settings.prepare),
             "storage": StorageSettings(keep_students="all"),
         }
     )
@@ -64,6 +66,24 @@ def _absolute(settings: ModelSettings) -> ModelSettings:
         if (value := getattr(settings, name)) and Path(value).exists()
     }
     return settings.model_copy(update=here)
+
+
+def _with_absolute_data(settings: PrepareSettings) -> PrepareSettings:
+    """Paths that exist, under the working directory or the repository's root, as they are found from anywhere."""
+
+    def found(path: str | None) -> str | None:
+        places = [] if path is None else [root / Path(path).expanduser() for root in (Path.cwd(), repository_root())]
+        return next((str(place.resolve()) for place in places if place.exists()), path)
+
+    tasks = {
+        name: task.model_copy(
+            update={"files": TaskFiles.model_validate({k: found(v) for k, v in task.files.model_dump().items()})}
+        )
+        if task.files
+        else task
+        for name, task in settings.tasks.items()
+    }
+    return settings.model_copy(update={"folder": found(settings.folder), "hub": found(settings.hub), "tasks": tasks})
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from glassbox.config.settings import SPLITS, ModelSettings, PrepareSettings, TaskSettings
+from glassbox.config.curves import highest
+from glassbox.config.settings import SPLITS, ModelSettings, PrepareSettings, Settings, TaskSettings
+from glassbox.errors import GlassboxError
 from glassbox.tasks import files, hub
 from glassbox.tasks.chat import ChatTemplate
 from glassbox.tasks.pools import Drawn, Pool, draw, requests
@@ -36,3 +38,19 @@ def _pools(task: str, settings: TaskSettings, prepare: PrepareSettings, render: 
         generated = embedded.load(task, settings, prepare.seed)
         return {split: Pool(f"the embedded {task} {split} generator", tuple(generated[split])) for split in SPLITS}
     return files.pools(task, settings, render)
+
+
+def refuse_missing_labels(settings: Settings, splits: Mapping[str, Sequence[Sample]]) -> None:
+    """Raise GlassboxError where a selected group learns from the data's labels and training samples have none."""
+    bare = sorted({sample.task for sample in splits["train"] if not sample.answer})
+    groups = [
+        name
+        for name in settings.groups
+        if settings.distill[name].labels == "data" and highest(settings.distill[name].task) > 0
+    ]
+    if bare and groups:
+        raise GlassboxError(
+            f"Training samples of {', '.join(bare)} are prompts without an answer, and {', '.join(groups)} learn from "
+            "answers. Choose groups that do not: `-S distill=seqkd` (the teacher's own answers), or a file in "
+            "conf/distill with signals and no `task`."
+        )

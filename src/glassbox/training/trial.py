@@ -274,7 +274,7 @@ def final_evaluation(setup: Setup, progress: Progress, run: TrialRun | Unrecorde
     with watch.during("test", len(setup.test)):
         evaluation = evaluated(setup, setup.test)
     scores = evaluation.metrics("test")
-    record(run, progress, scores | {"seconds": progress.seconds})
+    record(run, progress, scores | evaluation.counts("test") | {"seconds": progress.seconds})
     shown = ", ".join(f"{name.removeprefix('test/')} {value:.3f}" for name, value in sorted(scores.items()))
     _say(setup, f"{setup.name}: {progress.step} steps in {progress.seconds:.0f} s, test {shown}")
     return evaluation
