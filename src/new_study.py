@@ -36,7 +36,7 @@ student:
   trust_remote_code: false
 prepare:
   seed: 0
-  folder: {watched} # DVC prepares anew when it changes
+  folder: {watched} # where the data lies
   hub: null
   tasks:
     {name}:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from miniatures import tiny_llama
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, PreTrainedModel
+from miniatures import tiny_llama, tiny_tokenizer
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from glassbox.errors import DivergedError
-from glassbox.models.generation import generate_tokens, left_padded
+from glassbox.models.generation import ends_of, generate_tokens, left_padded, name_end
 from glassbox.models.signals import ATTENTION_NAME
 
 VOCABULARY = 320
@@ -113,3 +122,30 @@ def test_a_logit_that_is_not_finite_stops_the_generation_and_names_a_sample() ->
         model.lm_head.weight[7, 0] = float("inf")
     with pytest.raises(DivergedError, match="non-finite logits in 3 rows of a batch, among them toy/test/0"):
         generate(model, random_prompts(3), end=2)
+
+
+def test_every_end_that_the_models_own_configuration_lists_ends_an_answer():
+    tokenizer = tiny_tokenizer(vocabulary=319)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model = tiny_llama()
+    assert ends_of(model, tokenizer) == {tokenizer.eos_token_id}
+    model.generation_config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, turn, 17])
+    assert ends_of(model, tokenizer) == {tokenizer.eos_token_id, turn}
+    prompts = random_prompts(3)
+    free = generate_tokens(model, prompts, list("abc"), vocabulary=300, end=[], max_new_tokens=8)
+    ends = {free[0][2], free[1][4]}
+    stopped = generate_tokens(model, prompts, list("abc"), vocabulary=300, end=ends, max_new_tokens=8)
+    places = [next((at for at, token in enumerate(text) if token in ends), 8) for text in free]
+    assert stopped == [text[:place] for text, place in zip(free, places, strict=True)]
+
+
+def test_a_kept_model_names_the_end_that_it_was_trained_with(tmp_path):
+    tokenizer = tiny_tokenizer(vocabulary=319)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    tokenizer.eos_token = "<|im_end|>"
+    model = tiny_llama()
+    name_end(model, tokenizer)
+    model.save_pretrained(tmp_path)
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / name).read_text(encoding="utf-8"))["eos_token_id"] == tokenizer.eos_token_id

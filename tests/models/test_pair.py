@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from miniatures import save_model_folder, tiny_tokenizer
 from projects import shrunk_settings
+from transformers import PreTrainedTokenizerFast
 
 from glassbox.config.settings import ModelSettings, Settings
 from glassbox.errors import GlassboxError
@@ -46,6 +47,43 @@ def test_a_group_of_signals_is_refused_for_another_tokenizer_and_told_the_way(fo
 def test_groups_without_signals_go_on_with_another_tokenizer(folder: Path) -> None:
     tiny_tokenizer(ZEBRAS).save_pretrained(folder / "models/student")
     assert not tokens_are_shared(settings(folder, "sft", "seqkd"))
+
+
+def with_end(end: str, *, extra: tuple[str, ...] = ("<|im_end|>",)) -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer(vocabulary=318)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(extra)})
+    tokenizer.eos_token = end
+    return tokenizer
+
+
+def test_a_pair_that_differs_in_its_end_alone_is_told_so_and_how_one_tokenizer_serves_both(folder: Path) -> None:
+    with_end("<|im_end|>").save_pretrained(folder / "models/teacher")
+    with_end("</s>").save_pretrained(folder / "models/student")
+    with pytest.raises(GlassboxError) as refusal:
+        tokens_are_shared(settings(folder, "sft", "black_box"))
+    said = str(refusal.value)
+    assert 'the eos differ: ["<|im_end|>", 318] and ["</s>", 2]' in said
+    assert f"-S student.tokenizer={folder / 'models/teacher'}" in said
+    assert "another text" not in said and "seqkd" not in said
+    together = settings(folder, "sft", "black_box")
+    student = together.student.model_copy(update={"tokenizer": str(folder / "models/teacher")})
+    assert tokens_are_shared(together.model_copy(update={"student": student}))
+
+
+def test_a_teacher_with_pieces_for_which_the_student_has_no_rows_reads_as_the_student_does(folder: Path) -> None:
+    extra = tuple(f"<extra_{number}>" for number in range(4))
+    with_end("</s>", extra=extra).save_pretrained(folder / "models/teacher")
+    with_end("</s>", extra=()).save_pretrained(folder / "models/student")
+    with pytest.raises(GlassboxError, match=r"name a piece in one of them only .*-S teacher\.tokenizer="):
+        tokens_are_shared(settings(folder, "black_box"))
+
+
+def test_a_tokenizer_that_names_a_models_ids_otherwise_is_refused(folder: Path) -> None:
+    tiny_tokenizer(ZEBRAS).save_pretrained(folder / "other")
+    own = settings(folder, "black_box")
+    student = own.student.model_copy(update={"tokenizer": str(folder / "other")})
+    with pytest.raises(GlassboxError, match=r"student\.tokenizer is .*other, which gives \d+ ids of .* another piece"):
+        tokens_are_shared(own.model_copy(update={"student": student}))
 
 
 @pytest.mark.real

@@ -127,3 +127,49 @@ def test_a_row_that_is_no_sample_is_named(mirror: Path, columns: dict[str, list[
         pq.write_table(pa.table(columns), place / f"{split}-00000-of-00001.parquet")
     with pytest.raises(GlassboxError, match=said):
         hub.pools("sst2", hub_task(), str(mirror))
+
+
+ARC = {
+    "dataset": {
+        "name": "own/arc",
+        "configuration": "challenge",
+        "splits": {"train": "train", "validation": "train", "test": "test"},
+    },
+    "fields": {
+        "prompt": "Question: {question}\nAnswer:",
+        "choices": "choices.text",
+        "answer": "answerKey",
+        "labels": "choices.label",
+    },
+}
+
+
+def save_arc(folder: Path, key: str = "2") -> Path:
+    place = folder / "own/arc"
+    (place / "challenge").mkdir(parents=True)
+    for split, count in (("train", 12), ("test", 5)):
+        rows = {
+            "question": [f"{split} {number}?" for number in range(count)],
+            "choices": [{"text": ["salt", "sugar"], "label": ["1", "2"]}] * count,
+            "answerKey": [key] * count,
+        }
+        pq.write_table(pa.table(rows), place / f"challenge/{split}-00000-of-00001.parquet")
+    files = [{"split": split, "path": f"challenge/{split}-*"} for split in ("train", "test")]
+    card = {"configs": [{"config_name": "challenge", "data_files": files}]}
+    (place / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n", encoding="utf-8")
+    return folder
+
+
+def test_any_data_set_is_read_with_its_columns_mapped(mirror: Path) -> None:
+    task = TaskSettings.model_validate({"source": "hub", **ARC})
+    pools = hub.pools("science", task, str(save_arc(mirror)))
+    assert pools["train"] is pools["validation"] and len(pools["train"].samples) == 12
+    sample = pools["test"].samples[0]
+    assert (sample.prompt, sample.gold) == ("Question: test 0?\nAnswer:", " sugar")
+    assert (sample.choices, pools["test"].place) == ((" salt", " sugar"), "own/arc/challenge/test")
+
+
+def test_a_row_that_the_mapping_does_not_fit_is_named(mirror: Path) -> None:
+    task = TaskSettings.model_validate({"source": "hub", **ARC})
+    with pytest.raises(GlassboxError, match=r"own/arc/challenge/\w+, row 0: the answer '3' is none of the choices"):
+        hub.pools("science", task, str(save_arc(mirror, key="3")))

@@ -40,7 +40,7 @@ def verify_key(settings: Settings, snapshot_folder: Path, tasks_folder: Path) ->
         seed=settings.seeds[0],
         threads=settings.train.threads,
         tasks=tasks_digest(tasks_folder),
-        code=code_digest("snapshot/verify.py", "evaluation/references.py"),
+        code=code_digest("snapshot/verify.py", "evaluation/references.py", "tasks/reading.py"),
     )
 
 
