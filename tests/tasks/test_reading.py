@@ -28,7 +28,9 @@ def doubts(tmp_path: Path) -> Doubts:
         values = shrunk_settings(tmp_path).model_dump(mode="json")
         del values["prepare"]["tasks"]
         task = {"source": "jsonl", "files": dict.fromkeys(("train", "validation", "test"), "mine.jsonl")}
-        settings = Settings.model_validate(merged(values, {"prepare": {"tasks": {"mine": task}}, **changes}))
+        settings = Settings.model_validate(
+            merged(values, {"prepare": {"tasks": {"mine": task}}, "evaluation": {"max_new_tokens": 64}, **changes})
+        )
         return sample_doubts(settings, {"train": samples[:1], "validation": [], "test": samples[1:]})
 
     return of
