@@ -42,8 +42,8 @@ def _refuse_folders() -> None:
     scheme, separator, _ = store_uri().partition("://")
     if not separator or scheme.partition("+")[0] not in SCHEMES:
         raise GlassboxError(
-            f"MLFLOW_TRACKING_URI is {store_name()}: MLflow keeps runs in a database or on a server, no longer in plain "
-            "folders. `unset MLFLOW_TRACKING_URI` takes mlflow.db in the repository; http(s)://... names a server, "
+            f"MLFLOW_TRACKING_URI is {store_name()}: MLflow keeps runs in a database or on a server, no longer in "
+            "plain folders. `unset MLFLOW_TRACKING_URI` takes mlflow.db in the repository; http(s)://... names a server, "
             "sqlite:///... another file."
         )
 
