@@ -13,7 +13,9 @@ import pytest
 from glassbox import tracking
 from glassbox.config.settings import StorageSettings
 from glassbox.errors import GlassboxError
+from glassbox.tracking import check
 from glassbox.tracking.faults import explained, without_secrets
+from glassbox.tracking.store import open_client
 
 STORAGE = StorageSettings()
 
@@ -32,6 +34,17 @@ def test_a_store_that_works_is_left_as_it_was(store: Path) -> None:
     assert not list((store / "mlartifacts").rglob("*.txt"))
     with closing(sqlite3.connect(store / "mlflow.db")) as connection:
         assert connection.execute("SELECT COUNT(*) FROM runs").fetchone() == (0,)
+
+
+def test_a_store_that_passed_is_not_opened_by_mlflow_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(check, "open_client", lambda: (opened.append("client"), open_client())[1])
+    tracking.check_store(STORAGE)
+    tracking.check_store(STORAGE)
+    assert opened == ["client"]
+    (store / "mlartifacts").rmdir()
+    (store / "mlartifacts").write_text("in the way", encoding="utf-8")
+    assert "cannot keep a file" in refusal()
 
 
 @pytest.mark.parametrize("uri", ["file:///somewhere/mlruns", "./mlruns", "/somewhere/mlruns"])

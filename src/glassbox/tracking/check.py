@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from uuid import uuid4
 
 from glassbox.config.settings import StorageSettings
+from glassbox.config.storage import root
 from glassbox.errors import GlassboxError
+from glassbox.files import write_synced
 from glassbox.tracking.faults import explaining, reason
-from glassbox.tracking.store import EXPERIMENT, ensure_store, open_client, store_name, store_path, store_uri
+from glassbox.tracking.journal import folder_of_journals
+from glassbox.tracking.store import (
+    EXPERIMENT,
+    artifacts_folder,
+    ensure_store,
+    open_client,
+    store_name,
+    store_path,
+    store_uri,
+)
 from glassbox.tracking.writing import write_waiting
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
@@ -23,10 +37,14 @@ PROBE = b"Glassbox asks whether this store keeps files." * 512
 def check_store(storage: StorageSettings) -> None:
     """Open the store as trials will, write to its tables and to its artifacts, and bring it what waits for it.
 
-    Raises GlassboxError with what is wrong and the next command.
+    Raises GlassboxError with what is wrong and the next command. A file that passed before and has the same tables is
+    only tried for writing, which needs no MLflow and so no seconds.
     """
     _refuse_folders()
     _refuse_other_files()
+    path = store_path()
+    if path is not None and _has_passed(path, storage):
+        return
     with _quick_requests(), explaining():
         ensure_store(storage)
         client = open_client()
@@ -35,6 +53,38 @@ def check_store(storage: StorageSettings) -> None:
         client.set_experiment_tag(experiment.experiment_id, "checked", uuid4().hex)
         _try_artifacts(experiment.artifact_location)
         write_waiting(storage)
+    if path is not None:
+        _stamp().parent.mkdir(exist_ok=True)
+        write_synced(_stamp(), _facts(path, storage).encode())
+
+
+def _has_passed(path: Path, storage: StorageSettings) -> bool:
+    """Whether this file passed the check before, can be written now, and nothing waits for it."""
+    try:
+        if not _stamp().is_file() or _stamp().read_text(encoding="utf-8") != _facts(path, storage):
+            return False
+        with closing(sqlite3.connect(path, timeout=5)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("UPDATE experiments SET name = name WHERE name = ?", (EXPERIMENT,))
+            connection.execute("ROLLBACK")
+        with NamedTemporaryFile(dir=artifacts_folder(storage)) as file:
+            file.write(PROBE)
+    except (sqlite3.Error, OSError):
+        return False  # MLflow itself says why
+    return not any(folder_of_journals().glob("*"))
+
+
+def _facts(path: Path, storage: StorageSettings) -> str:
+    """What a file's use depends on: its tables' version, its experiment, and MLflow's own version."""
+    with closing(sqlite3.connect(path)) as connection:
+        schema = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        query = "SELECT artifact_location, lifecycle_stage FROM experiments WHERE name = ?"
+        experiment = connection.execute(query, (EXPERIMENT,)).fetchall()
+    return json.dumps([str(path), schema, experiment, str(artifacts_folder(storage)), version("mlflow")])
+
+
+def _stamp() -> Path:
+    return root() / ".glassbox" / "store.checked"
 
 
 def _refuse_folders() -> None:
@@ -43,8 +93,8 @@ def _refuse_folders() -> None:
     if not separator or scheme.partition("+")[0] not in SCHEMES:
         raise GlassboxError(
             f"MLFLOW_TRACKING_URI is {store_name()}: MLflow keeps runs in a database or on a server, no longer in "
-            "plain folders. `unset MLFLOW_TRACKING_URI` takes mlflow.db in the repository; http(s)://... names a server, "
-            "sqlite:///... another file."
+            "plain folders. `unset MLFLOW_TRACKING_URI` takes mlflow.db in the repository; http(s)://... names a "
+            "server, sqlite:///... another file."
         )
 
 
@@ -67,7 +117,7 @@ def _first_bytes(path: Path) -> bytes:
 @contextmanager
 def _quick_requests() -> Iterator[None]:
     """A store that does not answer now is told now, whatever the trials' own patience is."""
-    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     former = {name: os.environ.get(name) for name in quick}
     os.environ.update(quick)
     try:
