@@ -61,6 +61,7 @@ benchmarks/peers/.venv/ready: benchmarks/peers/requirements.txt .venv/ready
 	$(BIN)/python benchmarks/peers/install.py
 	touch $@
 
-clean: ## Remove caches and unfinished work; results, .venv and mlflow.db stay
-	rm -rf .glassbox .pytest_cache .ruff_cache
+clean: ## Remove caches and unfinished work; results, journals, .venv and mlflow.db stay
+	find .glassbox -mindepth 1 -maxdepth 1 ! -name journals -exec rm -rf {} + 2>/dev/null || true
+	rm -rf .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

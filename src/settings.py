@@ -2,7 +2,8 @@
 
 data/inputs holds the digests of the local models and data files that the settings name, so that DVC notices when one
 changes under the same name; it is why this stage always runs. Bad settings stop a study before an output is removed.
-MLflow's store is made here, once, before trials could open it side by side.
+MLflow's store is made here, once, before trials could open it side by side, and tried as trials will use it: a wrong
+password, a server that is away or a full bucket is told now.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from glassbox.config.inputs import local_inputs
 from glassbox.config.settings import Settings, load_settings, refusal
 from glassbox.config.storage import INPUTS_FOLDER, require_cache, root
 from glassbox.errors import GlassboxError
-from glassbox.tracking import ensure_store
+from glassbox.tracking import check_store
 
 
 def refuse_scarce_files(settings: Settings, path: str) -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     settings = load_settings(path)
     refuse_scarce_files(settings, path)
     require_cache(settings.storage, root())
-    ensure_store(settings.storage)
+    check_store(settings.storage)
     INPUTS_FOLDER.mkdir(parents=True, exist_ok=True)
     for name, digests in local_inputs(settings).items():
         text = json.dumps(digests, indent=2, sort_keys=True) + "\n"

@@ -63,6 +63,25 @@ def test_an_unknown_way_to_share_a_trial_is_refused_with_those_there_are() -> No
         configuration("dpp")
 
 
+def test_the_environment_divides_no_gradient_and_starts_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    accelerator = start_accelerator("no", cpu=True)
+    student = accelerator.prepare_model(torch.nn.Linear(3, 1))
+    accelerator.backward(student(torch.ones(2, 3)).sum())
+    assert type(student) is torch.nn.Linear and student.weight.grad is not None
+    assert student.weight.grad.tolist() == [[2.0, 2.0, 2.0]]
+    assert accelerator.mixed_precision == "no"
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DOWNCAST_BF16"])
+def test_a_variable_that_would_train_another_way_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(GlassboxError, match=f"`unset {name}`"):
+        start_accelerator("no", cpu=True)
+
+
 def test_float16_shards_are_refused_for_their_gradients_may_overflow_in_one_process_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,7 +14,13 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import (
+    DistributedType,
+    DynamoBackend,
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    TorchDynamoPlugin,
+)
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -26,6 +32,14 @@ Item = TypeVar("Item")
 
 # The others wait while the main process writes a checkpoint or logs to MLflow; the launcher ends them if it dies.
 LONGEST_WAIT = timedelta(hours=6)
+# Each would have Accelerate train in a way that no setting names and no trial's key holds
+REFUSED_VARIABLES = (
+    "ACCELERATE_DOWNCAST_BF16",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+    "ACCELERATE_USE_SAGEMAKER",
+)
 
 
 class Processes:
@@ -93,9 +107,13 @@ class Processes:
 def start_accelerator(precision: str, *, cpu: bool, uses_every_weight: bool = True) -> Accelerator:
     """Accelerate as the launcher's environment asks for it: one process, DDP or FSDP.
 
+    Nothing else in the environment changes the training: accumulation steps (each would divide the loss) and the
+    compiler are fixed here. Raises GlassboxError for variables that would.
+
     Without `uses_every_weight`, DDP looks for weights that no loss reaches. FSDP keeps weights, sums and outputs in
     float32; mixed precision is autocast's, as in one process.
     """
+    _refuse_other_trainers()
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
     if sharded and precision == "fp16":
         raise GlassboxError(
@@ -107,6 +125,8 @@ def start_accelerator(precision: str, *, cpu: bool, uses_every_weight: bool = Tr
         mixed_precision=precision,
         cpu=cpu,
         fsdp_plugin=plugin,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+        dynamo_plugin=TorchDynamoPlugin(backend=DynamoBackend.NO),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=LONGEST_WAIT),
             DistributedDataParallelKwargs(find_unused_parameters=not uses_every_weight),
@@ -117,6 +137,16 @@ def start_accelerator(precision: str, *, cpu: bool, uses_every_weight: bool = Tr
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
+
+
+def _refuse_other_trainers() -> None:
+    found = [name for name in REFUSED_VARIABLES if os.environ.get(name, "").lower() not in ("", "0", "false", "no")]
+    if found:
+        raise GlassboxError(
+            f"The environment sets {', '.join(found)}: Accelerate would train another way than the settings say, under "
+            f"the same key. `unset {' '.join(found)}`, then the same command again; `train.precision` and "
+            "`train.parallelism` are the settings for it."
+        )
 
 
 def join_processes() -> Processes:

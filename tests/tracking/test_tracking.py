@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from glassbox import tracking
 from glassbox.config.settings import StorageSettings
 from glassbox.errors import DivergedError
-from glassbox.tracking import queries, trial_run
+from glassbox.tracking import queries, system_metrics
 
 STORAGE = StorageSettings()
 SNAPSHOT = {"name": "snapshot", "digest": "ab" * 32, "source": "data/snapshot"}
@@ -110,12 +111,11 @@ def test_the_run_of_an_outer_mlflow_project_is_kept_as_a_tag_only(store: Path, m
 
 
 def test_system_metrics_are_logged(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_run, "SECONDS_BETWEEN_SYSTEM_SAMPLES", 0.1)
+    monkeypatch.setattr(system_metrics, "SECONDS_BETWEEN_SAMPLES", 0.1)
     with start() as run:
-        deadline = 50
-        while deadline and run._monitor._logging_step < 2:
-            run._monitor._shutdown_event.wait(0.1)
-            deadline -= 1
+        deadline = time.monotonic() + 10
+        while run._sampler._step < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
     assert "system/cpu_utilization_percentage" in only(run.run_id).metrics
 
 

@@ -1,10 +1,11 @@
 """What happened in a run, kept in MLflow. The only package that imports mlflow, and only when a store is opened.
 
 Importing mlflow and opening its sqlite file costs about 1.5 seconds, so that nothing here does it at import time, and
-`ensure_store` on an existing store never does.
+`ensure_store` on an existing store never does. What a run says is on disk before it is in MLflow (journal.py).
 """
 
 from glassbox.config.storage import root
+from glassbox.tracking.check import check_store
 from glassbox.tracking.other_runs import log_comparison, log_snapshot, restore_run
 from glassbox.tracking.queries import RESTORED_FROM, RunRecord, artifact, find_by_key, find_runs, history
 from glassbox.tracking.store import EXPERIMENT, ensure_store, readable_client, store_uri
@@ -17,6 +18,7 @@ __all__ = [
     "TrialRun",
     "UnrecordedRun",
     "artifact",
+    "check_store",
     "ensure_store",
     "find_by_key",
     "find_runs",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from glassbox.config.settings import StorageSettings
+from glassbox.tracking.faults import explaining, reason
+from glassbox.tracking.journal import Journal
 from glassbox.tracking.queries import RESTORED_FROM, find_runs
-from glassbox.tracking.store import ensure_store, open_client
-from glassbox.tracking.writing import Scalar, log_snapshot_input, start_run, write_values
+from glassbox.tracking.store import ensure_store, open_client, store_name
+from glassbox.tracking.writing import Scalar, begin, write_journal
 
 
 def log_snapshot(report: Mapping[str, Any], storage: StorageSettings) -> str:
@@ -19,16 +22,14 @@ def log_snapshot(report: Mapping[str, Any], storage: StorageSettings) -> str:
 
     Returns the run id. The report's `digest` becomes a tag, so that a snapshot is found under its logical digest.
     """
-    ensure_store(storage)
-    client = open_client()
     flat = dict(_flatten(report))
     words = {key: value for key, value in flat.items() if not _is_number(value)}
     digest = str(report.get("digest", report.get("logical_digest", "")))
-    run_id = start_run(client, f"snapshot {digest[:12]}", words, {"kind": "snapshot", "snapshot_digest": digest})
-    write_values(client, run_id, {key: value for key, value in flat.items() if _is_number(value)}, step=0)
-    client.log_dict(run_id, dict(report), "snapshot.json")
-    client.set_terminated(run_id, "FINISHED")
-    return run_id
+    journal = Journal.new()
+    begin(journal, f"snapshot {digest[:12]}", words, {"kind": "snapshot", "snapshot_digest": digest})
+    _log(journal, {key: value for key, value in flat.items() if _is_number(value)}, step=0)
+    journal.add_text("snapshot.json", json.dumps(dict(report), indent=2))
+    return _end_or_leave(journal, storage)
 
 
 def log_comparison(
@@ -39,15 +40,13 @@ def log_comparison(
     storage: StorageSettings,
 ) -> str:
     """Log a comparison as a run that names the runs it was made of; its artifacts are the reports folder's."""
-    ensure_store(storage)
-    client = open_client()
-    every_tag = {**tags, "kind": "comparison", "n_source_runs": str(len(source_run_ids))}
-    run_id = start_run(client, "comparison", {}, every_tag)
-    client.log_dict(run_id, {"source_run_ids": list(source_run_ids)}, "source_runs.json")
-    write_values(client, run_id, summary, step=0)
-    client.log_artifacts(run_id, str(reports))
-    client.set_terminated(run_id, "FINISHED")
-    return run_id
+    journal = Journal.new()
+    begin(journal, "comparison", {}, {**tags, "kind": "comparison", "n_source_runs": str(len(source_run_ids))})
+    _log(journal, summary, step=0)
+    journal.add_text("source_runs.json", json.dumps({"source_run_ids": list(source_run_ids)}, indent=2))
+    for path in sorted(reports.iterdir()):
+        journal.add_artifact(path)
+    return _end_or_leave(journal, storage)
 
 
 def restore_run(
@@ -59,18 +58,16 @@ def restore_run(
     """Write one trial's run again from what lies beside its manifest, under a new id tagged with the old one.
 
     history_rows: (step, metric, value). files: its artifacts, as far as they are there. Returns the run id in the
-    store; a run that the store still has is left alone.
+    store; a run that the store still has is left alone. Raises GlassboxError where the store is away.
     """
     known = find_runs([manifest["run_id"]])
     if known:
         return known[0].run_id
-    ensure_store(storage)
-    client = open_client()
     digests = {f"{name}_digest": value for name, value in manifest["digests"].items() if value}
     tags = {**manifest["tags"], **digests, "kind": "trial", RESTORED_FROM: manifest["run_id"]}
-    run_id = start_run(client, f"{manifest['group']}/{manifest['seed']}", manifest["params"], tags)
-    digest = manifest["digests"]["snapshot"]
-    log_snapshot_input(client, run_id, {"name": "snapshot", "digest": digest, "source": "data/snapshot"})
+    snapshot = {"name": "snapshot", "digest": manifest["digests"]["snapshot"], "source": "data/snapshot"}
+    journal = Journal.new()
+    begin(journal, f"{manifest['group']}/{manifest['seed']}", manifest["params"], tags, snapshot=snapshot)
     by_step: dict[int, dict[str, float]] = {}
     for step, metric, value in history_rows:
         by_step.setdefault(step, {})[metric] = value
@@ -78,12 +75,43 @@ def restore_run(
     rest = {key: value for key, value in manifest["metrics"].items() if key not in seen and value is not None}
     by_step.setdefault(max(by_step, default=0), {}).update(rest)
     for step, values in sorted(by_step.items()):
-        write_values(client, run_id, values, step)
+        _log(journal, values, step)
     for path in files:
         if path.is_file():
-            client.log_artifact(run_id, str(path))
-    client.set_terminated(run_id, "FINISHED" if manifest["status"] == "finished" else "FAILED")
-    return run_id
+            journal.add_artifact(path)
+    with explaining():
+        return _end(journal, storage, "FINISHED" if manifest["status"] == "finished" else "FAILED")
+
+
+def _log(journal: Journal, values: Mapping[str, float], step: int) -> None:
+    if values:
+        journal.append("metrics", step=step, values={key: float(value) for key, value in values.items()})
+
+
+def _end(journal: Journal, storage: StorageSettings, status: str = "FINISHED") -> str:
+    """Write the journal to the store and remove it; returns the run id. Where the store is away the journal stays."""
+    journal.append("status", True, status=status, final=True)
+    try:
+        ensure_store(storage)
+        write_journal(open_client(), journal, storage)
+        journal.discard()
+    finally:
+        journal.release()
+    return journal.written.run_id or journal.name
+
+
+def _end_or_leave(journal: Journal, storage: StorageSettings) -> str:
+    """The same for a run that no stage depends on: a store that is away is told in one line."""
+    try:
+        return _end(journal, storage)
+    except Exception as error:  # whatever a store may raise
+        name = (journal.start or {"name": "a run"})["name"]
+        print(
+            f"MLflow's store {store_name()} is away ({reason(error)}): {name} waits in {journal.folder}; the next "
+            "trial, `dvc repro` or `python src/restore.py` writes it.",
+            file=sys.stderr,
+        )
+        return journal.name
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,12 +15,25 @@ from filelock import FileLock
 from glassbox.config.settings import StorageSettings
 from glassbox.config.storage import root
 from glassbox.errors import GlassboxError
+from glassbox.tracking.relocation import follow_the_root
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "glassbox"
 SQLITE = "sqlite:///"
+# Of a store that is away MLflow itself would tell after four minutes
+REQUESTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 def store_uri() -> str:
@@ -28,22 +42,50 @@ def store_uri() -> str:
     return SQLITE + (root() / uri.removeprefix(SQLITE)).as_posix() if uri.startswith(SQLITE) else uri
 
 
-def ensure_store(storage: StorageSettings) -> None:
-    """Create the database and the experiment once, before any trial; processes that start together take turns."""
+def store_path() -> Path | None:
+    """The file of an sqlite store; None for any other."""
     uri = store_uri()
-    if _is_initialised(uri):
-        return
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+def store_name() -> str:
+    """The store for messages and journals: no password, and the same name after the repository was moved."""
+    path = store_path()
+    if path is None:
+        return shown(store_uri())
+    return path.relative_to(root()).as_posix() if path.is_relative_to(root()) else str(path)
+
+
+def shown(uri: str) -> str:
+    """A URI without user and password."""
+    return re.sub(r"://[^/@]*@", "://", uri)
+
+
+def artifacts_folder(storage: StorageSettings) -> Path:
+    return (root() / (storage.artifacts or "mlartifacts")).resolve()
+
+
+def ensure_store(storage: StorageSettings) -> bool:
+    """Make the database and the experiment, or restore the latter, where they are missing; says whether it did.
+
+    Processes that start together take turns. The store of a repository that was moved follows it.
+    """
+    path = store_path()
+    if path is not None and _holds_experiment(path):
+        if path.is_relative_to(root()):
+            follow_the_root(path, EXPERIMENT, artifacts_folder(storage))
+        return False
     lock = root() / ".glassbox" / "store.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock, timeout=300):
-        if not _is_initialised(uri):
-            _create_experiment(open_client(), storage)
+        if path is not None and _holds_experiment(path):
+            return False
+        return _make_experiment(open_client(), storage)
 
 
-def _is_initialised(uri: str) -> bool:
-    """Whether a sqlite store already holds the experiment; False for any other store, which is asked properly."""
-    path = Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or not path.is_file():
+def _holds_experiment(path: Path) -> bool:
+    """Whether an sqlite store holds the experiment already; False where it cannot be read, so that MLflow says why."""
+    if not path.is_file():
         return False
     try:
         with closing(sqlite3.connect(path)) as connection:
@@ -53,36 +95,49 @@ def _is_initialised(uri: str) -> bool:
         return False
 
 
-def _create_experiment(client: MlflowClient, storage: StorageSettings) -> None:
+def _make_experiment(client: MlflowClient, storage: StorageSettings) -> bool:
     existing = client.get_experiment_by_name(EXPERIMENT)
     if existing is None:
-        artifacts = (root() / (storage.artifacts or "mlartifacts")).resolve()
-        client.create_experiment(EXPERIMENT, artifact_location=artifacts.as_uri())
+        # A server says itself where artifacts go
+        place = None if store_uri().startswith("http") else artifacts_folder(storage).as_uri()
+        client.create_experiment(EXPERIMENT, artifact_location=place)
     elif existing.lifecycle_stage == "deleted":
         client.restore_experiment(existing.experiment_id)
+    else:
+        return False
+    return True
 
 
 def open_client() -> MlflowClient:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    load_mlflow()
     from mlflow.tracking import MlflowClient
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     return MlflowClient(store_uri())
+
+
+def load_mlflow() -> None:
+    """MLflow's modules, loaded by one thread: two that load them at once can wait for each other without end."""
+    for name, value in (REQUESTS | QUIET).items():
+        os.environ.setdefault(name, value)
+    import mlflow.system_metrics.system_metrics_monitor
+    import mlflow.tracking
+
+    if not store_uri().startswith("http"):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def experiment_id(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         raise GlassboxError(
-            f"The MLflow store {store_uri()} has no experiment '{EXPERIMENT}': run `dvc repro settings`."
+            f"MLflow's store {store_name()} has no experiment '{EXPERIMENT}': run `dvc repro settings`."
         )
     return experiment.experiment_id
 
 
 def readable_client() -> MlflowClient | None:
     """A client, or None where a local store does not exist yet: reading never creates one."""
-    uri = store_uri()
-    return None if uri.startswith(SQLITE) and not _is_initialised(uri) else open_client()
+    path = store_path()
+    return None if path is not None and not _holds_experiment(path) else open_client()

@@ -1,34 +1,36 @@
-"""The MLflow run of one trial."""
+"""The MLflow run of one trial, which never waits long for the store and loses nothing to it."""
 
 from __future__ import annotations
 
 import math
 import os
-import time
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from glassbox.config.settings import StorageSettings
 from glassbox.errors import DivergedError
-from glassbox.tracking.queries import search
-from glassbox.tracking.store import ensure_store, open_client, store_uri
-from glassbox.tracking.writing import METRICS_PER_BATCH, Scalar, log_snapshot_input, start_run, write_metrics
+from glassbox.tracking.journal import Journal
+from glassbox.tracking.store import load_mlflow, store_name
+from glassbox.tracking.system_metrics import PREFIX, Sampler
+from glassbox.tracking.writer import Writer
+from glassbox.tracking.writing import Scalar, begin
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
-SECONDS_BETWEEN_WRITES = 5.0
-SECONDS_BETWEEN_SYSTEM_SAMPLES = 5
 
 
 class TrialRun:
-    """One MLflow run as a context manager.
+    """One run as a context manager: a journal on disk, and a thread that brings it to MLflow (journal.py, writer.py).
 
-    Starts a run, or resumes the run named by `resume` (a new one is started where the store no longer knows it). Ends
+    Starts a run, or goes on with the run named by `resume` (a new one is started where its journal is gone). Ends
     FINISHED; FAILED on an exception; KILLED on KeyboardInterrupt or a non-zero SystemExit. `finish` names a status
     explicitly. MLFLOW_RUN_ID, which `mlflow run` exports, is dropped from the environment and kept as tag `parent`.
 
-    params: flat scalars, None is written as "null". snapshot: `name`, `digest` (sha256 hex) and `source` of the input.
+    run_id: MLflow's id, or the journal's name where the store did not answer within two seconds; `find_runs` knows the
+    run by both. params: flat scalars, None is written as "null". snapshot: `name`, `digest` (sha256 hex) and `source`
+    of the input.
     """
 
     run_id: str
@@ -43,40 +45,31 @@ class TrialRun:
         snapshot: Mapping[str, str],
         resume: str | None = None,
     ) -> None:
-        ensure_store(storage)
+        load_mlflow()
         parent = os.environ.pop("MLFLOW_RUN_ID", None)
-        self._client = open_client()
-        self._buffer: list[Any] = []
-        self._written = time.monotonic()
-        self._logged: dict[str, int] = {}
-        self._finished = False
-        if resume is not None and self._resume(resume):
-            self.run_id = resume
-        else:
+        found = None if resume is None else Journal.of_run(resume)
+        self._logged = {} if found is None else found.logged_steps()
+        self._journal = Journal.new() if found is None else found
+        if found is None:
             every_tag = {"kind": "trial", **tags} | ({"parent": parent} if parent else {})
-            self.run_id = start_run(self._client, name, params, every_tag)
-            log_snapshot_input(self._client, self.run_id, snapshot)
-        self._monitor = self._start_system_metrics(resumed=resume is not None)
+            begin(self._journal, name, params, every_tag, snapshot=dict(snapshot))
+        else:
+            self._journal.append("status", True, status="RUNNING")
+        self._name = name
+        self._finished = False
+        self._writer = Writer(self._journal, storage, name)
+        self._writer.start()
+        self._writer.wait_for_the_run()
+        self.run_id = resume if found is not None and resume else self._journal.written.run_id or self._journal.name
+        self._sampler = Sampler(self._record, 1 + max([-1, *self._steps_of_the_system()]))
+        self._sampler.start()
 
-    def _resume(self, run_id: str) -> bool:
-        known = search(self._client, f"attributes.run_id = '{run_id}'")
-        for key in (key for record in known for key in record.metrics if not key.startswith("system/")):
-            self._logged[key] = max(metric.step for metric in self._client.get_metric_history(run_id, key))
-        if known:
-            self._client.update_run(run_id, status="RUNNING")
-        return bool(known)
+    def _steps_of_the_system(self) -> list[int]:
+        return [step for key, step in self._logged.items() if key.startswith(PREFIX)]
 
-    def _start_system_metrics(self, resumed: bool) -> Any:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        monitor = SystemMetricsMonitor(
-            self.run_id,
-            sampling_interval=SECONDS_BETWEEN_SYSTEM_SAMPLES,
-            resume_logging=resumed,
-            tracking_uri=store_uri(),
-        )
-        monitor.start()
-        return monitor
+    def _record(self, metrics: Mapping[str, float], step: int) -> None:
+        if metrics:
+            self._journal.append("metrics", step=step, values={key: float(value) for key, value in metrics.items()})
 
     def __enter__(self) -> TrialRun:
         return self
@@ -84,48 +77,46 @@ class TrialRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish(_status_after(error))
+        self._end(_status_after(error), final=error is None)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics at a step; steps that were logged before a resume are skipped.
 
         Raises DivergedError on a value that is not finite: sqlite would turn an infinity into 1.8e308.
         """
-        from mlflow.entities import Metric
-
         _require_finite(metrics, step)
-        now = int(time.time() * 1000)
-        for key, value in metrics.items():
-            if step > self._logged.get(key, -1):
-                self._buffer.append(Metric(key, float(value), now, step))
-        if len(self._buffer) >= METRICS_PER_BATCH or time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
-            self.flush()
+        self._record({key: value for key, value in metrics.items() if step > self._logged.get(key, -1)}, step)
 
     def flush(self) -> None:
-        """Write the buffered metrics to the store."""
-        write_metrics(self._client, self.run_id, self._buffer)
-        self._buffer = []
-        self._written = time.monotonic()
+        """Bring what was logged to the drive, so that a checkpoint written after it is never ahead of it."""
+        self._journal.synchronise()
 
     def artifact(self, path: Path | str) -> None:
         """Copy a file, or the content of a folder under the folder's name, to the run's artifacts."""
-        path = Path(path)
-        if path.is_dir():
-            self._client.log_artifacts(self.run_id, str(path), path.name)
-        else:
-            self._client.log_artifact(self.run_id, str(path))
+        self._journal.add_artifact(Path(path))
 
     def tag(self, key: str, value: str) -> None:
-        self._client.set_tag(self.run_id, key, value)
+        self._journal.append("tag", key=key, value=value)
 
     def finish(self, status: RunStatus = "FINISHED") -> None:
-        """Write what is buffered and end the run; later calls change nothing."""
+        """End the run and let the store have it, as far as it answers; later calls change nothing."""
+        self._end(status, final=True)
+
+    def _end(self, status: RunStatus, final: bool) -> None:
         if self._finished:
             return
         self._finished = True
-        self._monitor.finish()
-        self.flush()
-        self._client.set_terminated(self.run_id, status)
+        self._sampler.finish()
+        self._journal.append("status", True, status=status, final=final)
+        if not self._writer.drain():
+            print(
+                f"{self._name}: MLflow's store {store_name()} has not taken all of this run. The rest waits in "
+                f"{self._journal.folder}; the next trial, `dvc repro` or `python src/restore.py` writes it.",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif final:
+            self._journal.discard()
 
 
 class UnrecordedRun:
