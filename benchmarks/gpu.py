@@ -58,11 +58,13 @@ def main() -> int:
 
 def import_libraries() -> None:
     """Once, for all parts. Where that fails, each part's rows say why."""
+    from glassbox.command import loading
     from suite.gpu import stand_ins
 
     stand_ins.install()
     try:
-        import suite.gpu.parts  # noqa: F401
+        with loading():
+            import suite.gpu.parts  # noqa: F401
     except Exception:
         traceback.print_exc()
 

@@ -116,7 +116,7 @@ def test_as_many_rounds_as_fit_are_measured(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
     calls: list[int] = []
     found = measuring.in_turns({"a": lambda: calls.append(1)}, torch.device("cpu"), seconds=9)
-    assert len(found["a"].wall) == 4 and len(calls) == 2 + 4
+    assert len(found["a"].wall) == 5 and len(calls) == 2 + 5
 
 
 def test_settings_without_pydantic_keep_their_defaults() -> None:
