@@ -58,8 +58,9 @@ def main() -> int:
 
 def import_libraries() -> None:
     """Once, for all parts. Where that fails, each part's rows say why."""
-    from glassbox.command import loading
     from suite.gpu import stand_ins
+
+    from glassbox.command import loading
 
     stand_ins.install()
     try:

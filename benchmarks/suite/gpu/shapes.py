@@ -25,7 +25,7 @@ from glassbox.snapshot.composition import Item
 from glassbox.snapshot.schema import Format
 from glassbox.snapshot.teacher import Teacher
 from glassbox.tasks.sample import Sample
-from glassbox.training.schedule import make_plan
+from glassbox.training.schedule import make_schedule
 from glassbox.training.student import Student
 from suite.shapes import mixture, stored_samples
 
@@ -168,8 +168,8 @@ def items(pair: Pair, positions: str) -> list[Item]:
 def steps(pair: Pair) -> list[list[list[StoredSample]]]:
     """Optimizer steps of the mixture as a trial plans them: micro-batches, sorted by length."""
     by_id = {sample.sample_id: sample for sample in stored_samples(mixture(8 * pair.steps), layout(pair))}
-    plan = make_plan({name: sample.n_tokens for name, sample in by_id.items()}, train_settings(), 0)
-    return [[[by_id[name] for name in batch] for batch in step] for step in plan.steps]
+    schedule = make_schedule({name: sample.n_tokens for name, sample in by_id.items()}, train_settings(), 0)
+    return [[[by_id[name] for name in batch] for batch in step] for step in schedule.steps]
 
 
 def length(sample: StoredSample) -> Length:
