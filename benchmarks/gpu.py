@@ -30,7 +30,7 @@ sys.path[:0] = [str(REPOSITORY / "src"), str(REPOSITORY / "benchmarks")]
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking whether there is a GPU must not spoil it for forks
 
 # Every part and its share of the time, in seconds of 480; what one leaves over goes to those behind it
-PARTS = {"capture": 110, "step-bf16": 110, "step-fp16": 80, "memory": 70, "waiting": 30, "compile": 70}
+PARTS = {"memory": 70, "waiting": 30, "step-fp16": 80, "capture": 110, "step-bf16": 110, "compile": 70}
 MARGIN = 10  # seconds for starting and ending within --seconds
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pyarrow", "pydantic", "jaxtyping")
 
@@ -43,11 +43,12 @@ def main() -> int:
     arguments = parser.parse_args()
     started = time.monotonic()
     import_libraries()
+    method = starting_method()
     result: dict[str, Any] = {"machine": {}, "parts": {}}
     for place, part in enumerate(arguments.only):
         remaining = arguments.seconds - MARGIN - (time.monotonic() - started)
         share = PARTS[part] / sum(PARTS[each] for each in arguments.only[place:])
-        for rows in run_part(part, max(1.0, share * remaining)):
+        for rows in run_part(part, max(1.0, share * remaining), method):
             result["machine"] |= rows.pop("machine", {})
             result["parts"][part] = rows
             write(arguments.out, result)
@@ -70,11 +71,27 @@ def import_libraries() -> None:
         traceback.print_exc()
 
 
-def run_part(part: str, limit: float) -> Iterator[dict[str, Any]]:
+def starting_method() -> str:
+    """Forks where they can use the device; where something touched the GPU before, each part imports by itself."""
+    probe = multiprocessing.get_context("fork").Process(target=touch_device)
+    probe.start()
+    probe.join(60)
+    works = probe.exitcode == 0
+    probe.kill()
+    return "fork" if works else "spawn"
+
+
+def touch_device() -> None:
+    import torch
+
+    torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run_part(part: str, limit: float, method: str = "fork") -> Iterator[dict[str, Any]]:
     """What is known of a part after each of its rows, and at its end, when rows that are missing say why."""
     with TemporaryDirectory(prefix="glassbox-gpu-") as name:
         rows, seen = Path(name) / "rows", 0
-        process = multiprocessing.get_context("fork").Process(target=measure_part, args=(part, limit, rows))
+        process = multiprocessing.get_context(method).Process(target=measure_part, args=(part, limit, rows))
         started = time.monotonic()
         process.start()
         try:
@@ -145,6 +162,7 @@ def spread(row: Mapping[str, Any]) -> str:
 
 def measure_part(part: str, seconds: float, path: Path) -> None:
     """In the part's own process: append what is measured to `path`, a line a row."""
+    import_libraries()
     import torch
     from suite.gpu import stand_ins
     from suite.gpu.measuring import guarded

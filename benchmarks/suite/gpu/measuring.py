@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -91,9 +92,10 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device)
 
 
+@cache
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of one large matrix product: what can be reached on this device."""
-    size, repeat = (8_192, 20) if device.type == "cuda" else (512, 5)
+    size, repeat = (8_192, 20) if device.type == "cuda" else (128, 2)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     work = synchronised(lambda: [left @ right for _ in range(repeat)], device)
     found = in_turns({"product": work}, device, seconds=1.0)["product"]

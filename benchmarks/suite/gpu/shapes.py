@@ -68,8 +68,8 @@ PAPER = Pair(
 )
 SMALL = Pair(
     "small pair for a CPU, random weights",
-    teacher=llama(1_000, 128, 344, 4, 4, 4),
-    student=llama(1_000, 64, 176, 3, 4, 2),
+    teacher=llama(256, 64, 172, 3, 4, 4),
+    student=llama(256, 32, 88, 2, 4, 2),
     captured=16,
     capture_batch=8,
     steps=1,
