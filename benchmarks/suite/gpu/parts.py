@@ -20,5 +20,5 @@ def parts_of(device: torch.device, seconds: float, missing: Sequence[str]) -> di
         "step-fp16": (stepping.step_names("fp16"), lambda: stepping.measure("fp16", device, seconds)),
         "capture": (capturing.NAMES, lambda: capturing.measure(device, seconds, missing)),
         "step-bf16": (stepping.step_names("bf16"), lambda: stepping.measure("bf16", device, seconds)),
-        "compile": (stepping.COMPILED, lambda: stepping.compiled(device, seconds)),
+        "compile": (tuple(stepping.COMPILED.values()), lambda: stepping.compiled(device, seconds)),
     }
