@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_an_interrupted_capture_goes_on_with_its_finished_parts_to_the_same_dige
     digest = read_manifest(study.capture())["logical_digest"]
     assert len(read_manifest(study.folder)["parts"]) >= 2
     shutil.rmtree(study.folder)
-    real, calls = capture_module.capture_batch, []
+    real, calls = capture_module.read_teacher, []
 
     def interrupted(teacher, items, audit):
         calls.append(len(items))
@@ -96,14 +97,40 @@ def test_an_interrupted_capture_goes_on_with_its_finished_parts_to_the_same_dige
             raise KeyboardInterrupt
         return real(teacher, items, audit)
 
-    monkeypatch.setattr(capture_module, "capture_batch", interrupted)
+    monkeypatch.setattr(capture_module, "read_teacher", interrupted)
     with pytest.raises(KeyboardInterrupt):
         study.capture()
     assert not study.folder.exists()
     calls.clear()
-    monkeypatch.setattr(capture_module, "capture_batch", lambda *given: calls.append(len(given[1])) or real(*given))
+    monkeypatch.setattr(capture_module, "read_teacher", lambda *given: calls.append(len(given[1])) or real(*given))
     assert read_manifest(study.capture())["logical_digest"] == digest
     assert 0 < sum(calls) < 66
+
+
+def test_rows_that_cannot_be_made_end_the_capture_and_leave_no_finished_part(tmp_path, monkeypatch):
+    study = make_study(tmp_path)
+    real, made = capture_module.rows_of, []
+
+    def failing(reading, layout):
+        made.append(reading)
+        if len(made) == 2:
+            raise GlassboxError("the second batch is broken")
+        return real(reading, layout)
+
+    monkeypatch.setattr(capture_module, "rows_of", failing)
+    with pytest.raises(GlassboxError, match="second batch"):
+        study.capture()
+    assert len(made) >= 2 and not study.folder.exists()
+    assert not list(study.scratch.glob("snapshot-*/*.json"))
+
+
+@pytest.mark.parametrize("positions", ["answer", "all"])
+def test_the_last_layer_on_captured_rows_alone_changes_no_bit(tmp_path, monkeypatch, positions):
+    study = make_study(tmp_path, positions=positions)
+    digest = read_manifest(study.capture())["logical_digest"]
+    whole = replace(study, folder=tmp_path / "whole", scratch=tmp_path / "scratch of whole")
+    monkeypatch.setattr("glassbox.snapshot.teacher.feed_forward_at", lambda *_: nullcontext())
+    assert read_manifest(whole.capture())["logical_digest"] == digest
 
 
 def test_a_damaged_finished_part_is_captured_again(tmp_path, monkeypatch):

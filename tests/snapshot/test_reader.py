@@ -1,7 +1,10 @@
 """Reading: by sample id, in any order, with only the signals asked for."""
 
+import shutil
 import threading
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from snapshots import make_study
@@ -99,9 +102,9 @@ def test_a_row_group_is_read_once_however_many_samples_share_it(snapshot, reads)
     opened = Snapshot(snapshot.folder)
     reads.clear()
     opened.read(train_ids(opened), SIGNALS)
-    assert len(reads) == len(set(reads)) == sum(file.num_row_groups for file in opened._files)
+    assert len(reads) == len(set(reads)) == sum(file.checking.num_row_groups for file in opened._files)
     opened.read(train_ids(opened), SIGNALS)
-    assert len(reads) == sum(file.num_row_groups for file in opened._files)
+    assert len(reads) == sum(file.checking.num_row_groups for file in opened._files)
 
 
 def test_only_the_columns_that_are_not_in_memory_are_read(snapshot, reads):
@@ -118,7 +121,54 @@ def test_row_groups_of_few_samples_take_no_room_in_the_cache(snapshot, reads, mo
     reads.clear()
     for _ in range(2):
         opened.read(train_ids(opened), SIGNALS)
-    assert not opened._cache and len(reads) == 2 * sum(file.num_row_groups for file in opened._files)
+    assert not opened._cache and len(reads) == 2 * sum(file.checking.num_row_groups for file in opened._files)
+
+
+@pytest.fixture
+def own(snapshot, tmp_path):
+    """The folder of a copy, which no test has read yet and which may be damaged."""
+    return Path(shutil.copytree(snapshot.folder, tmp_path / "snapshot"))
+
+
+def flip_a_bit(path, column, group=0):
+    chunks = pq.read_metadata(path).row_group(group)
+    chunk = next(chunks.column(i) for i in range(chunks.num_columns) if chunks.column(i).path_in_schema == column)
+    with path.open("r+b") as file:
+        file.seek(chunk.data_page_offset + chunk.total_compressed_size * 3 // 4)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 4]))
+
+
+def test_a_page_is_checked_when_a_process_first_reads_it_and_not_again(own, monkeypatch):
+    monkeypatch.setattr(reader_module, "CACHED_BYTES", 1)
+    checked, read = [], reader_module.read_row_group
+
+    def noted(file, path, group, columns):
+        checked.append(file in [each.checking for each in opened._files])
+        return read(file, path, group, columns)
+
+    opened = Snapshot(own)
+    monkeypatch.setattr(reader_module, "read_row_group", noted)
+    first = opened.read(train_ids(opened), SIGNALS)
+    assert checked and all(checked)
+    checked.clear()
+    opened = Snapshot(own)
+    second = opened.read(train_ids(opened), SIGNALS)
+    assert checked and not any(checked)
+    assert torch.equal(first.hidden, second.hidden) and torch.equal(first.attention, second.attention)
+
+
+@pytest.mark.parametrize("column", ["hidden", "attention", "topk_ids", "topk_logits", "log_tail"])
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_bit_that_flips_after_its_page_was_read_is_found(own, column, reopened, monkeypatch):
+    monkeypatch.setattr(reader_module, "SHARED_BY", 1000)
+    opened = Snapshot(own)
+    opened.read(train_ids(opened), SIGNALS)
+    flip_a_bit(own / "part-00000.parquet", column)
+    opened = Snapshot(own) if reopened else opened
+    with pytest.raises(GlassboxError, match="row group 0"):
+        opened.read(train_ids(opened), SIGNALS)
 
 
 def test_a_small_cache_changes_nothing_but_the_time(snapshot, monkeypatch):

@@ -11,6 +11,7 @@ import json
 import platform
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,19 @@ from glassbox.snapshot.schema import (
     NOTHING_CAPTURED,
     SCHEMA_VERSION,
     SIGNAL_COLUMNS,
+    AuditRow,
     Format,
+    Row,
     logical_digest,
     part_file,
 )
 from glassbox.snapshot.storage import merged_rows, part_rows, read_audit, write_audit, write_part
-from glassbox.snapshot.teacher import Teacher, capture_batch, open_teacher
+from glassbox.snapshot.teacher import Teacher, open_teacher, read_teacher, rows_of
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy", "safetensors")
+BATCHES_BEHIND = 2
+
+Captured = tuple[list[Row], list[AuditRow]]
 
 
 def capture(
@@ -90,21 +96,43 @@ def capture_parts(
     staging: Path,
     processes: Processes,
 ) -> None:
-    """Run the teacher over all parts that are not finished yet, and store each with its share of the audit."""
+    """Run the teacher over all parts that are not finished yet, and store each with its share of the audit.
+
+    A thread beside it makes the rows and writes the parts, at most `BATCHES_BEHIND` batches behind the teacher.
+    """
     generator = np.random.default_rng(settings.prepare.seed)
     audit = draw_audit(items, settings.snapshot.audit_positions, generator)
     hidden = None if processes.is_main else True
-    with tqdm(total=len(items), desc="snapshot", unit="sample", disable=hidden) as progress:
+    with (
+        tqdm(total=len(items), desc="snapshot", unit="sample", disable=hidden) as progress,
+        ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot-writer") as writer,
+    ):
+        storing: Future[None] | None = None
         for index, part in enumerate(parts):
             if not _is_finished(staging, index):
-                rows, audited = [], []
+                made: list[Future[Captured]] = []
                 for batch in processes.share(batches(part, settings.snapshot.batch_size)):
-                    more_rows, more_audited = capture_batch(teacher, batch, audit)
-                    rows += more_rows
-                    audited += more_audited
+                    reading = read_teacher(teacher, batch, audit)
+                    made.append(writer.submit(rows_of, reading, teacher.layout))
+                    if len(made) > BATCHES_BEHIND:
+                        made[-1 - BATCHES_BEHIND].result()
                     progress.update(len(batch))
-                _share_part(staging, index, rows, audited, processes)
+                if storing is not None:
+                    storing.result()
+                if processes.count > 1:  # they meet in it, each in its main thread
+                    _store_rows(staging, index, made, processes)
+                else:
+                    storing = writer.submit(_store_rows, staging, index, made, processes)
             progress.update(sum(map(len, parts[: index + 1])) - progress.n)
+        if storing is not None:
+            storing.result()
+
+
+def _store_rows(staging: Path, index: int, made: Sequence[Future[Captured]], processes: Processes) -> None:
+    """A part from the rows of all its batches; raises what made one of them fail."""
+    captured = [each.result() for each in made]
+    rows = [row for rows, _ in captured for row in rows]
+    _share_part(staging, index, rows, [row for _, audited in captured for row in audited], processes)
 
 
 def _share_part(staging: Path, index: int, rows: list[Any], audited: list[Any], processes: Processes) -> None:

@@ -1,4 +1,5 @@
-"""The snapshot as every trial reads it: by sample id, only the columns that are needed, checked page by page."""
+"""The snapshot as every trial reads it: by sample id, only the columns that are needed, each page checked when
+the process first reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
@@ -30,7 +31,7 @@ from glassbox.snapshot.schema import (
     Cell,
     Format,
 )
-from glassbox.snapshot.storage import REMEDY, cells, open_part, read_row_group
+from glassbox.snapshot.storage import REMEDY, CheckedOnce, cells, read_row_group
 
 __all__ = ["Batch", "SampleInfo", "Snapshot", "open_snapshot", "read_manifest", "require_signals"]
 
@@ -102,7 +103,7 @@ class Snapshot:
         self.vocabulary: int = self.format.vocabulary
         self.temperatures: tuple[float, ...] = self.format.temperatures
         self._paths = [self.folder / name for name in self.manifest["parts"]]
-        self._files: list[pq.ParquetFile] = [open_part(path) for path in self._paths]
+        self._files = [CheckedOnce(path) for path in self._paths]
         self._places: dict[str, _Place] = {}
         for part in range(len(self._paths)):
             self._index_part(part)
@@ -111,9 +112,8 @@ class Snapshot:
         self._lock = threading.Lock()
 
     def _index_part(self, part: int) -> None:
-        file = self._files[part]
-        for group in range(file.num_row_groups):
-            table = read_row_group(file, self._paths[part], group, INDEX_COLUMNS)
+        for group in range(self._files[part].checking.num_row_groups):
+            table = self._table(part, group, INDEX_COLUMNS)
             ids = table.column("input_ids").combine_chunks()
             values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
             columns = zip(
@@ -158,11 +158,18 @@ class Snapshot:
         found = [(place, groups[place.part, place.group]) for place in places]
         return [replace(p.sample, cells={name: group[name][p.row] for name in columns}) for p, group in found]
 
+    def _table(self, part: int, group: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a row group, their pages checked the first time that this process reads them."""
+        file = self._files[part]
+        table = read_row_group(file.handle(group, columns), self._paths[part], group, columns)
+        file.found_whole(group, columns)
+        return table
+
     def _group(self, part: int, group: int, columns: Sequence[str]) -> dict[str, list[Cell]]:
         """A row group's cells by column, kept in memory where several samples share what was read."""
         found = {name: cached for name in columns if (cached := self._cached(part, group, name)) is not None}
         if missing := [name for name in columns if name not in found]:
-            table = read_row_group(self._files[part], self._paths[part], group, missing)
+            table = self._table(part, group, missing)
             for name in missing:
                 found[name] = list(cells(table, name))
                 if table.num_rows >= SHARED_BY:

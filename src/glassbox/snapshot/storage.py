@@ -6,7 +6,7 @@ import heapq
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,6 +69,45 @@ def open_part(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise GlassboxError(f"{path} is missing or its footer is damaged ({_reason(error)}). {REMEDY}") from error
+
+
+class CheckedOnce:
+    """Which handle a part is read by: pages that this process has already found whole are not checked again.
+
+    A part counts by its path, inode, size and time of change, so that one that is replaced or written to, even while it
+    is open, is checked anew. One byte is kept for each row group and column.
+    """
+
+    _found_whole: ClassVar[dict[object, dict[str, bytearray]]] = {}
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._state = path, _state(path)
+        self.checking = open_part(path)
+        self._unchecking = pq.ParquetFile(path, memory_map=True, pre_buffer=False, metadata=self.checking.metadata)
+        self._whole = self._found_whole.setdefault(self._state, {}) if self._is_unchanged() else {}
+
+    def handle(self, group: int, columns: Sequence[str]) -> pq.ParquetFile:
+        known = self._is_unchanged() and all(self._of(column)[group] for column in columns)
+        return self._unchecking if known else self.checking
+
+    def found_whole(self, group: int, columns: Sequence[str]) -> None:
+        for column in columns:
+            self._of(column)[group] = True
+
+    def _of(self, column: str) -> bytearray:
+        return self._whole.setdefault(column, bytearray(self.checking.num_row_groups))
+
+    def _is_unchanged(self) -> bool:
+        return self._state == _state(self.path)
+
+
+def _state(path: Path) -> tuple[str, int, int, int] | None:
+    """What is different of a file that somebody wrote to; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return os.path.abspath(path), status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_row_group(file: pq.ParquetFile, path: Path, group: int, columns: Sequence[str]) -> pa.Table:

@@ -15,6 +15,7 @@ from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 from glassbox.files import brief_ids
 from glassbox.models.encoding import input_digest
+from glassbox.models.last_layer import feed_forward_at
 from glassbox.models.loading import head_logits, load_model, output_head, vocabulary_size
 from glassbox.models.signals import packed_positions, position_signals
 from glassbox.snapshot.codec import byte_rows, encode_attention, log_sum_exp, pack_ragged, top_k_with_tails
@@ -64,7 +65,19 @@ def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device:
     return Teacher(model.to(device), layout, device)  # type: ignore[arg-type]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Reading:
+    """What the teacher said of one batch, packed sample by sample: cells to be stored, and dense signals to audit.
+
+    `cells` are [positions, ...] by column, `attention` [heads, ragged] as stored; all may be on the teacher's device.
+    """
+
+    items: Sequence[Item]
+    cells: Mapping[str, Tensor]
+    attention: Tensor
+    audited: Sequence[tuple[Item, int, Tensor, Tensor, Tensor]]
+
+
 def capture_batch(
     teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Sequence[int]]
 ) -> tuple[list[Row], list[AuditRow]]:
@@ -72,41 +85,59 @@ def capture_batch(
 
     Raises GlassboxError for a token id past the vocabulary and for a signal that is not finite as stored.
     """
+    return rows_of(read_teacher(teacher, items, audit), teacher.layout)
+
+
+@torch.no_grad()
+def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Sequence[int]]) -> Reading:
+    """The part of `capture_batch` that computes with the teacher."""
     ids, mask = padded_ids(items)
     first = torch.tensor([item.first for item in items])
     count = torch.tensor([item.n_positions for item in items])
     _refuse_unknown_ids(teacher, items)
-    signals = position_signals(
-        teacher.model,
-        ids.to(teacher.device),
-        mask.to(teacher.device),
-        first.to(teacher.device),
-        count.to(teacher.device),
-        want_attention=True,
-    )
+    sample_index, position = packed_positions(first, count)
+    with feed_forward_at(teacher.model, (sample_index * ids.shape[1] + position).to(teacher.device)):
+        signals = position_signals(
+            teacher.model,
+            ids.to(teacher.device),
+            mask.to(teacher.device),
+            first.to(teacher.device),
+            count.to(teacher.device),
+            want_attention=True,
+        )
     assert signals.attention is not None
     stored = signals.hidden.to(getattr(torch, teacher.layout.hidden_dtype))
     _refuse_non_finite(teacher, items, count, stored)
-    sample_index, position = packed_positions(first, count)
     labels = ids[sample_index, position + 1].to(teacher.device)
-    cells = {**_logit_cells(teacher, stored, labels), "hidden": stored}
-    packed = {name: byte_rows(value) for name, value in cells.items()}
     ragged = pack_ragged(signals.attention, position.to(teacher.device))
-    attention = encode_attention(ragged, teacher.layout.attention_codec).cpu().numpy()
-    rows, audited = [], []
-    position_end = entry_end = 0
+    audited = []
+    start = 0
     for item in items:
+        for offset in audit.get(item.sample.sample_id, ()):
+            hidden = signals.hidden[start + offset]
+            dense = head_logits(teacher.model, hidden[None], teacher.layout.vocabulary)
+            visible = signals.attention[start + offset, :, : item.first + offset + 1]
+            audited.append((item, offset, dense, hidden, visible))
+        start += item.n_positions
+    cells = {**_logit_cells(teacher, stored, labels), "hidden": stored}
+    return Reading(items, cells, encode_attention(ragged, teacher.layout.attention_codec), audited)
+
+
+def rows_of(reading: Reading, layout: Format) -> tuple[list[Row], list[AuditRow]]:
+    """The batch's rows; the computer's own processor does all of it, so that another thread can."""
+    id_dtype = torch.uint16 if layout.topk_id_dtype.itemsize == 2 else torch.uint32
+    cells = {**reading.cells, "topk_ids": reading.cells["topk_ids"].cpu().to(id_dtype)}
+    packed = {name: byte_rows(value) for name, value in cells.items()}
+    attention = reading.attention.cpu().numpy()
+    rows = []
+    position_end = entry_end = 0
+    for item in reading.items:
         here = slice(position_end, position_end + item.n_positions)
         entries = slice(entry_end, entry_end + attention_entries(item.n_tokens, item.n_positions))
         position_end, entry_end = here.stop, entries.stop
         own = {name: value[here].tobytes() for name, value in packed.items()}
         rows.append(_row(item, {**own, "attention": attention[:, entries].tobytes()}))
-        for offset in audit.get(item.sample.sample_id, ()):
-            place = here.start + offset
-            dense = head_logits(teacher.model, signals.hidden[place : place + 1], teacher.layout.vocabulary)
-            visible = signals.attention[place, :, : item.first + offset + 1]
-            audited.append(_audit_row(item, offset, dense, signals.hidden[place], visible))
-    return rows, audited
+    return rows, [_audit_row(*each) for each in reading.audited]
 
 
 def padded_ids(items: Sequence[Item]) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
@@ -143,15 +174,14 @@ def _logit_cells(
     layout = teacher.layout
     chunk = max(1, CHUNK_LOGITS // layout.vocabulary)
     cells: dict[str, list[Tensor]] = {"topk_ids": [], "topk_logits": [], "log_tail": [], "label_logp": []}
-    id_dtype = torch.uint16 if layout.topk_id_dtype.itemsize == 2 else torch.uint32
     for start in range(0, len(stored), chunk):
         logits = head_logits(teacher.model, stored[start : start + chunk].float(), layout.vocabulary)
         ids, values, tails = top_k_with_tails(logits, layout.top_k, layout.temperatures)
         label = logits.gather(1, labels[start : start + chunk, None])[:, 0]
-        cells["topk_ids"].append(ids.to(torch.int64).cpu().to(id_dtype))
-        cells["topk_logits"].append(values.to(torch.float16).cpu())
-        cells["log_tail"].append(tails.cpu())
-        cells["label_logp"].append((label - log_sum_exp(logits, logits.gather(1, ids[:, :1]))).cpu())
+        cells["topk_ids"].append(ids.to(torch.int64))
+        cells["topk_logits"].append(values.to(torch.float16))
+        cells["log_tail"].append(tails)
+        cells["label_logp"].append(label - log_sum_exp(logits, logits.gather(1, ids[:, :1])))
     return {name: torch.cat(values) for name, values in cells.items()}
 
 
