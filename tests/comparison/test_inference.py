@@ -234,24 +234,88 @@ def test_a_leg_that_another_scale_overrules_refutes_nothing() -> None:
 # --- guards ---------------------------------------------------------------------------------------------------
 
 
-def test_equal_scores_have_no_p_and_no_g_and_are_noted() -> None:
+def test_two_groups_that_are_identical_on_every_seed_are_the_best_case_of_equivalence() -> None:
     evidence = with_scores(flat(), hidden_state__sst2=np.full(7, 0.75), attention__sst2=np.full(7, 0.75))
     results = infer(PLAN, evidence)
     found = row(results, "Q2/sst2")
-    assert (found["verdict"], found["degenerate"]) == ("degenerate", True)
-    empty = (
-        found["p"],
-        found["t"],
-        found["lower"],
-        found["effect"]["g_z"],
-        found["effect"]["g_av"],
-        found["equivalence"],
-    )
+    assert (found["verdict"], found["identical"]) == ("equivalent", True)
+    empty = (found["p"], found["t"], found["lower"], found["effect"]["g_z"], found["effect"]["g_av"])
     assert set(empty) == {None}
-    assert "Q2/sst2" in results["guards"]["degenerate"]
+    assert "Q2/sst2" not in results["guards"]["degenerate"]
     assert {"task": "sst2", "groups": ["hidden_state", "attention"]} in results["guards"]["equal_scores"]
     assert "hidden_state on sst2: all scores are equal, the seed had no effect." in results["guard_notes"]
-    assert not any(leg["holds"] for leg in results["hypothesis"]["legs"] if "hidden_state and attention" in leg["name"])
+    (leg,) = [leg for leg in results["hypothesis"]["legs"] if "attention and hidden_state" in leg["name"]]
+    assert leg["holds"] and "identical on every seed, within the margin" in leg["text"]
+    (sentence,) = [text for each in results["answers"] if each["id"] == "Q2" for text in each["sentences"][:1]]
+    assert "identical on every seed (7 seeds), within the margin of 1.00 points: equivalent." in sentence
+
+
+def test_the_same_difference_on_every_seed_has_no_p_and_no_g_where_questions_are_not_counted() -> None:
+    evidence = with_scores(flat(), hidden_state__sst2=np.full(7, 0.75), attention__sst2=np.full(7, 0.72))
+    results = infer(PLAN, evidence)
+    found = row(results, "Q2/sst2")
+    assert (found["verdict"], found["degenerate"], found["identical"]) == ("degenerate", True, False)
+    empty = (found["p"], found["t"], found["lower"], found["effect"]["g_z"], found["effect"]["g_av"])
+    assert set(empty) == {None}
+    assert "Q2/sst2" in results["guards"]["degenerate"]
+
+
+def constant(evidence: Evidence, **right: int | list[int]) -> Evidence:
+    """The evidence with as many right answers per seed, by 'group__task', the same questions in every group."""
+    scores, items = evidence.scores.copy(), dict(evidence.items)
+    for name, count in right.items():
+        group, task = name.split("__")
+        position, questions = evidence.groups.index(group), len(evidence.items[task].ids)
+        counts = np.broadcast_to(count, len(evidence.seeds))
+        correct = items[task].correct.copy()
+        correct[position] = np.arange(questions) < counts[:, None]
+        items[task] = replace(items[task], correct=correct)
+        scores[position, evidence.tasks.index(task)] = counts / questions
+    return replace(evidence, scores=scores, items=items)
+
+
+def test_a_leg_that_is_zero_on_every_seed_decides_against_one_that_varies() -> None:
+    made = constant(
+        evidences.evidence(questions=400),
+        combined__sst2=400,
+        hidden_state__sst2=400,
+        attention__sst2=[399, 398, 400, 399, 397, 400, 399],
+    )
+    for evidence in (made, replace(made, items={})):
+        found = row(infer(PLAN, evidence), "Q3/sst2")
+        assert [part["decides"] for part in found["components"]] == [True, False]
+        assert found["estimate"] == 0.0 and not found["verdict"].startswith("better")
+
+
+def test_a_leg_without_spread_that_is_the_greater_gain_does_not_decide() -> None:
+    evidence = flat()
+    combined = evidence.scores[4, 1] + 0.05
+    made = with_scores(evidence, combined__mmlu=combined, hidden_state__mmlu=combined - 0.2)
+    found = row(infer(PLAN, made), "Q3/mmlu")
+    assert [part["decides"] for part in found["components"]] == [False, True]
+    assert found["verdict"].startswith("better") and found["p"] is not None
+
+
+def test_where_seeds_spread_less_than_a_question_the_standard_error_is_that_of_rounding() -> None:
+    made = constant(evidences.evidence(questions=400), hidden_state__sst2=399, attention__sst2=398)
+    results = infer(PLAN, made)
+    found = row(results, "Q2/sst2")
+    assert found["standard_error"] == pytest.approx(np.sqrt(2 / 12) / 400 / np.sqrt(7))
+    assert found["verdict"] == "better, below the margin" and found["at_resolution"] and not found["degenerate"]
+    assert "that of rounding" in found["verdict_note"]
+    interaction = row(
+        infer(PLAN, constant(made, **{f"{g}__mmlu": 200 for g in evidences.GROUPS}, black_box__sst2=398)),
+        "Q4/mmlu-sst2",
+    )
+    weights = (0.25 + 0.25 + 1) * 2
+    assert interaction["standard_error"] == pytest.approx(np.sqrt(weights / 12) / 400 / np.sqrt(7))
+
+
+def test_the_hypothesis_can_be_supported_at_a_ceiling_where_groups_are_identical() -> None:
+    evidence = evidences.evidence(evidences.everyone_gains(), noise=0.002, questions=1000)
+    made = constant(evidence, **{f"{group}__sst2": 1000 for group in evidences.GROUPS[1:]})
+    verdict = infer(PLAN, made)["hypothesis"]
+    assert verdict["verdict"] == "supported", verdict["text"]
 
 
 def test_a_task_on_which_nobody_beats_guessing_claims_no_likeness() -> None:

@@ -43,5 +43,5 @@ def without_seed(evidence: Evidence, seed: int) -> Evidence:
         seeds=tuple(each for each in evidence.seeds if each != seed),
         scores=evidence.scores[..., kept],
         diverged=evidence.diverged[..., kept],
-        items={},
+        items={task: replace(each, correct=each.correct[:, kept]) for task, each in evidence.items.items()},
     )

@@ -25,8 +25,8 @@ NAN = float("nan")
 class Analysis:
     """One contrast's numbers, in its scale's unit; NaN for one that does not exist.
 
-    legs: the one-sided tests of an intersection-union test. Its own numbers are then those of the leg with the
-    largest p, the one that decides; p and equivalence_p are over all legs. Holm's counts are in p_adjusted and
+    legs: the one-sided tests of an intersection-union test, of which number `leg` decides. Its own numbers are then
+    those of that leg; p and equivalence_p are over all legs. Holm's counts are in p_adjusted and
     equivalence_adjusted. estimate is None where nothing could be tested.
     """
 
@@ -45,17 +45,24 @@ class Analysis:
     probability_within: float = NAN
     verdict: str = verdicts.NOT_RUN
     legs: tuple[Analysis, ...] = ()
+    leg: int = 0
 
     @property
     def testable(self) -> bool:
-        """Whether it, or each of its legs, varies over seeds at all."""
+        """Whether it, or the leg that decides, has a standard error."""
+        estimate = self.deciding.estimate
+        return estimate is not None and bool(estimate.testable)
+
+    @property
+    def identical(self) -> bool:
+        """Whether all that it compares has the same score on every seed."""
         parts = self.legs or (self,)
-        return all(part.estimate is not None and bool(part.estimate.testable) for part in parts)
+        return all(part.estimate is not None and part.observation.identical for part in parts)
 
     @property
     def deciding(self) -> Analysis:
         """The leg whose numbers these are; itself where it has none."""
-        return max(self.legs, key=lambda leg: -math.inf if math.isnan(leg.p) else leg.p) if self.legs else self
+        return self.legs[self.leg] if self.legs else self
 
 
 def analyse(contrasts: Sequence[Contrast], evidence: Evidence, alpha: float) -> dict[str, Analysis]:
@@ -81,6 +88,8 @@ def _test(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis:
     if contrast.margin is None or contrast.test == "descriptive":
         return found
     alike = equivalence(estimate, contrast.margin, alpha)
+    if observation.identical and not estimate.testable:
+        return replace(found, equivalence_p=0.0, smallest_margin=0.0, probability_within=1.0)
     return replace(
         found,
         equivalence_p=float(alike.p),
@@ -95,17 +104,27 @@ def _test_legs(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis
     absent = next((leg for leg in legs if leg.estimate is None), None)
     if absent:
         return Analysis(contrast, absent.observation, None, legs=legs)
-    whole = Analysis(contrast, legs[0].observation, None, legs=legs)
-    shown = whole.deciding
+    weakest = weakest_leg(legs)
     return replace(
-        shown,
+        legs[weakest],
         contrast=contrast,
-        p=float(intersection_union(np.asarray([leg.p for leg in legs]))),
+        leg=weakest,
         equivalence_p=float(intersection_union(np.asarray([leg.equivalence_p for leg in legs]))),
         smallest_margin=max(leg.smallest_margin for leg in legs),
         probability_within=NAN,
         legs=legs,
     )
+
+
+def weakest_leg(legs: Sequence[Analysis]) -> int:
+    """The leg that decides whether all are positive: the largest p, or one without a p whose value is smaller still.
+
+    A leg has no p where every seed gave the same value and the resolution of the scores is not known. It cannot
+    outweigh a leg that has one, unless its value is the smaller.
+    """
+    tested = [number for number, leg in enumerate(legs) if not math.isnan(leg.p)]
+    lowest = min(range(len(legs)), key=lambda number: float(legs[number].estimate.value))  # type: ignore[union-attr]
+    return max(tested, key=lambda number: legs[number].p) if lowest in tested else lowest
 
 
 def _adjusted(tested: Iterable[Analysis]) -> list[Analysis]:
@@ -135,7 +154,7 @@ def _judge(found: Analysis, alpha: float) -> Analysis:
         return found
     if found.contrast.test == "descriptive":
         return replace(found, verdict=verdicts.DESCRIPTIVE)
-    if not found.testable:
+    if not found.testable and not (found.identical and found.equivalence_adjusted <= alpha):
         return replace(found, verdict=verdicts.DEGENERATE)
     return replace(found, verdict=verdict_of(found, alpha, found.p_adjusted))
 

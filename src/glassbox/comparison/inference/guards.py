@@ -59,7 +59,9 @@ def guards(
     uninformative: list[str],
     at_extremes: Mapping[str, str],
 ) -> dict[str, Any]:
-    without_spread = [key for key, each in analyses.items() if each.estimate is not None and not each.testable]
+    without_spread = [
+        key for key, each in analyses.items() if each.estimate is not None and not (each.testable or each.identical)
+    ]
     return {
         "uninformative_tasks": uninformative,
         "degenerate": without_spread,

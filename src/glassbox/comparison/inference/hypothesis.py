@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from glassbox.comparison.inference import verdicts
 from glassbox.comparison.inference.analysis import Analysis
 from glassbox.comparison.inference.contrasts import ALIKE
 from glassbox.comparison.inference.sentences import p_text, points
@@ -125,6 +126,9 @@ def _leg_text(leg: Leg, plan: Plan) -> str:
     if found.estimate is None:
         return f"{leg.name}: not run, {found.observation.absent}."
     difference = f"{points(float(found.estimate.value), True)} points"
+    if found.identical and leg.holds(plan.alpha) and found.contrast.margin:
+        margin = points(found.contrast.margin)
+        return f"{leg.name}: holds, {verdicts.IDENTICAL}, within the margin of {margin} points."
     if not found.estimate.testable:
         return f"{leg.name}: degenerate, every seed gave the same difference ({difference}), so nothing can be tested."
     if leg.contradicted:

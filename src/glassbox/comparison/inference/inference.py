@@ -21,6 +21,7 @@ from glassbox.comparison.inference.sensitivity import Alternatives, analyse_othe
 from glassbox.comparison.inference.sentences import answers
 from glassbox.comparison.plan import Plan
 
+RESOLUTION = "the seeds spread less than whole questions can show, so the standard error is that of rounding"
 IMPUTED = "chance in place of diverged trials"
 
 
@@ -71,9 +72,10 @@ def _rows(
         imputed = others.floor_imputed[key] if others.floor_imputed else None
         on_logits = primary.get(f"{key}/logit")
         verdict = final_verdict(found, imputed, on_logits, uninformative)
-        note = extreme_note(at_extremes[key]) if key in at_extremes else None
+        told = [extreme_note(at_extremes[key])] if key in at_extremes else []
         own = contrast_row(found, evidence, plan, verdict)
-        rows.append({**own, "verdict_note": note, "sensitivity": alternatives.get(key)})
+        told += [RESOLUTION] if own["at_resolution"] and verdict != verdicts.DESCRIPTIVE else []
+        rows.append({**own, "verdict_note": "; ".join(told) or None, "sensitivity": alternatives.get(key)})
     return rows
 
 

@@ -74,12 +74,14 @@ def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan
         "minimum_detectable": _minimum_detectable(found, plan),
         "components": [_component(leg, deciding is leg) for leg in found.legs],
         "degenerate": not found.testable,
+        "identical": found.identical,
+        "at_resolution": deciding.observation.at_resolution(found.estimate),
     }
 
 
 NUMBERS = (
     "estimate deviation standard_error lower upper t df p p_adjusted correlation welch items equivalence effect "
-    "minimum_detectable components degenerate"
+    "minimum_detectable components degenerate identical at_resolution"
 ).split()
 
 

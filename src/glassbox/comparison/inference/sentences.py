@@ -30,14 +30,17 @@ def _sentence(row: Mapping[str, Any], plan: Plan) -> str:
     start = f"{place} against {', '.join(against)}" if against else f"On {place}"
     if row["status"] == "not run":
         return f"{start}: not run, {row['reason']}."
+    note = f" Note: {row['verdict_note']}." if row["verdict_note"] else ""
     formula = row["formula"]
     if row["components"]:
         formula = next(part["formula"] for part in row["components"] if part["decides"])
         formula = f"{formula}, the weaker of {len(row['components'])} gains,"
     difference = f"{formula} is {points(row['estimate'], signed=True)} points"
+    if row["identical"] and row["verdict"] == verdicts.EQUIVALENT:
+        same = f"{row['formula']} is 0.00 points: {verdicts.IDENTICAL} ({row['n']} seeds)"
+        return f"{start}, {same}, within the margin of {points(row['equivalence']['margin'])} points: equivalent.{note}"
     if row["degenerate"]:
         return f"{start}, {difference} on each of {row['n']} seeds: degenerate, no test and no interval."
-    note = f" Note: {row['verdict_note']}." if row["verdict_note"] else ""
     return f"{start}, {difference} ({_evidence(row, plan)}): {_says(row, plan)}{note}"
 
 

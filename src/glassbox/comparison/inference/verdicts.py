@@ -11,6 +11,7 @@ DESCRIPTIVE, NOT_RUN, DEGENERATE = "descriptive", "not run", "degenerate"
 DIVERGED = "depends on diverged runs"
 SCALE = "depends on scale"
 UNINFORMATIVE = "uninformative"
+IDENTICAL = "identical on every seed"
 OVERRULING = (DIVERGED, SCALE, UNINFORMATIVE)
 
 
