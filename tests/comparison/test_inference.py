@@ -101,9 +101,32 @@ def test_combining_helps_only_if_it_beats_both() -> None:
     one_sided = [
         stats.ttest_rel(lifted.scores[4, 1], lifted.scores[g, 1], alternative="greater").pvalue for g in (2, 3)
     ]
-    assert found["p"] == pytest.approx(max(one_sided))
+    assert found["p"] == pytest.approx(min(1.0, 2 * max(one_sided)))
     assert [part["p"] for part in found["components"]] == pytest.approx(one_sided)
     assert [part["decides"] for part in found["components"]] == [False, True]
+
+
+def test_a_combination_below_its_parts_is_called_worse_than_the_one_it_loses_most_to() -> None:
+    evidence = flat()
+    noise = np.asarray([1, -1, 2, -2, 3, -3, 1.5]) / 2000
+    made = with_scores(evidence, combined__mmlu=evidence.scores[2, 1] - 0.05 + noise)
+    results = infer(PLAN, made)
+    found = row(results, "Q3/mmlu")
+    losses = [stats.ttest_rel(made.scores[4, 1], made.scores[g, 1], alternative="less").pvalue for g in (2, 3)]
+    assert found["p"] == pytest.approx(4 * min(losses)) and found["verdict"] == "worse, meaningful"
+    (sentence,) = [text for each in results["answers"] if each["id"] == "Q3" for text in each["sentences"][1:2]]
+    assert "does not help: worse than hidden_state by 4.99 points, meaningful" in sentence
+    assert found["upper"] < 0
+
+
+def test_a_one_sided_p_is_called_so_and_stands_beside_its_one_sided_bound() -> None:
+    results = infer(PLAN, flat())
+    found = row(results, "Q3/mmlu")
+    assert found["sides"] == "two-sided" and found["bound"] is None
+    for part in found["components"]:
+        assert part["sides"] == "one-sided" and part["lower"] < part["bound"] < part["estimate"]
+    leg = next(leg for leg in results["hypothesis"]["legs"] if leg["contrast"] == "Q1/mmlu")
+    assert "by the one-sided bound, one-sided t test, p" in leg["text"]
 
 
 def test_the_smaller_gain_bounds_what_is_called_meaningful() -> None:

@@ -86,7 +86,9 @@ def power_table(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
 def _row(plan: Plan, contrast: Contrast, deviation: float, difference: float, size: int) -> dict[str, Any]:
     n = len(plan.seeds)
     error = deviation / math.sqrt(n)
-    two_sided = contrast.test not in ("greater", "intersection_union")
+    two_sided, alpha_of = contrast.test != "greater", plan.alpha
+    if contrast.legs:  # each leg is tested in the one direction, at half of alpha
+        two_sided, alpha_of = False, plan.alpha / 2
     row: dict[str, Any] = {
         "key": contrast.key,
         "formula": contrast.formula,
@@ -96,7 +98,7 @@ def _row(plan: Plan, contrast: Contrast, deviation: float, difference: float, si
         "deviation": deviation,
         "difference": difference,
     }
-    steps = {"planned": plan.alpha, "holm": plan.alpha / size}
+    steps = {"planned": alpha_of, "holm": alpha_of / size}
     for name, alpha in steps.items() if contrast.test != "equivalence" else ():
         row[f"power_{name}"] = t_power(difference / error, n - 1, alpha, two_sided=two_sided)
         row[f"minimum_detectable_{name}"] = minimum_detectable(n - 1, alpha, plan.power, two_sided=two_sided) * error

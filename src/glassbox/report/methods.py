@@ -10,7 +10,7 @@ from glassbox.report.notation import percent, width
 TESTS = {
     "two_sided": "two-sided t tests",
     "greater": "one-sided t tests",
-    "intersection_union": "intersection-union tests, whose p is the largest of their one-sided t tests",
+    "intersection_union": "intersection-union tests: twice the largest one-sided p of their gains, or that of a loss",
     "equivalence": "pairs of which only equivalence is claimed",
     "descriptive": "descriptive, without a test",
 }

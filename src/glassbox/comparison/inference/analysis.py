@@ -99,16 +99,23 @@ def _test(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis:
 
 
 def _test_legs(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis:
-    """All legs positive: the larger p (Berger 1982). All within the margin: the larger TOST p."""
+    """All legs positive, or one of them negative, or all within the margin.
+
+    p is two-sided, like that of every other question: twice the largest one-sided p of a gain (Berger 1982), or
+    twice the smallest of a loss times the number of legs (Bonferroni), whichever is less. So each direction is wrong
+    in at most alpha / 2. TOST: the larger p.
+    """
     legs = tuple(_test(leg, evidence, alpha) for leg in contrast.legs)
     absent = next((leg for leg in legs if leg.estimate is None), None)
     if absent:
         return Analysis(contrast, absent.observation, None, legs=legs)
-    weakest = weakest_leg(legs)
+    losses = [float(t_test(leg.estimate, "less")[1]) for leg in legs if leg.estimate is not None]
+    decides, p = directed_p([leg.p for leg in legs], losses, weakest_leg(legs))
     return replace(
-        legs[weakest],
+        legs[decides],
         contrast=contrast,
-        leg=weakest,
+        leg=decides,
+        p=p,
         equivalence_p=float(intersection_union(np.asarray([leg.equivalence_p for leg in legs]))),
         smallest_margin=max(leg.smallest_margin for leg in legs),
         probability_within=NAN,
@@ -125,6 +132,14 @@ def weakest_leg(legs: Sequence[Analysis]) -> int:
     tested = [number for number, leg in enumerate(legs) if not math.isnan(leg.p)]
     lowest = min(range(len(legs)), key=lambda number: float(legs[number].estimate.value))  # type: ignore[union-attr]
     return max(tested, key=lambda number: legs[number].p) if lowest in tested else lowest
+
+
+def directed_p(gains: Sequence[float], losses: Sequence[float], weakest: int) -> tuple[int, float]:
+    """Which leg decides and the two-sided p, from the one-sided p of each leg's gain and of its loss."""
+    better = min(1.0, 2 * gains[weakest])
+    worst = min(range(len(losses)), key=lambda leg: math.inf if math.isnan(losses[leg]) else losses[leg])
+    worse = min(1.0, 2 * len(losses) * losses[worst])
+    return (worst, worse) if worse < better else (weakest, better)
 
 
 def _adjusted(tested: Iterable[Analysis]) -> list[Analysis]:

@@ -15,7 +15,7 @@ from glassbox.comparison.inference.contrasts import ALIKE
 from glassbox.comparison.inference.sentences import p_text, points
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.equivalence import minimum_effect_p
-from glassbox.comparison.statistics.estimates import t_test
+from glassbox.comparison.statistics.estimates import t_interval, t_test
 from glassbox.comparison.statistics.multiplicity import holm, intersection_union
 
 GAIN, INTERACTION = "Q1", "Q4"
@@ -134,7 +134,8 @@ def _leg_text(leg: Leg, plan: Plan) -> str:
     if leg.contradicted:
         return f"{leg.name}: contradicted, {difference} ({_interval(found)})."
     outcome = "holds" if leg.holds(plan.alpha) else leg.blocked or "not shown"
-    test, margin = "one-sided t", found.contrast.margin
+    bound = points(float(t_interval(found.estimate, 1 - 2 * plan.alpha)[0]), True)
+    test, margin = f"at least {bound} by the one-sided bound, one-sided t test,", found.contrast.margin
     if found.contrast.id == ALIKE:
         test = f"TOST against {100 * margin:g} points," if margin else "no margin,"
     return f"{leg.name}: {outcome}, {difference} ({_interval(found)}; {test} p {p_text(leg.p)})."

@@ -53,7 +53,7 @@ def contrast_row(found: Analysis, evidence: Evidence, plan: Plan, verdict: str) 
 def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan) -> dict[str, Any]:
     if found.estimate is None:
         return dict.fromkeys(NUMBERS)
-    paired = evidence.paired
+    paired, contrast = evidence.paired, found.contrast
     error = float(found.estimate.standard_error)
     values = deciding.observation.values
     return {
@@ -65,6 +65,8 @@ def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan
         "t": found.t,
         "df": float(found.estimate.df),
         "p": found.p,
+        "sides": sides(contrast.test),
+        "bound": _bound(found, plan),
         "p_adjusted": found.p_adjusted,
         "correlation": _correlation(deciding),
         "welch": _welch(deciding, plan.confidence),
@@ -72,7 +74,7 @@ def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan
         "equivalence": _equivalence(found, plan.alpha),
         "effect": _effect(deciding, evidence),
         "minimum_detectable": _minimum_detectable(found, plan),
-        "components": [_component(leg, deciding is leg) for leg in found.legs],
+        "components": [_component(leg, deciding is leg, plan) for leg in found.legs],
         "degenerate": not found.testable,
         "identical": found.identical,
         "at_resolution": deciding.observation.at_resolution(found.estimate),
@@ -80,8 +82,8 @@ def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan
 
 
 NUMBERS = (
-    "estimate deviation standard_error lower upper t df p p_adjusted correlation welch items equivalence effect "
-    "minimum_detectable components degenerate identical at_resolution"
+    "estimate deviation standard_error lower upper t df p sides bound p_adjusted correlation welch items "
+    "equivalence effect minimum_detectable components degenerate identical at_resolution"
 ).split()
 
 
@@ -187,13 +189,24 @@ def _minimum_detectable(found: Analysis, plan: Plan) -> dict[str, float]:
     assert found.estimate is not None
     if not found.estimate.testable:
         return {"planned": math.nan, "holm_first": math.nan}
-    two_sided = found.contrast.test not in ("greater", "intersection_union")
+    two_sided = found.contrast.test != "greater"
     df, error = float(found.estimate.df), float(found.estimate.standard_error)
     steps = {"planned": plan.alpha, "holm_first": plan.alpha / found.family_size}
     return {name: minimum_shift(df, a, plan.power, two_sided=two_sided) * error for name, a in steps.items()}
 
 
-def _component(leg: Analysis, decides: bool) -> dict[str, Any]:
+def sides(test: str) -> str:
+    """Of a test's p: an intersection-union test's is two-sided, its legs' are one-sided."""
+    return "one-sided" if test == "greater" else "two-sided"
+
+
+def _bound(found: Analysis, plan: Plan) -> float | None:
+    """The lower one-sided limit of confidence 1 - alpha, of a one-sided test; None for a two-sided one."""
+    assert found.estimate is not None
+    return float(t_interval(found.estimate, 1 - 2 * plan.alpha)[0]) if found.contrast.test == "greater" else None
+
+
+def _component(leg: Analysis, decides: bool, plan: Plan) -> dict[str, Any]:
     assert leg.estimate is not None
     return {
         "formula": leg.contrast.formula,
@@ -204,6 +217,8 @@ def _component(leg: Analysis, decides: bool) -> dict[str, Any]:
         "t": leg.t,
         "df": float(leg.estimate.df),
         "p": leg.p,
+        "sides": sides(leg.contrast.test),
+        "bound": _bound(leg, plan),
         "equivalence_p": leg.equivalence_p,
         "decides": decides,
     }

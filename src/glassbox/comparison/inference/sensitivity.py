@@ -13,12 +13,12 @@ import numpy as np
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference import verdicts
 from glassbox.comparison.inference.alternatives import with_chance_for_diverged, without_seed
-from glassbox.comparison.inference.analysis import Analysis, analyse, verdict_of
+from glassbox.comparison.inference.analysis import Analysis, analyse, directed_p, verdict_of
 from glassbox.comparison.inference.contrasts import Contrast
 from glassbox.comparison.inference.observation import has_clusters, observe_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.estimates import Alternative
-from glassbox.comparison.statistics.multiplicity import holm, intersection_union
+from glassbox.comparison.statistics.multiplicity import holm
 from glassbox.comparison.statistics.resampling import MOST_FLIPPED, bca_interval, sign_flip_floor, sign_flip_p
 
 BCA_SEED = 0
@@ -114,14 +114,17 @@ def _sign_flips(primary: Analyses) -> dict[str, tuple[float, float]]:
 def _flipped(found: Analysis) -> float:
     if not found.testable:
         return math.nan
+    values = [leg.observation.values for leg in found.legs or (found,)]
+    if max(each.size for each in values) > MOST_FLIPPED:
+        return math.nan
     if found.legs:
-        return float(intersection_union(np.asarray([_flipped(leg) for leg in found.legs])))
-    values = found.observation.values
-    return float(sign_flip_p(values, _alternative(found))) if values.size <= MOST_FLIPPED else math.nan
+        gains, losses = ([float(sign_flip_p(each, side)) for each in values] for side in ("greater", "less"))
+        return directed_p(gains, losses, int(np.argmax(gains)))[1]
+    return float(sign_flip_p(values[0], _alternative(found)))
 
 
 def _alternative(found: Analysis) -> Alternative:
-    return "greater" if found.contrast.test in ("greater", "intersection_union") else "two_sided"
+    return "greater" if found.contrast.test == "greater" else "two_sided"
 
 
 def _sign_flip(found: Analysis, p: float, adjusted: float, alpha: float) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def _sentence(row: Mapping[str, Any], plan: Plan) -> str:
     formula = row["formula"]
     if row["components"]:
         formula = next(part["formula"] for part in row["components"] if part["decides"])
-        formula = f"{formula}, the weaker of {len(row['components'])} gains,"
+        if verdicts.direction(row["verdict"]) != verdicts.WORSE:
+            formula = f"{formula}, the weaker of {len(row['components'])} gains,"
     difference = f"{formula} is {points(row['estimate'], signed=True)} points"
     if row["identical"] and row["verdict"] == verdicts.EQUIVALENT:
         same = f"{row['formula']} is 0.00 points: {verdicts.IDENTICAL} ({row['n']} seeds)"
@@ -50,7 +51,15 @@ def _evidence(row: Mapping[str, Any], plan: Plan) -> str:
     limits += _wider(row["items"]) if row["items"] else ""
     dropped = f", {row['n_dropped']} left out because a trial diverged" if row["n_dropped"] else ""
     seeds = f"n = {row['n']} {'pairs' if row['pairing'] == 'verified' else 'seeds, not verified as pairs'}{dropped}"
-    return f"{limits}; adjusted p {p_text(row['p_adjusted'])}{family}; {seeds}"
+    return f"{limits}; {_p(row)}{family}; {seeds}"
+
+
+def _p(row: Mapping[str, Any]) -> str:
+    """'adjusted p = 0.012'; a one-sided p is called so and stands beside its one-sided bound."""
+    if row["sides"] != "one-sided":
+        return f"adjusted p {p_text(row['p_adjusted'])}"
+    p = f"one-sided adjusted p {p_text(row['p_adjusted'])}"
+    return f"at least {points(row['bound'], True)} by the one-sided bound, {p}"
 
 
 def _wider(items: Mapping[str, Any]) -> str:
@@ -75,6 +84,10 @@ def _says(row: Mapping[str, Any], plan: Plan) -> str:
         return "uninformative, every group is near chance; nothing is said of their being alike."
     size = verdict.partition(", ")[2]
     about = {verdicts.MEANINGFUL: "beyond", verdicts.BELOW: "less than"}
+    if row["components"] and verdicts.direction(verdict) == verdicts.WORSE:
+        weights = next(part["weights"] for part in row["components"] if part["decides"])
+        than = ", ".join(group for group, weight in weights.items() if weight < 0)
+        verdict = f"does not help: worse than {than} by {points(-row['estimate'])} points, {size}"
     return f"{verdict}{f' ({about[size]} the margin of {margin})' if size in about else ''}."
 
 
