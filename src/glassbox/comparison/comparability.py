@@ -15,6 +15,7 @@ from glassbox.tracking.manifest import TrialRecord
 
 METRICS = ("accuracy", "exact_match")
 MOST_NAMED = 10
+UNRECORDED = ("", "unknown")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _differing(selection: Selection) -> list[Breach]:
             field = f"{digest.replace('_', ' ')} of seed {seed}"
             recorded = [trial for trial in of_seed if trial.digests[digest]]
             breaches += _one_value(field, recorded, lambda trial, name=digest: trial.digests[name])
+        recorded = [trial for trial in of_seed if trial.precision not in UNRECORDED]
+        breaches += _one_value(f"precision of seed {seed}", recorded, lambda trial: trial.precision)
     for group in selection.groups:
         field = f"objective of {group}"
         breaches += _one_value(field, selection.of(group), lambda trial: str(sorted(trial.objective.items())))
