@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,9 +15,10 @@ import studies
 from glassbox import tracking
 from glassbox.comparison.plan import planned_weights, read_plan
 from glassbox.comparison.selection import Selection, select_trials
-from glassbox.comparison.study import results_of
+from glassbox.comparison.study import compare_study, results_of
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError, MissingTrialsError
+from glassbox.report import report
 from glassbox.tracking.trial_run import RunStatus
 
 PAIR = ("sft", "black_box")
@@ -389,3 +391,115 @@ def test_seeds_of_a_group_that_learnt_from_different_answers_are_refused(store: 
         studies.write_trial(store, "sft", seed, log=False, digests=digests)
     with pytest.raises(IncomparableRunsError, match="teacher's answers of sft"):
         compare(store, studies.settings(("sft",), (0, 1)))
+
+
+# --- what must not pass in silence ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{"group": "sft"}, {"seed": 1}])
+def test_a_manifest_of_another_cell_than_its_place_is_refused(store: Path, change: dict[str, Any]) -> None:
+    studies.write_study(store, ("sft", "black_box"), (0, 1), log=False)
+    place = store / "runs" / "black_box" / "0.json"
+    content = json.loads(place.read_text(encoding="utf-8"))
+    place.write_text(json.dumps(content | change), encoding="utf-8")
+    with pytest.raises(IncomparableRunsError, match=r"0\.json is the manifest of .*, not of black_box/0") as refusal:
+        compare(store, studies.settings(PAIR, (0, 1)))
+    assert refusal.value.exit_code == 2
+
+
+def test_a_second_finished_run_with_other_results_is_refused_beside_a_manifest_until_one_is_chosen(
+    store: Path,
+) -> None:
+    studies.write_study(store, PAIR, (0, 1))
+    settings = studies.settings(PAIR, (0, 1))
+    first = compare(store, settings)
+    other = studies.manifest("black_box", 0, items=studies.items_of("combined", 0))
+    other["tags"]["final_student_digest"] = studies.digest("another")
+    other["tags"]["items_digest"] = other["digests"]["items"]
+    second = studies.log_trial(other)
+    with pytest.raises(IncomparableRunsError, match=rf"other results: {second}.*--use black_box/0=<run id>"):
+        compare(store, settings)
+    named = json.loads((store / "runs/black_box/0.json").read_text(encoding="utf-8"))["run_id"]
+    assert compare(store, settings, use={"black_box/0": named})["means"] == first["means"]
+    chosen = select(store, settings, use={"black_box/0": second})
+    assert {trial.run_id for trial in chosen.of("black_box")} >= {second}
+
+
+def test_a_cell_that_diverged_before_it_finished_says_how_often_it_was_tried(store: Path) -> None:
+    studies.write_study(store, PAIR, (0, 1))
+    settings = studies.settings(PAIR, (0, 1))
+    assert compare(store, settings)["integrity"]["attempts"] == {}
+    for _ in range(2):
+        studies.log_trial(studies.manifest("sft", 1, status="diverged"))
+    results = compare(store, settings)
+    assert results["integrity"]["attempts"] == {"sft/1": {"diverged": 2, "finished": 1}}
+    assert any("sft/1: 3 attempts, 1 finished and 2 diverged" in note for note in results["notes"])
+
+
+def test_a_study_run_again_under_an_edited_plan_is_exploratory(store: Path) -> None:
+    studies.write_study(store, studies.GROUPS, (0,))
+    settings = studies.settings(seeds=(0,))
+    assert compare(store, settings)["plan"]["state"] == "as planned"
+    plan = store / "conf" / "analysis.yaml"
+    plan.write_text(plan.read_text(encoding="utf-8").replace("power: 0.8", "power: 0.9"), encoding="utf-8")
+    for group in studies.GROUPS:
+        place = store / "runs" / group
+        shutil.rmtree(place)
+        studies.write_trial(store, group, 0)
+    results = compare(store, settings)
+    assert results["plan"]["state"] == "plan changed after the data: exploratory"
+    assert any("began under an earlier plan" in banner for banner in results["banners"])
+
+
+def test_a_finished_manifest_whose_run_failed_in_mlflow_is_noted(store: Path) -> None:
+    studies.write_conf(store, (0,))
+    content = studies.manifest("sft", 0)
+    place = store / "runs" / "sft" / "0.json"
+    studies.write_files(content, place)
+    content["run_id"] = studies.log_trial(content, place, status="FAILED")
+    place.write_text(json.dumps(content), encoding="utf-8")
+    results = compare(store, studies.settings(("sft",), (0,)))
+    assert results["integrity"]["cut_off"] == {"sft/0": "FAILED"}
+    assert any("sft/0 (FAILED)" in note for note in results["notes"])
+
+
+def test_a_refused_call_leaves_no_earlier_report_that_looks_current(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    studies.write_study(store, PAIR, (0, 1))
+    settings = studies.settings(PAIR, (0, 1))
+    compare_study(settings, studies.key_of, folder=store)
+    assert (store / "reports" / "report.html").is_file()
+    (store / "runs" / "sft" / "1.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(GlassboxError, match=r"earlier report .* lies in \.glassbox/earlier_report"):
+        compare_study(settings, studies.key_of, folder=store)
+    left = {path.name for path in (store / "reports").iterdir()}
+    assert left == {"snapshot.json"}
+    assert (store / ".glassbox/earlier_report/results.json").is_file()
+
+
+def test_precision_that_follows_the_group_is_refused_and_one_that_follows_the_seed_is_named(store: Path) -> None:
+    for seed, precision in ((0, "no"), (1, "bf16")):
+        for group in PAIR:
+            studies.write_trial(store, group, seed, precision=precision)
+    settings = studies.settings(PAIR, (0, 1))
+    studies.write_snapshot_report(store)
+    (note,) = [note for note in compare(store, settings)["notes"] if "precision" in note]
+    assert "bf16: sft/1, black_box/1; no: sft/0, black_box/0" in note
+    shutil.rmtree(store / "runs" / "black_box")
+    for seed in (0, 1):
+        studies.write_trial(store, "black_box", seed, precision="bf16", log=False)
+    with pytest.raises(IncomparableRunsError, match="precision of seed 0 +| bf16") as refusal:
+        compare(store, settings)
+    assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize("cluster", ["nan", "-1", "NaN"])
+def test_a_cluster_that_is_a_missing_value_is_refused_with_a_sentence(store: Path, cluster: str) -> None:
+    items = studies.items_of("sft", 0)
+    for row in items[:300:7]:
+        row["cluster"] = cluster
+    studies.write_trial(store, "sft", 0, items=items, log=False)
+    with pytest.raises(IncomparableRunsError, match="is no name of a cluster"):
+        compare(store, studies.settings(("sft",), (0,)))

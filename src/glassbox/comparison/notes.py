@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -21,11 +21,18 @@ CHANGED = "plan changed after the data: exploratory"
 SEEN = "exploratory: these seeds' scores were known when the plan was made"
 
 
-def plan_state(plan: Plan, trials: Sequence[TrialRecord]) -> str:
-    """Whether every trial carries the digest of the plan as it is now, and none has a seed that the plan had seen."""
-    if any(trial.plan != plan.digest for trial in trials):
+def plan_state(plan: Plan, selection: Selection) -> str:
+    """Whether every trial carries the digest of the plan as it is now, no run of the same trial began under an earlier
+    one, and none has a seed that the plan had seen."""
+    trials = selection.trials
+    if any(trial.plan != plan.digest for trial in trials) or _earlier(plan, selection):
         return CHANGED
     return SEEN if _seen(plan, trials) else AS_PLANNED
+
+
+def _earlier(plan: Plan, selection: Selection) -> list[str]:
+    """Cells of which the store holds a run that began under another plan than the present one."""
+    return [name for name, digests in selection.earlier_plans.items() if set(digests) - {plan.digest}]
 
 
 def _seen(plan: Plan, trials: Sequence[TrialRecord]) -> list[int]:
@@ -47,14 +54,15 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
     beyond = [str(seed) for seed in selection.seeds if seed not in plan.seeds]
     if beyond:
         found.append(f"Beyond the plan, exploratory: it does not hold the seeds {', '.join(beyond)}.")
-    if plan_state(plan, selection.trials) == CHANGED:
-        found.append(_changed_plan(plan, selection.trials))
+    if plan_state(plan, selection) == CHANGED:
+        found.append(_changed_plan(plan, selection))
     if seen := _seen(plan, selection.trials):
         found.append(f"E{SEEN[1:]}: {', '.join(map(str, seen))}.")
     return found
 
 
-def _changed_plan(plan: Plan, trials: Sequence[TrialRecord]) -> str:
+def _changed_plan(plan: Plan, selection: Selection) -> str:
+    trials = selection.trials
     without = sum(not trial.plan for trial in trials)
     other = sum(trial.plan not in ("", plan.digest) for trial in trials)
     told = []
@@ -62,6 +70,11 @@ def _changed_plan(plan: Plan, trials: Sequence[TrialRecord]) -> str:
         told.append(f"{other} of {len(trials)} trials began under another plan than the present conf/analysis.yaml")
     if without:
         told.append(f"{without} of {len(trials)} trials carry no plan, so that nothing shows that it came first")
+    if earlier := _earlier(plan, selection):
+        told.append(
+            f"the store holds runs of {_some(earlier, selection)} that began under an earlier plan, so that their "
+            "scores may have been known when the present one was made"
+        )
     return f"P{CHANGED[1:]}. {'; '.join(told)}."
 
 
@@ -91,7 +104,13 @@ def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, An
         )
     if selection.cut_off:
         names = ", ".join(f"{name} ({status})" for name, status in selection.cut_off.items())
-        found.append(f"MLflow does not show these runs as ended, though their trials published all results: {names}.")
+        found.append(
+            f"MLflow shows another end of these runs than their manifests, which hold all results: {names}. "
+            "Look at their log before you rely on them."
+        )
+    if repeated := {name: ends for name, ends in selection.attempts.items() if len(set(ends)) > 1}:
+        names = "; ".join(f"{name}: {_counted(ends)}" for name, ends in repeated.items())
+        found.append(f"More than one attempt, with different ends ({names}). The comparison takes one of them.")
     if selection.out_of_date:
         found.append(
             f"Trained under other settings or code than the present ones: {_some(selection.out_of_date, selection)}. "
@@ -107,8 +126,20 @@ def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, An
     if checked["without_items"]:
         found.append(f"Without results by question: {_some(checked['without_items'], selection)}.")
     if len(checked["precision"]) > 1:
-        found.append(f"Trials ran in different precisions: {', '.join(checked['precision'])}.")
+        by_precision = {
+            each: _some([trial.name for trial in selection.trials if trial.precision == each], selection)
+            for each in checked["precision"]
+        }
+        told = "; ".join(f"{precision}: {names}" for precision, names in by_precision.items())
+        found.append(f"Trials ran in different precisions, the same for all groups of a seed. {told}.")
     return found + [_unusual_share(row) for row in checked["liveness"] if _is_unusual(row)]
+
+
+def _counted(ends: Sequence[str]) -> str:
+    """'3 attempts, 1 finished and 2 diverged'."""
+    counts = Counter(ends)
+    order = sorted(counts, key=lambda end: (end != "finished", end))
+    return f"{len(ends)} attempts, {' and '.join(f'{counts[end]} {end}' for end in order)}"
 
 
 def _is_unusual(row: Mapping[str, Any]) -> bool:
@@ -142,6 +173,8 @@ def integrity(selection: Selection, evidence: Evidence) -> dict[str, Any]:
         "from_store": [trial.name for trial in trials if trial.source == "store"],
         "lost_runs": list(selection.lost_runs),
         "cut_off": dict(selection.cut_off),
+        "attempts": {name: dict(sorted(Counter(ends).items())) for name, ends in selection.attempts.items()},
+        "earlier_plans": {name: list(digests) for name, digests in selection.earlier_plans.items()},
         "out_of_date": list(selection.out_of_date),
         "ignored_files": list(selection.ignored_files),
         "without_items": without_items(selection, evidence),

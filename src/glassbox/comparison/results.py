@@ -101,7 +101,7 @@ def _plan(study: Study) -> dict[str, Any]:
     return {
         "path": PLAN_PATH,
         "digest": plan.digest,
-        "state": notes.plan_state(plan, trials),
+        "state": notes.plan_state(plan, study.selection),
         "trial_digests": {digest: [trial.name for trial in trials if trial.plan == digest] for digest in digests},
         "control": plan.control,
         "groups": list(plan.groups),

@@ -17,9 +17,11 @@ from glassbox.comparison.plan import Plan, PlannedTask, planned_weights, read_pl
 from glassbox.comparison.results import Study, build_results, references
 from glassbox.comparison.selection import KeyOf, select_trials
 from glassbox.config.settings import Settings
-from glassbox.errors import MissingTrialsError
-from glassbox.report.report import write_reports
+from glassbox.errors import GlassboxError, MissingTrialsError
+from glassbox.report.report import set_aside, write_reports
 from glassbox.report.tables import console_table, dvc_metrics
+
+EARLIER = Path(".glassbox/earlier_report")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,17 @@ def compare_study(
     """Compare the trials that the settings select and write folder/reports.
 
     key_of(settings, group, seed, snapshot digest, tasks digest) gives a trial's key.
-    folder: where runs/, conf/ and reports/ lie. Raises
-    IncomparableRunsError and MissingTrialsError, and then writes nothing.
+    folder: where runs/, conf/ and reports/ lie. Raises IncomparableRunsError and MissingTrialsError; it then writes
+    nothing, and moves an earlier report to EARLIER, so that it does not look like the present one.
     """
-    results = results_of(settings, key_of, allow_incomplete=allow_incomplete, use=use, folder=folder)
     reports = folder / "reports"
+    try:
+        results = results_of(settings, key_of, allow_incomplete=allow_incomplete, use=use, folder=folder)
+    except GlassboxError as error:
+        if set_aside(reports, folder / EARLIER):
+            told = f"An earlier report was in reports/; it is not of these trials and lies in {EARLIER} now."
+            raise type(error)(f"{error}\n\n{told}") from error
+        raise
     page = write_reports(results, reports)
     summary = {f"{group}/{name}": mean for group, means in dvc_metrics(results).items() for name, mean in means.items()}
     tags = {"plan": results["plan"]["digest"], "study_key": results["study_key"]}
