@@ -118,8 +118,13 @@ def summary(results: Mapping[str, Any]) -> list[str]:
     hypothesis = results["hypothesis"]
     lines = [*results["banners"], *results["notes"], *results["sensitivity_changes"], ""]
     lines += [hypothesis["text"]]
+    lines += ["", results["multiplicity"]["text"]] if results["multiplicity"]["text"] else []
     for answer in results["answers"]:
-        lines += ["", f"{answer['id']}: {answer['question']}", *(f"  {each}" for each in answer["sentences"])]
+        lines += [
+            "",
+            f"{answer['id']} ({answer['role']}): {answer['question']}",
+            *(f"  {each}" for each in answer["sentences"]),
+        ]
     embedded = " on embedded miniature tasks" if any(task["embedded"] for task in results["tasks"]) else ""
     confidence = f"{100 * results['confidence']:g} %"
     return [*lines, "", f"Mean test score in percent with its {confidence} t interval over seeds{embedded}"]

@@ -67,7 +67,8 @@ class Plan:
     """margins: the largest difference that counts as equal, per task, as a share of 1, at the scale in use.
 
     margin_scale: the scale whose margins these are, `default` for one that has none of its own. seen_seeds: seeds of
-    this scale whose scores were known when the plan was made; seen_note says what that bears on. tasks holds the
+    this scale whose scores were known when the plan was made; seen_note says what that bears on. primary: the family
+    whose answer the study is for; all others are secondary. tasks holds the
     study's own tasks too, where the plan has none of their name (`unplanned`); they have no margin.
     """
 
@@ -83,6 +84,7 @@ class Plan:
     margin_reasons: Mapping[str, str]
     hypothesis: Hypothesis
     contrasts: tuple[PlannedContrast, ...]
+    primary: str = ""
     margin_scale: str = DEFAULT
     seen_seeds: tuple[int, ...] = ()
     seen_note: str = ""
@@ -135,6 +137,7 @@ class PlanFile(Section):
     alpha: Probability
     power: Probability
     control: str
+    primary: str | None = None
     groups: tuple[str, ...] = Field(min_length=2)
     optional_groups: tuple[str, ...] = ()
     seeds: dict[str, Seeds]
@@ -173,6 +176,7 @@ def read_plan(conf: Path, scale: str) -> Plan:
         margin_reasons={task: margin.reason for task, margin in margins.items()},
         hypothesis=Hypothesis(found.hypothesis.alike, found.hypothesis.better),
         contrasts=tuple(_contrast(each, found.tasks) for each in found.contrasts),
+        primary=found.primary or next(each.family for each in found.contrasts),
         margin_scale=margin_scale,
         seen_seeds=seen.seeds if seen else (),
         seen_note=seen.note if seen else "",
@@ -205,6 +209,7 @@ def _contradictions(plan: PlanFile) -> Iterator[str]:
         for task in set(plan.tasks) - set(margins):
             yield f"`margins.{scale}.{task}` is missing: every task of the plan has a margin at every scale."
     yield from _unknown("hypothesis", (*plan.hypothesis.alike, *plan.hypothesis.better), tuple(plan.tasks))
+    yield from _unknown("primary", [plan.primary] if plan.primary else [], tuple(c.family for c in plan.contrasts))
     for name, count in Counter(contrast.id for contrast in plan.contrasts).items():
         if count > 1:
             yield f"`contrasts`: the id {name} stands there twice."

@@ -18,7 +18,7 @@ ANALYSES = {
     "welch": "Welch's test",
     "sign_flip": "the exact sign-flip test",
     "bca": "BCa bootstrap intervals (which undercover with few seeds)",
-    "floor_imputed": "the chance score in place of diverged trials",
+    "diverged_last": "sign tests with diverged trials ranked last",
     "logit": "log-odds in place of points",
     "clusters": "questions of one cluster taken as related or as unrelated",
     "leave_one_out": "each seed left out",

@@ -1,8 +1,7 @@
-"""The same evidence told otherwise: on log-odds, with chance for a diverged trial, with a seed left out."""
+"""The same evidence told otherwise: on log-odds, with a seed left out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -26,14 +25,6 @@ def _log_odds(evidence: Evidence, task: str, shares: np.ndarray) -> np.ndarray:
     right, wrong = shares + half, 1 - shares + half
     inside = (right > 0) & (wrong > 0)
     return np.where(inside, np.log(np.where(inside, right, 1.0)) - np.log(np.where(inside, wrong, 1.0)), np.nan)
-
-
-def with_chance_for_diverged(evidence: Evidence, chance: Mapping[str, float]) -> Evidence:
-    """A diverged trial scores what guessing gives. Item results stay as they are: guesses have none."""
-    levels = np.asarray([chance.get(task, np.nan) for task in evidence.tasks])
-    imputed = evidence.diverged[:, None, :] & ~np.isfinite(evidence.scores)
-    scores = np.where(imputed, levels[None, :, None], evidence.scores)
-    return replace(evidence, scores=scores, diverged=np.zeros_like(evidence.diverged), items={})
 
 
 def without_seed(evidence: Evidence, seed: int) -> Evidence:

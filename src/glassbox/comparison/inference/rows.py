@@ -33,6 +33,7 @@ def contrast_row(found: Analysis, evidence: Evidence, plan: Plan, verdict: str) 
         "id": contrast.id,
         "key": contrast.key,
         "family": contrast.family,
+        "counted": contrast.counted,
         "question": contrast.question,
         "formula": contrast.formula,
         "tasks": dict(contrast.tasks),
@@ -163,7 +164,7 @@ def _effect(found: Analysis, evidence: Evidence) -> dict[str, Any]:
     if pair and found.estimate.testable:
         samples = found.observation.samples(paired=evidence.paired)
         first, second = samples[pair[0]], -samples[pair[1]]
-        effect["g_av"] = float(standardised_by_groups(first, second))
+        effect["g_av"] = float(standardised_by_groups(first, second, paired=evidence.paired))
         if not evidence.paired:
             effect["probability_superiority"] = superiority_over_all_pairs(first, second)
     return effect
@@ -224,18 +225,14 @@ def _component(leg: Analysis, decides: bool, plan: Plan) -> dict[str, Any]:
     }
 
 
-def final_verdict(
-    found: Analysis, imputed: Analysis | None, on_logits: Analysis | None, uninformative: set[str]
-) -> str:
-    """The verdict after what may overrule it: diverged runs, an uninformative task, the scale.
+def final_verdict(found: Analysis, on_logits: Analysis | None, uninformative: set[str]) -> str:
+    """The verdict after what may overrule it: an uninformative task, the scale.
 
-    imputed: the same contrast with chance for diverged trials. on_logits: the planned contrast of the same id and
+    on_logits: the planned contrast of the same id and
     tasks on log-odds. An uninformative task lets a difference stand, but no likeness and no search for one.
     """
     if found.verdict in (verdicts.NOT_RUN, verdicts.DEGENERATE, verdicts.DESCRIPTIVE):
         return found.verdict
-    if imputed is not None and imputed.verdict != found.verdict:
-        return verdicts.DIVERGED
     weak = found.verdict == verdicts.INCONCLUSIVE or verdicts.claims_similarity(found.verdict)
     if weak and uninformative & set(found.contrast.tasks):
         return verdicts.UNINFORMATIVE

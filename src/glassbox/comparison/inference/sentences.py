@@ -19,7 +19,8 @@ def answers(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[dict[str, Any
         own = [row for row in rows if row["id"] == question and row["scale"] == "points"]
         if own:
             sentences = [_sentence(row, plan) for row in own]
-            found.append({"id": question, "question": own[0]["question"], "sentences": sentences})
+            role = "primary" if own[0]["family"] == plan.primary else "secondary"
+            found.append({"id": question, "question": own[0]["question"], "role": role, "sentences": sentences})
     return found
 
 
@@ -49,7 +50,7 @@ def _evidence(row: Mapping[str, Any], plan: Plan) -> str:
     family = f", Holm over {row['family_size']}" if row["family_size"] > 1 else ""
     limits = f"{100 * plan.confidence:g} % interval {_limits(row)} over seeds, on this benchmark"
     limits += _wider(row["items"]) if row["items"] else ""
-    dropped = f", {row['n_dropped']} left out because a trial diverged" if row["n_dropped"] else ""
+    dropped = f", among runs that finish ({row['n_dropped']} diverged)" if row["n_dropped"] else ""
     seeds = f"n = {row['n']} {'pairs' if row['pairing'] == 'verified' else 'seeds, not verified as pairs'}{dropped}"
     return f"{limits}; {_p(row)}{family}; {seeds}"
 
@@ -76,8 +77,6 @@ def _says(row: Mapping[str, Any], plan: Plan) -> str:
     if verdict == verdicts.INCONCLUSIVE:
         least = points(row["minimum_detectable"]["holm_first"])
         return f"inconclusive; with {100 * plan.power:g} % power this test finds differences from {least} points."
-    if verdict == verdicts.DIVERGED:
-        return "depends on diverged runs: with the chance score in their place the verdict is another."
     if verdict == verdicts.SCALE:
         return "depends on scale: in points and on log-odds the verdicts disagree."
     if verdict == verdicts.UNINFORMATIVE:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-BETTER, WORSE = "better", "worse"
+BETTER, WORSE, NEITHER = "better", "worse", "neither"
 MEANINGFUL, UNCERTAIN, BELOW = "meaningful", "size uncertain", "below the margin"
 EQUIVALENT, INCONCLUSIVE = "equivalent", "inconclusive"
 DESCRIPTIVE, NOT_RUN, DEGENERATE = "descriptive", "not run", "degenerate"
-DIVERGED = "depends on diverged runs"
 SCALE = "depends on scale"
 UNINFORMATIVE = "uninformative"
 IDENTICAL = "identical on every seed"
-OVERRULING = (DIVERGED, SCALE, UNINFORMATIVE)
+OVERRULING = (SCALE, UNINFORMATIVE)
 
 
 def contrast_verdict(
@@ -34,7 +33,7 @@ def contrast_verdict(
 
 def direction(verdict: str) -> str:
     """'better', 'worse', or 'neither': what two analyses without a common margin can be compared on."""
-    return verdict.split(",")[0] if verdict.startswith((BETTER, WORSE)) else "neither"
+    return verdict.split(",")[0] if verdict.startswith((BETTER, WORSE)) else NEITHER
 
 
 def excludes_zero(lower: float, upper: float) -> bool | None:

@@ -58,6 +58,15 @@ def mean_interval(
     )
 
 
+def exact_share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share count / n (Clopper and Pearson 1934; SciPy's binomtest).
+
+    It holds the truth at least as often as it says, for any n and also where the count is 0 or n.
+    """
+    interval = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
+
+
 def share_interval(right: int, items: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share right / items (Wilson 1927; SciPy's binomtest).
 
