@@ -233,8 +233,8 @@ def test_a_gain_that_points_show_and_log_odds_do_not_depends_on_the_scale() -> N
 
 
 def test_a_score_of_one_has_log_odds_where_the_questions_are_counted() -> None:
-    evidence = evidences.evidence(levels=(0.999, 0.55, 0.5), noise=0.002, questions=200)
-    assert (evidence.scores[:, 0] == 1.0).any()
+    evidence = evidences.evidence(levels=(0.97, 0.55, 0.5), noise=0.02, questions=200)
+    assert (evidence.scores[:, 0] == 1.0).any() and evidence.scores[1:4, 0].mean(axis=-1).max() < 0.99
     assert row(infer(PLAN, evidence), "Q4/mmlu-sst2/logit")["n"] == 7
     without = row(infer(PLAN, replace(evidence, items={})), "Q4/mmlu-sst2/logit")
     assert without["n"] < 7
@@ -356,6 +356,34 @@ def test_limits_beyond_the_scores_are_flagged() -> None:
     evidence = evidences.evidence(levels=(0.95, 0.55, 0.5), noise=0.03, questions=30, seeds=3)
     found = next(each for each in infer(PLAN, evidence)["means"] if each["task"] == "sst2")
     assert found["upper"] == found["items"]["upper"] == 1.0 and found["clipped"] and found["items"]["clipped"]
+
+
+def test_scores_that_are_equal_on_every_seed_have_the_exact_interval_of_their_questions_and_a_sentence() -> None:
+    made = constant(evidences.evidence(questions=500), combined__sst2=500, attention__sst2=480)
+    found = {each["group"]: each for each in infer(PLAN, made)["means"] if each["task"] == "sst2"}
+    assert found["combined"]["statement"] == "all 500 right on every seed; at least 99.3 % by Clopper-Pearson"
+    assert found["attention"]["statement"].startswith("480 of 500 right on every seed; ")
+    for each in found.values():
+        assert each["lower"] < each["upper"]
+
+
+def test_the_interval_that_equivalence_is_judged_by_stands_beside_the_word() -> None:
+    results = infer(WIDE, flat())
+    found = row(results, "Q2/sst2")
+    values = flat().scores[2, 0] - flat().scores[3, 0]
+    limits = stats.ttest_1samp(values, 0.0).confidence_interval(0.9)
+    assert (found["equivalence"]["lower"], found["equivalence"]["upper"]) == pytest.approx((limits.low, limits.high))
+    sentence = next(each for answer in results["answers"] if answer["id"] == "Q2" for each in answer["sentences"])
+    assert "equivalent within 50.00 points (90 % interval " in sentence
+
+
+def test_there_are_no_log_odds_of_scores_at_a_ceiling() -> None:
+    made = constant(evidences.evidence(evidences.everyone_gains()), **{f"{g}__sst2": 400 for g in evidences.GROUPS})
+    results = infer(PLAN, made)
+    found = row(results, "Q4/mmlu-sst2/logit")
+    assert found["status"] == "not run" and "at an end of the scale on sst2" in found["reason"]
+    assert row(results, "Q4/mmlu-sst2")["verdict"] != "depends on scale"
+    assert row(results, "Q1/sst2")["sensitivity"]["logit"] is None
 
 
 # --- diverged trials ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from glassbox.comparison import notes
-from glassbox.comparison.costs import group_cost
+from glassbox.comparison.costs import gain_intervals, group_cost, unequal_load
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.notes import integrity
@@ -19,7 +19,7 @@ from glassbox.comparison.selection import Selection
 from glassbox.config.settings import Group, Settings
 from glassbox.tracking.manifest import DIGESTS, TrialRecord
 
-SCHEMA = 3
+SCHEMA = 4
 PLAN_PATH = "conf/analysis.yaml"
 REFERENCES = {"teacher": "teacher_scores", "initial_student": "student_scores"}
 LIBRARIES = ("numpy", "scipy")
@@ -51,6 +51,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
     """All that the reports show, as plain JSON values: scores are shares of 1. inferred: what `infer` returned."""
     settings, plan, selection = study.settings, study.plan, study.selection
     checked = integrity(selection, study.evidence)
+    costs = [_cost(study, group, inferred["means"]) for group in selection.groups]
     results = {
         "schema": SCHEMA,
         "scale": settings.scale,
@@ -66,7 +67,8 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "trials": _trials(study),
         "curves": learning_curves(selection.trials, plan.confidence),
         "data": [{"task": task, "split": split, **row} for task, of in study.data.items() for split, row in of.items()],
-        "costs": [_cost(study, group, inferred["means"]) for group in selection.groups],
+        "costs": costs,
+        "unequal_load": unequal_load(costs),
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
         "banners": notes.banners(plan, selection),
         "notes": [*notes.notes(plan, settings.scale, selection, checked), *study.gate.get("teacher_notes", ())],
@@ -154,7 +156,8 @@ def _cost(study: Study, group: str, means: list[dict[str, Any]]) -> dict[str, An
         study.gate.get("signal_bytes"),
         study.settings.objective.logits_target,
     )
-    return {"group": group, **cost, "gain": gain}
+    intervals = gain_intervals(study.evidence, group, study.plan.control, study.plan.confidence)
+    return {"group": group, **cost, "gain": gain, "gain_interval": intervals}
 
 
 def _trials(study: Study) -> list[dict[str, Any]]:

@@ -7,6 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.inference.contrasts import Contrast
+
+CEILING = 0.99
 
 
 def on_logits(evidence: Evidence) -> Evidence:
@@ -25,6 +28,18 @@ def _log_odds(evidence: Evidence, task: str, shares: np.ndarray) -> np.ndarray:
     right, wrong = shares + half, 1 - shares + half
     inside = (right > 0) & (wrong > 0)
     return np.where(inside, np.log(np.where(inside, right, 1.0)) - np.log(np.where(inside, wrong, 1.0)), np.nan)
+
+
+def at_the_end(contrast: Contrast, evidence: Evidence) -> str | None:
+    """Why a contrast has no meaning on log-odds: a score within 1 % of an end, where the half count makes them up."""
+    for group in contrast.groups:
+        for task in contrast.tasks:
+            if group in evidence.groups and task in evidence.tasks:
+                scores = evidence.scores[evidence.groups.index(group), evidence.tasks.index(task)]
+                known = scores[np.isfinite(scores)]
+                if known.size and not 1 - CEILING < known.mean() < CEILING:
+                    return f"{group} is at an end of the scale on {task}, where log-odds are made by the half count"
+    return None
 
 
 def without_seed(evidence: Evidence, seed: int) -> Evidence:

@@ -11,7 +11,7 @@ import numpy as np
 
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference import verdicts
-from glassbox.comparison.inference.alternatives import on_logits
+from glassbox.comparison.inference.alternatives import at_the_end, on_logits
 from glassbox.comparison.inference.contrasts import Contrast
 from glassbox.comparison.inference.observation import Observation, observe
 from glassbox.comparison.statistics.equivalence import equivalence
@@ -27,7 +27,8 @@ class Analysis:
 
     legs: the one-sided tests of an intersection-union test, of which number `leg` decides. Its own numbers are then
     those of that leg; p and equivalence_p are over all legs. Holm's counts are in p_adjusted and
-    equivalence_adjusted. estimate is None where nothing could be tested.
+    equivalence_adjusted. within: the interval of confidence 1 - 2 alpha, which TOST compares with the margin. estimate
+    is None where nothing could be tested.
     """
 
     contrast: Contrast
@@ -43,6 +44,7 @@ class Analysis:
     equivalence_adjusted: float = NAN
     smallest_margin: float = NAN
     probability_within: float = NAN
+    within: tuple[float, float] = (NAN, NAN)
     verdict: str = verdicts.NOT_RUN
     legs: tuple[Analysis, ...] = ()
     leg: int = 0
@@ -67,8 +69,14 @@ class Analysis:
 
 def analyse(contrasts: Sequence[Contrast], evidence: Evidence, alpha: float) -> dict[str, Analysis]:
     """Key -> analysis, of every contrast. Those on log-odds read the same evidence on log-odds."""
-    scales = {"points": evidence, "logit": on_logits(evidence)}
-    tested = [_test(contrast, scales[contrast.scale], alpha) for contrast in contrasts]
+    logits = on_logits(evidence)
+    tested = []
+    for contrast in contrasts:
+        reason = at_the_end(contrast, evidence) if contrast.scale == "logit" else None
+        if reason:
+            tested.append(Analysis(contrast, Observation({}, absent=reason), None))
+        else:
+            tested.append(_test(contrast, logits if contrast.scale == "logit" else evidence, alpha))
     return {each.contrast.key: _judge(each, alpha) for each in _adjusted(tested)}
 
 
@@ -89,12 +97,13 @@ def _test(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis:
         return found
     alike = equivalence(estimate, contrast.margin, alpha)
     if observation.identical and not estimate.testable:
-        return replace(found, equivalence_p=0.0, smallest_margin=0.0, probability_within=1.0)
+        return replace(found, equivalence_p=0.0, smallest_margin=0.0, probability_within=1.0, within=(0.0, 0.0))
     return replace(
         found,
         equivalence_p=float(alike.p),
         smallest_margin=float(alike.smallest_margin),
         probability_within=float(alike.probability_within),
+        within=tuple(float(limit) for limit in t_interval(estimate, 1 - 2 * alpha)),  # type: ignore[arg-type]
     )
 
 
@@ -119,6 +128,7 @@ def _test_legs(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis
         equivalence_p=float(intersection_union(np.asarray([leg.equivalence_p for leg in legs]))),
         smallest_margin=max(leg.smallest_margin for leg in legs),
         probability_within=NAN,
+        within=(min(leg.within[0] for leg in legs), max(leg.within[1] for leg in legs)),
         legs=legs,
     )
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.inference.alternatives import CEILING
 from glassbox.comparison.inference.analysis import Analysis
 from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION
-
-CEILING = 0.99
 
 
 def equal_scores(evidence: Evidence) -> list[dict[str, Any]]:
@@ -67,7 +66,11 @@ def guards(
         "degenerate": without_spread,
         "equal_scores": equal_scores(evidence),
         "extremes": dict(at_extremes),
-        "equal_seeds": [{"group": row["group"], "task": row["task"]} for row in means if row["degenerate"]],
+        "equal_seeds": [
+            {"group": row["group"], "task": row["task"], "statement": row["statement"]}
+            for row in means
+            if row["degenerate"]
+        ],
     }
 
 
@@ -83,7 +86,9 @@ def guard_notes(found: Mapping[str, Any], unmatched: list[str], evidence: Eviden
             "there: the task leaves no room for a difference, and being equivalent says little of the signals."
         )
     for each in found["equal_seeds"]:
-        notes.append(f"{each['group']} on {each['task']}: all scores are equal, the seed had no effect.")
+        notes.append(
+            f"{each['group']} on {each['task']}: all scores are equal, the seed had no effect: {each['statement']}."
+        )
     if found["degenerate"]:
         keys = ", ".join(found["degenerate"])
         notes.append(f"Degenerate, every seed gave the same difference, no p and no g: {keys}.")

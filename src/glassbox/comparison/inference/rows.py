@@ -144,6 +144,9 @@ def _equivalence(found: Analysis, alpha: float) -> dict[str, Any] | None:
         return None
     return {
         "margin": found.contrast.margin,
+        "confidence": 1 - 2 * alpha,
+        "lower": found.within[0],
+        "upper": found.within[1],
         "p": found.equivalence_p,
         "p_adjusted": found.equivalence_adjusted,
         "equivalent": found.equivalence_adjusted <= alpha,

@@ -73,7 +73,8 @@ def _says(row: Mapping[str, Any], plan: Plan) -> str:
     verdict, alike = row["verdict"], row["equivalence"]
     margin = f"{points(alike['margin'])} points" if alike else ""
     if verdict == verdicts.EQUIVALENT:
-        return f"equivalent within {margin} (TOST, adjusted p {p_text(alike['p_adjusted'])})."
+        inside = f"{100 * alike['confidence']:g} % interval {_limits(alike)}"
+        return f"equivalent within {margin} ({inside}; TOST, adjusted p {p_text(alike['p_adjusted'])})."
     if verdict == verdicts.INCONCLUSIVE:
         least = points(row["minimum_detectable"]["holm_first"])
         return f"inconclusive; with {100 * plan.power:g} % power this test finds differences from {least} points."
