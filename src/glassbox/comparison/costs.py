@@ -47,8 +47,8 @@ def group_cost(
 def unequal_load(costs: Sequence[Mapping[str, Any]]) -> str | None:
     """Why step times cannot be compared, where they contradict what groups do; None where they do not.
 
-    A group that does all that another does, and more, cannot be quicker in every trial; nor can trials of one group take
-    half as long again as others, where nothing but the seed differs.
+    A group that does all that another does, and more, cannot be quicker in every trial; nor can trials of one group
+    take half as long again as others, where nothing but the seed differs.
     """
     timed = [row for row in costs if row["step_seconds_range"]]
     for row in timed:
@@ -61,8 +61,8 @@ def unequal_load(costs: Sequence[Mapping[str, Any]]) -> str | None:
                 less["step_seconds_range"][0] / SURELY
             ):
                 return _unequal(
-                    f"{less['group']} took {1000 * less['step_seconds']:.0f} ms a step and {more['group']}, which does all "
-                    f"of that and more, {1000 * more['step_seconds']:.0f} ms"
+                    f"{less['group']} took {1000 * less['step_seconds']:.0f} ms a step and {more['group']}, which does "
+                    f"all of that and more, {1000 * more['step_seconds']:.0f} ms"
                 )
     return None
 

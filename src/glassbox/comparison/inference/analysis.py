@@ -12,7 +12,7 @@ import numpy as np
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference import verdicts
 from glassbox.comparison.inference.alternatives import at_the_end, on_logits
-from glassbox.comparison.inference.contrasts import Contrast
+from glassbox.comparison.inference.contrasts import ALIKE, Contrast
 from glassbox.comparison.inference.observation import Observation, observe
 from glassbox.comparison.statistics.equivalence import equivalence
 from glassbox.comparison.statistics.estimates import Alternative, Estimate, t_interval, t_test
@@ -80,7 +80,8 @@ def analyse(contrasts: Sequence[Contrast], evidence: Evidence, alpha: float) -> 
     return {each.contrast.key: _judge(each, alpha) for each in _adjusted(tested)}
 
 
-def _test(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis:
+def _test(contrast: Contrast, evidence: Evidence, alpha: float, *, alone: bool = True) -> Analysis:
+    """alone: whether it is a question of its own and not the leg of one."""
     if contrast.legs:
         return _test_legs(contrast, evidence, alpha)
     observation = observe(contrast, evidence)
@@ -95,6 +96,9 @@ def _test(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis:
         found = replace(found, p=float(p))
     if contrast.margin is None or contrast.test == "descriptive":
         return found
+    if alone and contrast.test == "greater":
+        below = float(t_test(estimate, "less", contrast.margin)[1])
+        return replace(found, equivalence_p=0.0 if observation.identical else below)
     alike = equivalence(estimate, contrast.margin, alpha)
     if observation.identical and not estimate.testable:
         return replace(found, equivalence_p=0.0, smallest_margin=0.0, probability_within=1.0, within=(0.0, 0.0))
@@ -114,7 +118,7 @@ def _test_legs(contrast: Contrast, evidence: Evidence, alpha: float) -> Analysis
     twice the smallest of a loss times the number of legs (Bonferroni), whichever is less. So each direction is wrong
     in at most alpha / 2. TOST: the larger p.
     """
-    legs = tuple(_test(leg, evidence, alpha) for leg in contrast.legs)
+    legs = tuple(_test(leg, evidence, alpha, alone=False) for leg in contrast.legs)
     absent = next((leg for leg in legs if leg.estimate is None), None)
     if absent:
         return Analysis(contrast, absent.observation, None, legs=legs)
@@ -160,7 +164,7 @@ def _adjusted(tested: Iterable[Analysis]) -> list[Analysis]:
         if each.contrast.test != "descriptive":
             families[each.contrast.counted].append(position)
     for members in families.values():
-        alike = tested[members[0]].contrast.test == "equivalence"
+        alike = tested[members[0]].contrast.id == ALIKE
         p = holm(np.asarray([tested[i].p for i in members]))
         tost = np.asarray([tested[i].equivalence_p for i in members])
         similar = tost if alike else holm(tost)
@@ -192,5 +196,11 @@ def verdict_of(found: Analysis, alpha: float, p_adjusted: float) -> str:
     assert found.estimate is not None
     limits, margin = (min([found.lower, *(leg.lower for leg in found.legs)]), found.upper), found.contrast.margin
     return verdicts.contrast_verdict(
-        float(found.estimate.value), limits, p_adjusted, found.equivalence_adjusted, margin, alpha
+        float(found.estimate.value),
+        limits,
+        p_adjusted,
+        found.equivalence_adjusted,
+        margin,
+        alpha,
+        one_sided=found.contrast.test == "greater",
     )

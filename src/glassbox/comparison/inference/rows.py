@@ -9,7 +9,7 @@ from typing import Any
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference import verdicts
 from glassbox.comparison.inference.analysis import Analysis
-from glassbox.comparison.inference.contrasts import TEACHER, Contrast
+from glassbox.comparison.inference.contrasts import TEACHER, plain_pair
 from glassbox.comparison.inference.observation import has_clusters, observe_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.effects import (
@@ -42,6 +42,7 @@ def contrast_row(found: Analysis, evidence: Evidence, plan: Plan, verdict: str) 
         "scale": contrast.scale,
         "status": "not run" if found.estimate is None else "run",
         "reason": found.observation.absent,
+        "absent_groups": [group for group in contrast.groups if group not in evidence.groups],
         "n": int(found.observation.values.size),
         "n_dropped": found.observation.n_dropped,
         "pairing": "verified" if evidence.paired else "nominal",
@@ -88,15 +89,8 @@ NUMBERS = (
 ).split()
 
 
-def _pair(contrast: Contrast) -> tuple[str, str] | None:
-    """(A, B) of a plain difference A - B of two trained groups on one task."""
-    signs = {weight: group for group, weight in contrast.weights.items()}
-    plain = len(contrast.tasks) == 1 and set(contrast.weights.values()) == {1.0, -1.0} and len(contrast.weights) == 2
-    return (signs[1.0], signs[-1.0]) if plain and TEACHER not in contrast.weights else None
-
-
 def _correlation(found: Analysis) -> float | None:
-    pair = _pair(found.contrast)
+    pair = plain_pair(found.contrast)
     if pair is None:
         return None
     samples = found.observation.samples(paired=True)
@@ -156,7 +150,7 @@ def _equivalence(found: Analysis, alpha: float) -> dict[str, Any] | None:
 
 
 def _effect(found: Analysis, evidence: Evidence) -> dict[str, Any]:
-    values, pair = found.observation.values, _pair(found.contrast)
+    values, pair = found.observation.values, plain_pair(found.contrast)
     assert found.estimate is not None
     effect: dict[str, Any] = {
         "g_z": float(standardised_by_differences(values)) if evidence.paired else None,

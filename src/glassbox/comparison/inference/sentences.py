@@ -9,26 +9,58 @@ from typing import Any
 from glassbox.comparison.inference import verdicts
 from glassbox.comparison.plan import Plan
 
-QUESTIONS = ("F1", "Q1", "Q2", "Q3", "Q4")
-
 
 def answers(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[dict[str, Any]]:
-    """Per question its sentences, one per task; log-odds speak only through `depends on scale`."""
+    """Per question that was run its sentences, one per task; log-odds speak only through `depends on scale`."""
     found = []
-    for question in QUESTIONS:
+    for question in _questions(plan):
         own = [row for row in rows if row["id"] == question and row["scale"] == "points"]
-        if own:
+        if any(row["status"] == "run" for row in own):
             sentences = [_sentence(row, plan) for row in own]
             role = "primary" if own[0]["family"] == plan.primary else "secondary"
             found.append({"id": question, "question": own[0]["question"], "role": role, "sentences": sentences})
     return found
 
 
+def not_run(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
+    """'Q1 to Q4: not run, they need attention.': the questions of which no part could be run, in one line.
+
+    Those of optional groups are compared where these ran, and not missed elsewhere.
+    """
+    absent, groups, other = [], [], []
+    for question in _questions(plan):
+        own = [row for row in rows if row["id"] == question]
+        if not own or any(row["status"] == "run" for row in own):
+            continue
+        if any(group in plan.optional_groups for group in own[0]["weights"]):
+            continue
+        absent.append(question)
+        for row in own:
+            groups += [group for group in row["absent_groups"] if group not in groups]
+            other += [row["reason"]] if not row["absent_groups"] and row["reason"] not in other else []
+    if not absent:
+        return ""
+    names = _range(absent, _questions(plan))
+    why = f"{'it needs' if len(absent) == 1 else 'they need'} {', '.join(groups)}" if groups else "; ".join(other)
+    return f"{names}: not run, {why}."
+
+
+def _range(names: Sequence[str], order: Sequence[str]) -> str:
+    """'Q1 to Q4' where the names follow each other in the plan's order, otherwise 'Q1, Q3'."""
+    first = order.index(names[0])
+    following = list(order[first : first + len(names)]) == list(names)
+    return f"{names[0]} to {names[-1]}" if following and len(names) > 2 else ", ".join(names)
+
+
+def _questions(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(each.id for each in plan.contrasts if each.answered and each.test != "descriptive"))
+
+
 def _sentence(row: Mapping[str, Any], plan: Plan) -> str:
     tasks = list(row["tasks"])
     against = [task for task in tasks if row["tasks"][task] < 0]
     place = f"{', '.join(task for task in tasks if task not in against)}"
-    start = f"{place} against {', '.join(against)}" if against else f"On {place}"
+    start = f"{place} against {', '.join(against)}" if against else f"On {'the mean of ' * (len(tasks) > 1)}{place}"
     if row["status"] == "not run":
         return f"{start}: not run, {row['reason']}."
     note = f" Note: {row['verdict_note']}." if row["verdict_note"] else ""
@@ -75,6 +107,8 @@ def _says(row: Mapping[str, Any], plan: Plan) -> str:
     if verdict == verdicts.EQUIVALENT:
         inside = f"{100 * alike['confidence']:g} % interval {_limits(alike)}"
         return f"equivalent within {margin} ({inside}; TOST, adjusted p {p_text(alike['p_adjusted'])})."
+    if verdict == verdicts.NO_BENEFIT:
+        return f"no benefit of {margin} or more (one-sided, adjusted p {p_text(alike['p_adjusted'])})."
     if verdict == verdicts.INCONCLUSIVE:
         least = points(row["minimum_detectable"]["holm_first"])
         return f"inconclusive; with {100 * plan.power:g} % power this test finds differences from {least} points."

@@ -49,10 +49,10 @@ def caption(results: Mapping[str, Any]) -> str:
     unknown = f" Not measured in these trials: {', '.join(missing)}." if missing else ""
     load = f" {results['unequal_load']}" if results["unequal_load"] else ""
     return (
-        f"Gain: mean difference to the control in points, with its {100 * results['confidence']:g} % interval over seeds, "
-        "not adjusted for the number of tasks and groups. "
+        f"Gain: mean difference to the control in points, with its {100 * results['confidence']:g} % interval over "
+        "seeds, not adjusted for the number of tasks and groups. "
         "Snapshot: bytes of the columns that the group reads. Step time: a trial's seconds, its evaluations on the "
-        f"validation split included, over its steps; median over seeds, with the quickest and the slowest.{unknown}{load}"
+        f"validation split included, over its steps; median over seeds, with the quickest and slowest.{unknown}{load}"
     )
 
 
