@@ -347,7 +347,10 @@ def test_a_task_on_which_nobody_beats_guessing_claims_no_likeness() -> None:
     assert results["guards"]["uninformative_tasks"] == ["sst2"]
     assert all(each["near_chance"] for each in results["means"] if each["task"] == "sst2")
     assert row(results, "Q2/sst2")["verdict"] == "uninformative"
-    assert results["hypothesis"]["verdict"] == "not established" and results["hypothesis"]["p"] is None
+    assert results["hypothesis"]["verdict"] == "not established"
+    left = [leg for leg in results["hypothesis"]["legs"] if leg["left_out"]]
+    assert len(left) == 8 and not any(leg["holds"] or leg["contradicted"] for leg in left)
+    assert "Left out, not failed: sst2, where every group is near chance." in results["hypothesis"]["text"]
     sentence = next(each for answer in results["answers"] if answer["id"] == "Q2" for each in answer["sentences"])
     assert "nothing is said of their being alike" in sentence
 
@@ -384,6 +387,22 @@ def test_there_are_no_log_odds_of_scores_at_a_ceiling() -> None:
     assert found["status"] == "not run" and "at an end of the scale on sst2" in found["reason"]
     assert row(results, "Q4/mmlu-sst2")["verdict"] != "depends on scale"
     assert row(results, "Q1/sst2")["sensitivity"]["logit"] is None
+
+
+def test_a_task_at_its_ceiling_is_left_out_of_the_hypothesis_and_not_a_failed_leg() -> None:
+    evidence = evidences.evidence(evidences.everyone_gains(), levels=(0.9999, 0.55, 0.5), noise=0.002, questions=1000)
+    verdict = infer(PLAN, evidence)["hypothesis"]
+    assert verdict["verdict"] == "supported" and verdict["p"] < 0.05
+    assert "sst2, where every group is at 99 % or more" in verdict["text"]
+    assert {bool(leg["left_out"]) for leg in verdict["legs"] if "sst2" in leg["contrast"]} == {True}
+
+
+def test_a_study_that_shows_no_benefit_anywhere_says_so_first() -> None:
+    alike = infer(PLAN, flat())["assay"]
+    assert alike["shown"] is False and "has not shown that it can detect any benefit of distilling" in alike["text"]
+    gains = {(group, "mmlu"): 0.05 for group in evidences.GROUPS[1:]}
+    found = infer(PLAN, evidences.evidence(gains, noise=0.004))["assay"]
+    assert found["shown"] and "black_box on mmlu" in found["by"] and found["text"] == ""
 
 
 # --- diverged trials ------------------------------------------------------------------------------------------
@@ -492,6 +511,23 @@ def test_subjects_are_taken_as_related_and_the_other_way_is_shown() -> None:
     clusters = found["sensitivity"]["clusters"]
     assert clusters["clustered"]["lower"] == found["items"]["lower"]
     assert clusters["clustered"] != clusters["unclustered"]
+
+
+def test_questions_that_one_group_has_right_and_another_wrong_are_counted_with_examples() -> None:
+    made = evidences.evidence(questions=100, seeds=4)
+    correct = made.items["mmlu"].correct.copy()
+    correct[1], correct[2] = 1.0, 1.0
+    correct[1, :, :3] = 0.0
+    correct[2, :3, 50] = 0.0
+    correct[2, :2, 60] = 0.0
+    items = replace(made.items["mmlu"], correct=correct)
+    scores = made.scores.copy()
+    scores[1:3, 1] = correct[1:3].mean(axis=-1)
+    made = replace(made, items={**made.items, "mmlu": items}, scores=scores)
+    (found,) = [each for each in infer(PLAN, made)["flips"] if each["key"] == "Q1a/mmlu"]
+    assert found["groups"] == ["hidden_state", "black_box"]
+    assert found["gained"] == {"count": 3, "examples": ["mmlu/0", "mmlu/1", "mmlu/2"]}
+    assert found["lost"] == {"count": 1, "examples": ["mmlu/50"]}
 
 
 # --- the hypothesis -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -16,8 +16,11 @@ from glassbox.comparison.selection import Selection
 from glassbox.tracking.manifest import TrialRecord
 
 AS_PLANNED = "as planned"
+FAINT = 0.05  # share of the gradient under which a signal is named beside every answer about it
+SURE_OF_LABELS = 0.98
 USUAL_SHARES = (0.01, 0.9)  # of a component in the gradient; outside, the group is hardly what its name says
 CHANGED = "plan changed after the data: exploratory"
+NO_PLAN = "no plan: exploratory"
 SEEN = "exploratory: these seeds' scores were known when the plan was made"
 
 
@@ -25,6 +28,8 @@ def plan_state(plan: Plan, selection: Selection) -> str:
     """Whether every trial carries the digest of the plan as it is now, no run of the same trial began under an earlier
     one, and none has a seed that the plan had seen."""
     trials = selection.trials
+    if plan.derived:
+        return NO_PLAN
     if any(trial.plan != plan.digest for trial in trials) or _earlier(plan, selection):
         return CHANGED
     return SEEN if _seen(plan, trials) else AS_PLANNED
@@ -41,6 +46,11 @@ def _seen(plan: Plan, trials: Sequence[TrialRecord]) -> list[int]:
 
 def banners(plan: Plan, selection: Selection) -> list[str]:
     found = []
+    if plan.derived:
+        found.append(
+            f"N{NO_PLAN[1:]}. There is no conf/analysis.yaml; the contrasts are made from the groups that ran. "
+            "`python src/compare.py` prints the lines that would make them a plan."
+        )
     if selection.missing:
         missing = ", ".join(selection.missing)
         found.append(
@@ -81,7 +91,13 @@ def _changed_plan(plan: Plan, selection: Selection) -> str:
 def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, Any]) -> list[str]:
     """A sentence for everything out of the ordinary. checked: what `integrity` found."""
     found = []
-    if plan.margin_scale != scale:
+    own = [task for task in plan.unplanned if not plan.derived]
+    if own:
+        found.append(
+            f"conf/analysis.yaml does not name {', '.join(own)}; the questions of each task are asked there too, with "
+            "the default margin of 2 points. Add it under `tasks` and `margins` to set another."
+        )
+    if plan.margin_scale != scale and not plan.derived:
         margins = ", ".join(f"{task} {100 * margin:g}" for task, margin in plan.margins.items())
         found.append(
             f"Scale {scale} has no margins of its own in conf/analysis.yaml; the {plan.margin_scale} ones are used "
@@ -140,6 +156,46 @@ def _counted(ends: Sequence[str]) -> str:
     counts = Counter(ends)
     order = sorted(counts, key=lambda end: (end != "finished", end))
     return f"{len(ends)} attempts, {' and '.join(f'{counts[end]} {end}' for end in order)}"
+
+
+def faint_components(liveness: Sequence[Mapping[str, Any]], groups: Collection[str]) -> list[str]:
+    """'hidden has 1.8 % of the gradient of hidden_state', of signals that these groups hardly learn from."""
+    return [
+        f"{row['component']} has {100 * row['share']:.1f} % of the gradient of {row['group']}"
+        for row in liveness
+        if row["group"] in groups
+        and row["component"] != "task"
+        and row.get("share") is not None
+        and row["share"] < FAINT
+    ]
+
+
+def teacher_notes(
+    scores: Mapping[str, Mapping[str, float]],
+    chance: Mapping[str, float],
+    questions: Mapping[str, int],
+    label_probability: Mapping[str, float],
+) -> list[str]:
+    """A sentence for each task on which the teacher has little to teach.
+
+    scores: of `teacher` and `initial_student` by task. label_probability: the teacher's mean probability of the
+    training labels, by task.
+    """
+    found = []
+    for task, score in scores["teacher"].items():
+        student, n = scores["initial_student"].get(task), questions.get(task)
+        if student is not None and score < student:
+            told = f"{100 * score:.1f} % against {100 * student:.1f} %"
+            found.append(f"The teacher is below the student before distillation on {task} ({told}).")
+        if n and score <= chance[task] + 2 * math.sqrt(chance[task] * (1 - chance[task]) / n):
+            found.append(f"The teacher is at chance on {task} ({100 * score:.1f} %): its signals hold little to learn.")
+    for task, probability in label_probability.items():
+        if probability > SURE_OF_LABELS:
+            found.append(
+                f"The teacher gives the training labels of {task} a mean probability of {probability:.4f}: where "
+                "samples have their label, its logits at the answer say hardly more."
+            )
+    return found
 
 
 def _is_unusual(row: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from glassbox.comparison.costs import gain_intervals, group_cost, unequal_load
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.notes import integrity
-from glassbox.comparison.plan import Plan
+from glassbox.comparison.plan import Plan, plan_lines
 from glassbox.comparison.selection import Selection
 from glassbox.config.settings import Group, Settings
 from glassbox.tracking.manifest import DIGESTS, TrialRecord
@@ -69,14 +69,39 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "data": [{"task": task, "split": split, **row} for task, of in study.data.items() for split, row in of.items()],
         "costs": costs,
         "unequal_load": unequal_load(costs),
+        "plan_lines": plan_lines(plan) if plan.derived else [],
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
         "banners": notes.banners(plan, selection),
-        "notes": [*notes.notes(plan, settings.scale, selection, checked), *study.gate.get("teacher_notes", ())],
+        "notes": [
+            *notes.notes(plan, settings.scale, selection, checked),
+            *_teacher_notes(study),
+            *study.gate.get("teacher_notes", ()),
+        ],
         "integrity": checked,
         "source_run_ids": sorted(trial.run_id for trial in selection.trials),
         "versions": {name: version(name) for name in LIBRARIES},
     }
-    return rounded({**results, **inferred})
+    answers = [
+        _with_faint_components(answer, inferred["contrasts"], checked["liveness"]) for answer in inferred["answers"]
+    ]
+    return rounded({**results, **inferred, "answers": answers})
+
+
+def _with_faint_components(
+    answer: Mapping[str, Any], contrasts: list[dict[str, Any]], liveness: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The answer with a last sentence that names the signals of its groups that hardly move the student."""
+    groups = {group for row in contrasts if row["id"] == answer["id"] for group in row["weights"]}
+    faint = notes.faint_components(liveness, groups)
+    told = [f"Note: {'; '.join(faint)}: a signal at such a weight says little about the signal."] if faint else []
+    return {**answer, "sentences": [*answer["sentences"], *told]}
+
+
+def _teacher_notes(study: Study) -> list[str]:
+    questions = {task: len(items.ids) for task, items in study.evidence.items.items()}
+    chance = {task: planned.chance for task, planned in study.plan.tasks.items()}
+    known = references(study.gate, study.metrics)
+    return notes.teacher_notes(known, chance, questions, study.gate.get("label_probability", {}))
 
 
 def rounded(value: Any) -> Any:

@@ -14,13 +14,21 @@ from glassbox.comparison.inference import hypothesis, verdicts
 from glassbox.comparison.inference.analysis import Analysis, analyse
 from glassbox.comparison.inference.contrasts import planned_contrasts
 from glassbox.comparison.inference.divergence import divergence_notes, divergence_rates
-from glassbox.comparison.inference.guards import extreme_note, extremes, guard_notes, guards
+from glassbox.comparison.inference.flips import item_flips
+from glassbox.comparison.inference.guards import (
+    assay,
+    extreme_note,
+    extremes,
+    guard_notes,
+    guards,
+    tasks_at_ends,
+)
 from glassbox.comparison.inference.means import group_means, uninformative_tasks
 from glassbox.comparison.inference.multiplicity import multiplicity
 from glassbox.comparison.inference.observation import unmatched_items
 from glassbox.comparison.inference.rows import contrast_row, final_verdict
 from glassbox.comparison.inference.sensitivity import Alternatives, analyse_otherwise, sensitivity
-from glassbox.comparison.inference.sentences import answers
+from glassbox.comparison.inference.sentences import answers, not_run
 from glassbox.comparison.plan import Plan
 
 RESOLUTION = "the seeds spread less than whole questions can show, so the standard error is that of rounding"
@@ -42,7 +50,7 @@ def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
     others = analyse_otherwise(contrasts, evidence, plan)
     at_extremes = extremes(means, primary)
     rows = _rows(primary, others, evidence, plan, set(nobody_learnt), at_extremes)
-    verdict, changes = _hypothesis(plan, primary, others, rows)
+    verdict, changes = _hypothesis(plan, primary, others, rows, tasks_at_ends(means, nobody_learnt, plan.control))
     notes = {row["key"]: row["verdict_note"] for row in rows}
     verdict["legs"] = [{**leg, "note": notes.get(leg["contrast"])} for leg in verdict["legs"]]
     rates = divergence_rates(evidence, plan.confidence)
@@ -53,9 +61,12 @@ def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
             "contrasts": rows,
             "hypothesis": verdict,
             "answers": answers(rows, plan),
+            "not_run": not_run(rows, plan),
             "sensitivity_changes": _disagreement(changes, rows),
+            "assay": assay(evidence, plan),
             "divergence": rates,
             "multiplicity": multiplicity(rows, plan),
+            "flips": item_flips(primary, evidence),
             "guards": found,
             "guard_notes": [*divergence_notes(rates, plan.confidence), *guard_notes(found, unmatched, evidence)],
         }
@@ -83,14 +94,18 @@ def _rows(
 
 
 def _hypothesis(
-    plan: Plan, primary: Mapping[str, Analysis], others: Alternatives, rows: list[dict[str, Any]]
+    plan: Plan,
+    primary: Mapping[str, Analysis],
+    others: Alternatives,
+    rows: list[dict[str, Any]],
+    ends: Mapping[str, str],
 ) -> tuple[dict[str, Any], list[str]]:
     """The hypothesis' verdict and, of one that is supported or refuted, the seeds without which it is not."""
     overruled = {row["key"]: row["verdict"] for row in rows if row["verdict"] in verdicts.OVERRULING}
-    found = hypothesis.judge(plan, primary, overruled)
+    found = hypothesis.judge(plan, primary, overruled, ends)
     if found["verdict"] not in (hypothesis.SUPPORTED, hypothesis.REFUTED):
         return found, []
-    other = {seed: hypothesis.judge(plan, each, overruled)["verdict"] for seed, each in others.without.items()}
+    other = {seed: hypothesis.judge(plan, each, overruled, ends)["verdict"] for seed, each in others.without.items()}
     by_verdict: dict[str, list[str]] = {}
     for seed, verdict in other.items():
         if verdict != found["verdict"]:
