@@ -233,8 +233,8 @@ def test_a_gain_that_points_show_and_log_odds_do_not_depends_on_the_scale() -> N
 
 
 def test_a_score_of_one_has_log_odds_where_the_questions_are_counted() -> None:
-    evidence = evidences.evidence(levels=(0.97, 0.55, 0.5), noise=0.02, questions=200)
-    assert (evidence.scores[:, 0] == 1.0).any() and evidence.scores[1:4, 0].mean(axis=-1).max() < 0.99
+    evidence = evidences.evidence(levels=(0.975, 0.55, 0.5), noise=0.025, questions=200)
+    assert (evidence.scores[1:4, 0] == 1.0).any() and evidence.scores[1:4, 0].mean(axis=-1).max() < 0.99
     assert row(infer(PLAN, evidence), "Q4/mmlu-sst2/logit")["n"] == 7
     without = row(infer(PLAN, replace(evidence, items={})), "Q4/mmlu-sst2/logit")
     assert without["n"] < 7
@@ -266,7 +266,8 @@ def test_two_groups_that_are_identical_on_every_seed_are_the_best_case_of_equiva
     assert set(empty) == {None}
     assert "Q2/sst2" not in results["guards"]["degenerate"]
     assert {"task": "sst2", "groups": ["hidden_state", "attention"]} in results["guards"]["equal_scores"]
-    assert "hidden_state on sst2: all scores are equal, the seed had no effect." in results["guard_notes"]
+    told = "hidden_state on sst2: all scores are equal, the seed had no effect"
+    assert any(note.startswith(told) for note in results["guard_notes"])
     (leg,) = [leg for leg in results["hypothesis"]["legs"] if "attention and hidden_state" in leg["name"]]
     assert leg["holds"] and "identical on every seed, within the margin" in leg["text"]
     (sentence,) = [text for each in results["answers"] if each["id"] == "Q2" for text in each["sentences"][:1]]

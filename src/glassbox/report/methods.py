@@ -48,6 +48,10 @@ def _design(results: Mapping[str, Any]) -> Iterable[str]:
         f"{len(results['seeds'])} seeds at scale {results['scale']}; {integrity['finished']} of {integrity['planned']} "
         f"trials finished and {len(integrity['diverged'])} diverged."
     )
+    if not plan["digest"]:
+        yield "No plan was fixed before the trials: contrasts are made from the groups that ran, all exploratory."
+        yield f"The unit of replication is one training run; pairing of seeds is {_pairing(results)}."
+        return
     yield (
         f"Groups, seeds, contrasts, families and margins stand in {plan['path']} (sha256 of its "
         f"content {plan['digest'][:12]}): {plan['state']}{note}."
