@@ -37,21 +37,26 @@ from glassbox.comparison.statistics.estimates import (  # noqa: E402
     welch_estimate,
 )
 from glassbox.comparison.statistics.multiplicity import holm, intersection_union  # noqa: E402
+from glassbox.comparison.statistics.power import equivalence_power  # noqa: E402
 from glassbox.comparison.statistics.scopes import item_variance, scope_interval, two_scopes  # noqa: E402
 
 SEEDS = 7
 CHUNK = 250
 CHEAP = 10  # times as many repetitions where one costs next to nothing, so that chance does not decide near a bar
 COVERAGE = (0.945, 0.955)
-FAMILY = (0.0, 0.055)
+FAMILY = (0.0, 0.05 + 1e-9)
 TOST = (0.0, 0.05)
-SCOPE = (0.93, 0.98)
+SCOPE = (0.93, 0.975)
+MOST_WIDTH = 6.0  # 99 % quantile of the widths over their median
 NO_BAR = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """share: of the repetitions. error: its own standard error, sqrt(share (1 - share) / repetitions)."""
+    """share: of the repetitions. error: its own standard error, sqrt(share (1 - share) / repetitions).
+
+    widths: of intervals, median, 95 % and 99 % quantile, in points; own: the same of the intervals over seeds alone.
+    """
 
     section: str
     case: str
@@ -60,16 +65,44 @@ class Figure:
     error: float
     bar: tuple[float, float] | None
     passed: bool
+    widths: tuple[float, ...] = ()
+    own: tuple[float, ...] = ()
 
 
-def figure(section: str, case: str, hits: np.ndarray, bar: tuple[float, float] | None) -> Figure:
-    """TOST's bar is its exact size, which half of all simulations exceed: it is missed three standard errors above."""
+def figure(
+    section: str,
+    case: str,
+    hits: np.ndarray,
+    bar: tuple[float, float] | None,
+    widths: np.ndarray | None = None,
+    own: np.ndarray | None = None,
+) -> Figure:
+    """TOST's bar is its exact size, which half of all simulations exceed: it is missed three standard errors above.
+
+    A family's bar is 5 % and two standard errors. Intervals with a bar miss it by their widths too.
+    """
     share = float(np.mean(hits))
     error = math.sqrt(share * (1 - share) / np.size(hits))
-    slack = 3 * error if bar == TOST else 0.0
+    slack = {TOST: 3 * error, FAMILY: 2 * error}.get(bar, 0.0) if bar else 0.0
+    passed = bar is None or bar[0] <= share <= bar[1] + slack
+    quantiles = () if widths is None else _quantiles(widths)
+    if quantiles and bar:
+        passed = passed and quantiles[2] <= MOST_WIDTH * quantiles[0]
     return Figure(
-        section, case, int(np.size(hits)), share, error, bar, bar is None or bar[0] <= share <= bar[1] + slack
+        section,
+        case,
+        int(np.size(hits)),
+        share,
+        error,
+        bar,
+        passed,
+        quantiles,
+        () if own is None else _quantiles(own),
     )
+
+
+def _quantiles(widths: np.ndarray) -> tuple[float, ...]:
+    return tuple(100 * float(each) for each in np.quantile(widths[np.isfinite(widths)], (0.5, 0.95, 0.99)))
 
 
 def covered(estimate: Estimate, truth: np.ndarray | float) -> np.ndarray:
@@ -112,14 +145,22 @@ def families(plan: Plan, repetitions: int, generator: np.random.Generator) -> It
             members[contrast.counted].append(contrast)
     groups = sorted({group for each in tested for group in each.groups})
     scores = _scores(repetitions, groups, plan, generator)
+    counted_in: list[str] = []
+    report = np.zeros(repetitions, dtype=bool)
+    optional = set(plan.optional_groups)
     for counted, family in members.items():
         p = np.stack([_p(contrast, scores, groups, plan) for contrast in family], axis=-1)
         wrong = (holm(p) <= plan.alpha).any(axis=-1)
-        yield figure("family-wise error, all null", f"{counted} ({len(family)} tests)", wrong, FAMILY)
+        yield figure("false direction, all null", f"{counted} ({len(family)} tests)", wrong, FAMILY)
+        if not any(optional & set(contrast.groups) for contrast in family):
+            report |= wrong
+            counted_in.append(counted)
         found = p.copy()
         found[:, 0] = 0.0
         rest = (holm(found)[:, 1:] <= plan.alpha).any(axis=-1)
-        yield figure("family-wise error, first test not null", f"{counted} ({len(family)} tests)", rest, FAMILY)
+        if len(family) > 1:
+            yield figure("false direction, first test not null", f"{counted} ({len(family)} tests)", rest, FAMILY)
+    yield figure("any false direction in a report", f"{len(counted_in)} families of five groups", report, NO_BAR)
 
 
 def _scores(repetitions: int, groups: list[str], plan: Plan, generator: np.random.Generator) -> np.ndarray:
@@ -136,8 +177,15 @@ def _p(contrast: Contrast, scores: np.ndarray, groups: list[str], plan: Plan) ->
     if contrast.legs:
         sure = 1.0 * np.eye(len(contrast.legs))[0]
         legs = [_values(leg, scores, groups, plan) + far for leg, far in zip(contrast.legs, sure, strict=True)]
-        return intersection_union(np.stack([t_test(mean_estimate(each), "greater")[1] for each in legs], axis=-1))
-    return t_test(mean_estimate(_values(contrast, scores, groups, plan)))[1]
+        return _directed([mean_estimate(each) for each in legs])
+    side = "greater" if contrast.test == "greater" else "two_sided"
+    return t_test(mean_estimate(_values(contrast, scores, groups, plan)), side)[1]
+
+
+def _directed(legs: list[Estimate]) -> np.ndarray:
+    """The two-sided p of "all positive" or "one negative", as `directed_p` of the inference, for arrays."""
+    gains, losses = (np.stack([t_test(leg, side)[1] for leg in legs], axis=-1) for side in ("greater", "less"))
+    return np.minimum(2 * gains.max(axis=-1), 2 * len(legs) * losses.min(axis=-1))
 
 
 def _values(contrast: Contrast, scores: np.ndarray, groups: list[str], plan: Plan) -> np.ndarray:
@@ -160,6 +208,12 @@ def equivalences(plan: Plan, repetitions: int, generator: np.random.Generator) -
     yield figure(
         "TOST size, true difference = margin", "three tasks, Holm, any wrong", (holm(p) <= plan.alpha).any(-1), FAMILY
     )
+    for deviation in (0.004, 0.006, 0.008):
+        values = generator.normal(0, deviation, (repetitions, 3, SEEDS))
+        p = holm(equivalence(mean_estimate(values), margin, plan.alpha).p)[:, 0]
+        planned = equivalence_power(margin * math.sqrt(SEEDS) / deviation, SEEDS - 1, plan.alpha / 3)
+        case = f"margin of {margin / deviation:.2g} s_d, one of three (planned {100 * planned:.0f} %)"
+        yield figure("TOST power under Holm, no difference", case, p <= plan.alpha, NO_BAR)
 
 
 def hypotheses(plan: Plan, repetitions: int, generator: np.random.Generator) -> Iterator[Figure]:
@@ -204,6 +258,10 @@ class Population:
         return np.repeat(np.arange(len(self.sizes)), self.sizes) if self.sizes else None
 
     @property
+    def size(self) -> int:
+        return sum(self.sizes) if self.sizes else self.questions
+
+    @property
     def truth(self) -> float:
         """Over seeds and questions: E Phi(level + N(0, v)) = Phi(level / sqrt(1 + v))."""
         spread = math.sqrt(1 + self.seed**2 + self.question**2 + self.own**2 + self.subject**2)
@@ -211,7 +269,7 @@ class Population:
 
     def draw(self, repetitions: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """D[r, s, i], and the truth on the questions drawn, over seeds alone [r]."""
-        items = sum(self.sizes) if self.sizes else self.questions
+        items = self.size
         normal = lambda *shape: generator.standard_normal(shape, dtype=np.float32)  # noqa: E731
         groups = len(self.levels)
         fixed = np.asarray(self.levels, dtype=np.float32)[:, None] + self.question * normal(repetitions, 1, items)
@@ -228,6 +286,7 @@ class Population:
 
 SUBJECTS = tuple(int(size) for size in np.round(np.geomspace(3, 24, 30)))
 SKEWED = (4,) * 10 + (12,) * 5 + (25,) * 4 + (100,)
+UNEVEN = (200, 40, 30, 20, 10)
 EMBEDDED = (103, 100, 96, 70, 69, 31, 31)  # the clusters of the embedded mmlu, on which students score some 57 %
 WITH_SUBJECTS = Population("30 subjects of 3 to 24 questions", (0.5, 0.3), (1.0, -1.0), 0.10, 1.0, 0.5, 0.3, SUBJECTS)
 POPULATIONS = (
@@ -247,20 +306,34 @@ POPULATIONS = (
     Population("7 subjects, one group", (0.25,), (1.0,), 0.05, 1.0, 0.0, 0.5, EMBEDDED),
     Population("three seeds, questions matter little", (0.5, 0.3), (1.0, -1.0), 0.10, 2.0, 0.0, seeds=3),
     Population("three seeds, questions matter", (0.5, 0.3), (1.0, -1.0), 0.10, 2.0, 0.5, seeds=3),
+    Population("three clusters of 100", (0.5, 0.3), (1.0, -1.0), 0.10, 1.0, 0.5, 0.05, (100,) * 3),
+    Population("three clusters of 100, they matter", (0.5, 0.3), (1.0, -1.0), 0.10, 1.0, 0.5, 0.3, (100,) * 3),
+    Population("three clusters, three seeds", (0.5, 0.3), (1.0, -1.0), 0.10, 1.0, 0.5, 0.05, (100,) * 3, seeds=3),
+    Population("5 clusters, one of 200, three seeds", (0.5, 0.3), (1.0, -1.0), 0.1, 1.0, 0.5, 0.1, UNEVEN, seeds=3),
+    Population("equal groups at 99.9 %", (4.5, 4.5), (1.0, -1.0), 0.10, 1.0, 0.0, bar=NO_BAR),
+    Population("equal groups at 99.98 %", (5.0, 5.0), (1.0, -1.0), 0.05, 1.0, 0.0, bar=NO_BAR),
 )
 
 
 def scopes(repetitions: int, generator: np.random.Generator) -> Iterator[Figure]:
     for population in POPULATIONS:
-        wide, narrow = [], []
+        wide, narrow, widths, own, directed = [], [], [], [], []
+        resolution = sum(weight**2 for weight in population.weights) / (12 * population.size**2)
         for _ in range(0, repetitions, CHUNK):
             table, here = population.draw(CHUNK, generator)
-            seeds = mean_estimate(table.mean(axis=-1))
+            seeds = mean_estimate(table.mean(axis=-1), resolution)
             both = two_scopes(seeds, [item_variance([table], population.clusters)])
-            wide.append(_within(scope_interval(seeds, both), population.truth))
+            limits, inner = scope_interval(seeds, both), t_interval(seeds)
+            wide.append(_within(limits, population.truth))
             narrow.append(covered(seeds, here))
-        yield figure("on questions like these, 0/1 answers", population.case, np.concatenate(wide), population.bar)
-        yield figure("on this benchmark, 0/1 answers", population.case, np.concatenate(narrow), NO_BAR)
+            widths.append(limits[1] - limits[0])
+            own.append(inner[1] - inner[0])
+            directed.append(t_test(seeds)[1] <= 0.05)
+        case, spread = population.case, (np.concatenate(widths), np.concatenate(own))
+        yield figure("on questions like these, 0/1 answers", case, np.concatenate(wide), population.bar, *spread)
+        yield figure("on this benchmark, 0/1 answers", case, np.concatenate(narrow), NO_BAR, spread[1])
+        if case.startswith("equal groups"):
+            yield figure("false direction at a ceiling, one test", case, np.concatenate(directed), FAMILY)
     yield across_tasks(repetitions, generator)
 
 
@@ -282,9 +355,9 @@ def across_tasks(repetitions: int, generator: np.random.Generator) -> Figure:
 
 
 def text_table(figures: list[Figure]) -> str:
-    rows = [("what", "case", "repetitions", "measured", "+-", "bar", "")]
+    rows = [("what", "case", "repetitions", "measured", "+-", "bar", "", "width 50/95/99 %", "over seeds alone")]
     for each in figures:
-        bar = "" if each.bar is None else f"{100 * each.bar[0]:g} to {100 * each.bar[1]:g}"
+        bar = "" if each.bar is None else f"{100 * each.bar[0]:g} to {100 * each.bar[1]:.3g}"
         state = "" if each.bar is None else "holds" if each.passed else "MISSED"
         rows.append(
             (
@@ -295,6 +368,8 @@ def text_table(figures: list[Figure]) -> str:
                 f"{100 * each.error:.2f}",
                 bar,
                 state,
+                "/".join(f"{width:.1f}" for width in each.widths),
+                "/".join(f"{width:.1f}" for width in each.own),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -65,6 +65,9 @@ def main() -> None:
     use = dict(_cell_and_run(choice) for choice in arguments.use)
     comparison = compare_study(settings, keys(), allow_incomplete=arguments.allow_incomplete, use=use)
     print("\n".join([*summary(comparison.results), "", comparison.table, ""]))
+    if comparison.results["plan_lines"]:
+        print("These lines in conf/analysis.yaml would make this a plan, for seeds that have not been run:\n")
+        print("\n".join([*comparison.results["plan_lines"], ""]))
     print(f"The page:  {comparison.page.resolve()}")
     print("All runs:  mlflow ui   (in the repository's root, then http://127.0.0.1:5000)")
 
@@ -116,10 +119,17 @@ def _study(settings: Settings) -> Mapping[str, Any]:
 def summary(results: Mapping[str, Any]) -> list[str]:
     """Banners and notes, the hypothesis' verdict with its legs, an answer per question, and the table's title."""
     hypothesis = results["hypothesis"]
-    lines = [*results["banners"], *results["notes"], *results["sensitivity_changes"], ""]
+    lines = [results["assay"]["text"]] if results["assay"]["text"] else []
+    lines += [*results["banners"], *results["notes"], *results["sensitivity_changes"], ""]
     lines += [hypothesis["text"]]
+    lines += ["", results["multiplicity"]["text"]] if results["multiplicity"]["text"] else []
     for answer in results["answers"]:
-        lines += ["", f"{answer['id']}: {answer['question']}", *(f"  {each}" for each in answer["sentences"])]
+        lines += [
+            "",
+            f"{answer['id']} ({answer['role']}): {answer['question']}",
+            *(f"  {each}" for each in answer["sentences"]),
+        ]
+    lines += ["", results["not_run"]] if results["not_run"] else []
     embedded = " on embedded miniature tasks" if any(task["embedded"] for task in results["tasks"]) else ""
     confidence = f"{100 * results['confidence']:g} %"
     return [*lines, "", f"Mean test score in percent with its {confidence} t interval over seeds{embedded}"]

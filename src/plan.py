@@ -13,9 +13,11 @@ from pathlib import Path
 import psutil
 
 from glassbox.command import run
+from glassbox.comparison.plan import check_plan
 from glassbox.config.settings import load_settings
 from glassbox.errors import GlassboxError
 
+CONF = Path("conf")
 TASKS = Path("data/tasks")
 REPORT = Path("reports/plan.json")
 
@@ -26,6 +28,7 @@ def main() -> None:
     parser.add_argument("--no-probe", action="store_true", help="measure no steps, so give no time")
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
+    check_plan(CONF, settings)
 
     from glassbox.files import write_synced
     from glassbox.preflight.duration import measured_time

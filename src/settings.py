@@ -1,4 +1,4 @@
-"""Stage `settings`: check all of params.yaml before anything runs -> data/inputs.
+"""Stage `settings`: check all of params.yaml and conf/analysis.yaml before anything runs -> data/inputs.
 
 data/inputs holds the digests of the local models and data files that the settings name, so that DVC notices when one
 changes under the same name; it is why this stage always runs. Bad settings stop a study before an output is removed.
@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from glassbox.command import run
+from glassbox.comparison.plan import check_plan
 from glassbox.config.inputs import local_inputs
 from glassbox.config.settings import Settings, load_settings, refusal
 from glassbox.config.storage import INPUTS_FOLDER, require_cache, root
 from glassbox.errors import GlassboxError
 from glassbox.tracking import check_store
+
+CONF = Path("conf")
 
 
 def refuse_scarce_files(settings: Settings, path: str) -> None:
@@ -36,6 +40,7 @@ def main() -> None:
     path = parser.parse_args().params
     settings = load_settings(path)
     refuse_scarce_files(settings, path)
+    check_plan(CONF, settings)
     require_cache(settings.storage, root())
     check_store(settings.storage)
     INPUTS_FOLDER.mkdir(parents=True, exist_ok=True)

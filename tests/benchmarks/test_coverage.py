@@ -20,7 +20,7 @@ def test_a_short_run_prints_and_writes_every_figure(tmp_path: Path) -> None:
         [sys.executable, SCRIPT, "--repetitions", "250", "--json", written], capture_output=True, text=True, check=False
     )
     figures = json.loads(written.read_text(encoding="utf-8"))["figures"]
-    assert {each["section"] for each in figures} >= {"t interval, normal scores", "family-wise error, all null"}
+    assert {each["section"] for each in figures} >= {"t interval, normal scores", "false direction, all null"}
     assert done.returncode == (0 if all(each["passed"] for each in figures) else 1), done.stderr
     assert all(each["case"] in done.stdout for each in figures)
 

@@ -16,7 +16,7 @@ from scipy import stats
 import compare
 from glassbox import tracking
 from glassbox.command import run
-from glassbox.comparison.costs import group_cost
+from glassbox.comparison.costs import group_cost, unequal_load
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.results import rounded
 from glassbox.comparison.study import Comparison, results_of
@@ -38,7 +38,7 @@ def test_two_calls_give_the_same_bytes(
 def test_every_number_is_finite_and_short(results: dict[str, Any]) -> None:
     text = json.dumps(results, allow_nan=False)
     assert rounded(json.loads(text)) == json.loads(text)
-    assert results["schema"] == 3 and results["alpha"] == 0.05 and results["confidence"] == 0.95
+    assert results["schema"] == 4 and results["alpha"] == 0.05 and results["confidence"] == 0.95
 
 
 def test_what_a_trial_recorded_is_in_its_row(results: dict[str, Any]) -> None:
@@ -111,6 +111,28 @@ def test_costs_are_medians_over_seeds_beside_the_gain_over_the_control(results: 
     assert costs["combined"]["peak_memory_bytes"] == 700_000_001
     assert costs["combined"]["gain"]["mmlu"] == pytest.approx(means["combined", "mmlu"] - means["sft", "mmlu"])
     assert set(costs["sft"]["gain"].values()) == {0.0}
+
+
+def cost(group: str, signals: tuple[str, ...], *seconds: float) -> dict[str, Any]:
+    steps = {"step_seconds": sum(seconds) / len(seconds), "step_seconds_range": [min(seconds), max(seconds)]}
+    return {"group": group, "signals": signals, **steps}
+
+
+def test_step_times_that_contradict_what_groups_do_are_not_compared() -> None:
+    """A superset that takes half the time was measured on a quieter machine."""
+    quick = cost("combined", ("logits", "hidden", "attention"), 0.113, 0.115)
+    told = unequal_load([cost("hidden_state", ("logits", "hidden"), 0.240, 0.244), quick])
+    assert told and "hidden_state took 242 ms a step and combined, which does all of that and more, 114 ms" in told
+    assert unequal_load([cost("hidden_state", ("logits", "hidden"), 0.110, 0.112), quick]) is None
+    assert unequal_load([cost("sft", (), 0.1, 0.16)]) is not None
+
+
+def test_gains_carry_the_interval_of_their_pairs_and_step_times_their_spread(results: dict[str, Any]) -> None:
+    costs = {row["group"]: row for row in results["costs"]}
+    lower, upper = costs["combined"]["gain_interval"]["mmlu"]
+    assert lower < costs["combined"]["gain"]["mmlu"] < upper
+    assert costs["sft"]["gain_interval"] == dict.fromkeys(studies.METRICS)
+    assert costs["combined"]["step_seconds_range"] == pytest.approx([20.5 / 200] * 2)
 
 
 def test_liveness_is_summed_up_per_group_and_component(results: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 
 import pytest
 import studies
+import yaml
 
 from glassbox import tracking
-from glassbox.comparison.plan import planned_weights, read_plan
+from glassbox.comparison.plan import check_plan, planned_weights, read_plan
 from glassbox.comparison.selection import Selection, select_trials
-from glassbox.comparison.study import results_of
+from glassbox.comparison.study import compare_study, results_of
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError, MissingTrialsError
+from glassbox.report import report
+from glassbox.tracking.items import items_digest
 from glassbox.tracking.trial_run import RunStatus
 
 PAIR = ("sft", "black_box")
@@ -389,3 +393,275 @@ def test_seeds_of_a_group_that_learnt_from_different_answers_are_refused(store: 
         studies.write_trial(store, "sft", seed, log=False, digests=digests)
     with pytest.raises(IncomparableRunsError, match="teacher's answers of sft"):
         compare(store, studies.settings(("sft",), (0, 1)))
+
+
+# --- what must not pass in silence ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{"group": "sft"}, {"seed": 1}])
+def test_a_manifest_of_another_cell_than_its_place_is_refused(store: Path, change: dict[str, Any]) -> None:
+    studies.write_study(store, ("sft", "black_box"), (0, 1), log=False)
+    place = store / "runs" / "black_box" / "0.json"
+    content = json.loads(place.read_text(encoding="utf-8"))
+    place.write_text(json.dumps(content | change), encoding="utf-8")
+    with pytest.raises(IncomparableRunsError, match=r"0\.json is the manifest of .*, not of black_box/0") as refusal:
+        compare(store, studies.settings(PAIR, (0, 1)))
+    assert refusal.value.exit_code == 2
+
+
+def test_a_second_finished_run_with_other_results_is_refused_beside_a_manifest_until_one_is_chosen(
+    store: Path,
+) -> None:
+    studies.write_study(store, PAIR, (0, 1))
+    settings = studies.settings(PAIR, (0, 1))
+    first = compare(store, settings)
+    other = studies.manifest("black_box", 0, items=studies.items_of("combined", 0))
+    other["tags"]["final_student_digest"] = studies.digest("another")
+    other["tags"]["items_digest"] = other["digests"]["items"]
+    second = studies.log_trial(other)
+    with pytest.raises(IncomparableRunsError, match=rf"other results: {second}.*--use black_box/0=<run id>"):
+        compare(store, settings)
+    named = json.loads((store / "runs/black_box/0.json").read_text(encoding="utf-8"))["run_id"]
+    assert compare(store, settings, use={"black_box/0": named})["means"] == first["means"]
+    chosen = select(store, settings, use={"black_box/0": second})
+    assert {trial.run_id for trial in chosen.of("black_box")} >= {second}
+
+
+def test_a_cell_that_diverged_before_it_finished_says_how_often_it_was_tried(store: Path) -> None:
+    studies.write_study(store, PAIR, (0, 1))
+    settings = studies.settings(PAIR, (0, 1))
+    assert compare(store, settings)["integrity"]["attempts"] == {}
+    for _ in range(2):
+        studies.log_trial(studies.manifest("sft", 1, status="diverged"))
+    results = compare(store, settings)
+    assert results["integrity"]["attempts"] == {"sft/1": {"diverged": 2, "finished": 1}}
+    assert any("sft/1: 3 attempts, 1 finished and 2 diverged" in note for note in results["notes"])
+
+
+def test_a_study_run_again_under_an_edited_plan_is_exploratory(store: Path) -> None:
+    studies.write_study(store, studies.GROUPS, (0,))
+    settings = studies.settings(seeds=(0,))
+    assert compare(store, settings)["plan"]["state"] == "as planned"
+    plan = store / "conf" / "analysis.yaml"
+    plan.write_text(plan.read_text(encoding="utf-8").replace("power: 0.8", "power: 0.9"), encoding="utf-8")
+    for group in studies.GROUPS:
+        place = store / "runs" / group
+        shutil.rmtree(place)
+        studies.write_trial(store, group, 0)
+    results = compare(store, settings)
+    assert results["plan"]["state"] == "plan changed after the data: exploratory"
+    assert any("began under an earlier plan" in banner for banner in results["banners"])
+
+
+def test_a_finished_manifest_whose_run_failed_in_mlflow_is_noted(store: Path) -> None:
+    studies.write_conf(store, (0,))
+    content = studies.manifest("sft", 0)
+    place = store / "runs" / "sft" / "0.json"
+    studies.write_files(content, place)
+    content["run_id"] = studies.log_trial(content, place, status="FAILED")
+    place.write_text(json.dumps(content), encoding="utf-8")
+    results = compare(store, studies.settings(("sft",), (0,)))
+    assert results["integrity"]["cut_off"] == {"sft/0": "FAILED"}
+    assert any("sft/0 (FAILED)" in note for note in results["notes"])
+
+
+def test_a_refused_call_leaves_no_earlier_report_that_looks_current(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    studies.write_study(store, PAIR, (0, 1))
+    settings = studies.settings(PAIR, (0, 1))
+    compare_study(settings, studies.key_of, folder=store)
+    assert (store / "reports" / "report.html").is_file()
+    (store / "runs" / "sft" / "1.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(GlassboxError, match=r"earlier report .* lies in \.glassbox/earlier_report"):
+        compare_study(settings, studies.key_of, folder=store)
+    left = {path.name for path in (store / "reports").iterdir()}
+    assert left == {"snapshot.json"}
+    assert (store / ".glassbox/earlier_report/results.json").is_file()
+
+
+def test_precision_that_follows_the_group_is_refused_and_one_that_follows_the_seed_is_named(store: Path) -> None:
+    for seed, precision in ((0, "no"), (1, "bf16")):
+        for group in PAIR:
+            studies.write_trial(store, group, seed, precision=precision)
+    settings = studies.settings(PAIR, (0, 1))
+    studies.write_snapshot_report(store)
+    (note,) = [note for note in compare(store, settings)["notes"] if "precision" in note]
+    assert "bf16: sft/1, black_box/1; no: sft/0, black_box/0" in note
+    shutil.rmtree(store / "runs" / "black_box")
+    for seed in (0, 1):
+        studies.write_trial(store, "black_box", seed, precision="bf16", log=False)
+    with pytest.raises(IncomparableRunsError, match="precision of seed 0 +| bf16") as refusal:
+        compare(store, settings)
+    assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize("cluster", ["nan", "-1", "NaN"])
+def test_a_cluster_that_is_a_missing_value_is_refused_with_a_sentence(store: Path, cluster: str) -> None:
+    items = studies.items_of("sft", 0)
+    for row in items[:300:7]:
+        row["cluster"] = cluster
+    studies.write_trial(store, "sft", 0, items=items, log=False)
+    with pytest.raises(IncomparableRunsError, match="is no name of a cluster"):
+        compare(store, studies.settings(("sft",), (0,)))
+
+
+# --- plans that name roles, not tasks ----------------------------------------------------------------------------
+
+
+def own_task(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same answers as those of a task `mine`, which no plan names."""
+    rows = [row for row in items if row["task"] == "mmlu"]
+    return [row | {"task": "mine", "sample_id": row["sample_id"].replace("mmlu", "mine")} for row in rows]
+
+
+def study_of_own_task(store: Path, groups: tuple[str, ...] = PAIR, keep: tuple[str, ...] = ()) -> Settings:
+    for group in groups:
+        for seed in (0, 1, 2):
+            items = studies.items_of(group, seed)
+            rows = [*own_task(items), *(row for row in items if row["task"] in keep)]
+            metrics = studies.scores_of([row for row in rows if row["task"] != "mine"])
+            mine = [row["correct"] for row in rows if row["task"] == "mine"]
+            metrics["test/accuracy_mine"] = sum(mine) / len(mine)
+            studies.write_trial(store, group, seed, items=rows, metrics=metrics, log=False)
+    studies.write_snapshot_report(store)
+    settings = studies.settings(groups)
+    known = settings.prepare.tasks
+    tasks = {**{task: known[task] for task in keep}, "mine": known["mmlu"]}
+    return settings.model_copy(update={"prepare": settings.prepare.model_copy(update={"tasks": tasks})})
+
+
+def test_questions_of_each_task_are_asked_of_a_task_that_the_plan_does_not_name(store: Path) -> None:
+    results = compare(store, study_of_own_task(store))
+    f1 = [row for row in results["contrasts"] if row["id"] == "F1"]
+    assert [(row["tasks"], row["status"]) for row in f1] == [({"mine": 1.0}, "run")]
+    assert f1[0]["equivalence"]["margin"] == 0.02
+    assert results["answers"][0]["sentences"][0].startswith("On mine, black_box - sft is")
+    assert any("does not name mine" in note and "default margin of 2 points" in note for note in results["notes"])
+    assert not any("not among the study's tasks" in text for each in results["answers"] for text in each["sentences"])
+    assert results["tasks"][0]["margin"] == 0.02 and "convention" in results["tasks"][0]["margin_reason"]
+
+
+def test_an_own_task_beside_planned_ones_joins_their_family(store: Path) -> None:
+    results = compare(store, study_of_own_task(store, keep=("sst2",)))
+    status = {row["key"]: row["status"] for row in results["contrasts"] if row["id"] == "F1"}
+    assert status == {"F1/sst2": "run", "F1/mmlu": "not run", "F1/gsm8k": "not run", "F1/mine": "run"}
+    assert {row["family_size"] for row in results["contrasts"] if row["id"] == "F1"} == {4}
+
+
+def test_what_was_not_run_is_one_line_and_the_hypothesis_is_not_tested(store: Path) -> None:
+    studies.write_study(store, PAIR, log=False)
+    results = compare(store, studies.settings(PAIR))
+    assert results["not_run"] == "Q1 to Q4: not run, they need hidden_state, attention, combined."
+    assert results["hypothesis"]["verdict"] == "not tested"
+    assert {each["id"] for each in results["answers"]} == {"F1"}
+
+
+def test_a_plan_without_a_hypothesis_or_margins_compares_with_the_default_margin(store: Path) -> None:
+    studies.write_conf(store)
+    plan = store / "conf" / "analysis.yaml"
+    content = yaml.safe_load(plan.read_text(encoding="utf-8"))
+    for section in ("hypothesis", "margins"):
+        del content[section]
+    plan.write_text(yaml.safe_dump(content), encoding="utf-8")
+    studies.write_study(store, PAIR, log=False)
+    results = compare(store, studies.settings(PAIR))
+    assert (results["hypothesis"]["verdict"], results["hypothesis"]["legs"]) == ("not tested", [])
+    assert {task["margin"] for task in results["tasks"]} == {0.02}
+
+
+def test_without_a_plan_contrasts_come_from_the_groups_and_the_lines_of_a_plan_are_given(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = ("sft", "black_box", "hidden_state")
+    studies.write_study(store, groups, log=False)
+    (store / "conf" / "analysis.yaml").unlink()
+    settings = studies.settings(groups)
+    results = results_of(settings, studies.key_of, folder=store)
+    assert results["plan"]["state"] == "no plan: exploratory"
+    assert results["banners"][0].startswith("No plan: exploratory.")
+    assert {row["formula"] for row in results["contrasts"]} == {"black_box - sft", "hidden_state - black_box"}
+    assert {row["status"] for row in results["contrasts"]} == {"run"}
+    (store / "conf" / "analysis.yaml").write_text("\n".join(results["plan_lines"]), encoding="utf-8")
+    planned = results_of(settings, studies.key_of, folder=store)
+    keys = [(row["key"], row["p_adjusted"], row["verdict"]) for row in results["contrasts"]]
+    assert [(row["key"], row["p_adjusted"], row["verdict"]) for row in planned["contrasts"]] == keys
+
+
+def test_a_replica_may_equal_its_group_and_must_be_equivalent(store: Path) -> None:
+    studies.write_conf(store)
+    (store / "conf" / "distill" / "replica_null.yaml").write_text(
+        "replica_null:\n  task: ${weights.task}\n  logits: ${weights.logits}\n", encoding="utf-8"
+    )
+    for seed in (0, 1, 2):
+        items = studies.items_of("black_box", seed)
+        studies.write_trial(store, "black_box", seed, items=items, log=False)
+        digests = studies.manifest("black_box", seed, items)["digests"]
+        params = studies.manifest("black_box", seed)["params"]
+        studies.write_trial(store, "replica_null", seed, items=items, digests=digests, params=params, log=False)
+    settings = studies.settings(("black_box", "replica_null"))
+    found = {row["key"]: row for row in compare(store, settings)["contrasts"]}
+    assert {found[f"N1/{task}"]["verdict"] for task in studies.METRICS} == {"equivalent"}
+    assert found["N1/mmlu"]["identical"]
+    answer = next(each for each in compare(store, settings)["answers"] if each["id"] == "N1")
+    assert "identical on every seed (3 seeds), within the margin" in answer["sentences"][0]
+
+
+def test_shuffled_logits_are_tested_for_a_benefit_in_one_direction(store: Path) -> None:
+    studies.write_conf(store)
+    (store / "conf" / "distill" / "shuffled_logits.yaml").write_text(
+        "shuffled_logits:\n  task: ${weights.task}\n  logits: ${weights.logits}\n", encoding="utf-8"
+    )
+    for group in ("sft", "shuffled_logits"):
+        for seed in (0, 1, 2):
+            items = studies.items_of("sft", seed)
+            digests = {**studies.manifest("sft", seed, items)["digests"], "final_student": studies.digest(group, seed)}
+            for row in items:
+                row["log_likelihoods"] = [each + len(group) for each in row["log_likelihoods"]]
+            digests["items"] = items_digest(items)
+            studies.write_trial(store, group, seed, items=items, digests=digests, log=False)
+    found = {row["key"]: row for row in compare(store, studies.settings(("sft", "shuffled_logits")))["contrasts"]}
+    assert found["N2/mmlu"]["verdict"] == "no benefit" and found["N2/mmlu"]["sides"] == "one-sided"
+    assert found["N2/mmlu"]["bound"] is not None
+
+
+@pytest.mark.parametrize("before", ["weights: {black_box: 1, seqkd: -1}"])
+def test_the_plan_is_checked_before_anything_trains(store: Path, before: str) -> None:
+    studies.write_conf(store)
+    settings = studies.settings(PAIR)
+    check_plan(store / "conf", settings)
+    path = store / "conf" / "analysis.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(before, "weights: {black_box: 1, seqkt: -1}"), encoding="utf-8")
+    with pytest.raises(GlassboxError, match="the nearest is `seqkd`"):
+        check_plan(store / "conf", settings)
+    path.unlink()
+    check_plan(store / "conf", settings)
+
+
+# --- guards of the report ----------------------------------------------------------------------------------------
+
+
+def test_a_signal_with_a_faint_share_of_the_gradient_is_named_beside_each_answer_about_it(store: Path) -> None:
+    studies.write_snapshot_report(store)
+    for seed in (0, 1):
+        studies.write_trial(store, "sft", seed, log=False, liveness={"task": {"share": 1.0}})
+        shares = {"task": {"share": 0.98}, "logits": {"share": 0.02}}
+        studies.write_trial(store, "black_box", seed, log=False, liveness=shares)
+    results = compare(store, studies.settings(PAIR, (0, 1)))
+    (answer,) = [each for each in results["answers"] if each["id"] == "F1"]
+    assert answer["sentences"][-1].startswith("Note: logits has 2.0 % of the gradient of black_box: ")
+
+
+def test_a_teacher_with_little_to_teach_is_named(store: Path) -> None:
+    studies.write_study(store, PAIR, (0, 1), log=False)
+    path = store / "reports/snapshot.json"
+    gate = json.loads(path.read_text(encoding="utf-8"))
+    gate["teacher_scores"] |= {"test/accuracy_sst2": 0.52, "test/accuracy_mmlu": 0.5}
+    path.write_text(json.dumps(gate | {"label_probability": {"mmlu": 0.9912, "gsm8k": 0.7}}), encoding="utf-8")
+    notes = compare(store, studies.settings(PAIR, (0, 1)))["notes"]
+    assert "The teacher is below the student before distillation on sst2 (52.0 % against 88.0 %)." in notes
+    assert any(note.startswith("The teacher is at chance on sst2 (52.0 %)") for note in notes)
+    assert any("training labels of mmlu a mean probability of 0.9912" in note for note in notes)
+    assert not any("at chance on mmlu" in note or "labels of gsm8k" in note for note in notes)

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from glassbox.comparison.items import Answers, Fault
 from glassbox.comparison.selection import Selection
@@ -15,6 +16,7 @@ from glassbox.tracking.manifest import TrialRecord
 
 METRICS = ("accuracy", "exact_match")
 MOST_NAMED = 10
+UNRECORDED = ("", "unknown")
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,20 @@ def refuse_incomparable(
     answers: Mapping[str, Answers],
     faults: Sequence[Fault],
     snapshot: str | None,
+    replicas: Mapping[str, str] | None = None,
 ) -> None:
     """Raise IncomparableRunsError with the table `field | value | groups | run ids` if anything does not fit.
 
-    snapshot: the digest that `verify` last passed, where it is known.
+    snapshot: the digest that `verify` last passed, where it is known. replicas: groups that repeat another one, which
+    may be equal to it.
     """
     breaches = [
         *_differing(selection),
         *_of_another_snapshot(selection, snapshot),
         *_unsound(selection, metrics),
         *_by_value(faults),
-        *_identical(selection, "same final student in two groups", lambda trial: trial.digests["final_student"]),
-        *_identical(selection, "same log-likelihoods in two groups", lambda trial: _likelihoods(answers, trial)),
+        *_identical(selection, "same final student in two groups", _final_student, replicas or {}),
+        *_identical(selection, "same log-likelihoods in two groups", partial(_likelihoods, answers), replicas or {}),
     ]
     if breaches:
         raise IncomparableRunsError(
@@ -101,6 +105,8 @@ def _differing(selection: Selection) -> list[Breach]:
             field = f"{digest.replace('_', ' ')} of seed {seed}"
             recorded = [trial for trial in of_seed if trial.digests[digest]]
             breaches += _one_value(field, recorded, lambda trial, name=digest: trial.digests[name])
+        recorded = [trial for trial in of_seed if trial.precision not in UNRECORDED]
+        breaches += _one_value(f"precision of seed {seed}", recorded, lambda trial: trial.precision)
     for group in selection.groups:
         field = f"objective of {group}"
         breaches += _one_value(field, selection.of(group), lambda trial: str(sorted(trial.objective.items())))
@@ -149,16 +155,26 @@ def _likelihoods(answers: Mapping[str, Answers], trial: TrialRecord) -> str | No
     return answers[trial.name].likelihoods if trial.name in answers else None
 
 
-def _identical(selection: Selection, field: str, value_of: Callable[[TrialRecord], str | None]) -> list[Breach]:
+def _final_student(trial: TrialRecord) -> str | None:
+    return trial.digests["final_student"]
+
+
+def _identical(
+    selection: Selection, field: str, value_of: Callable[[TrialRecord], str | None], replicas: Mapping[str, str]
+) -> list[Breach]:
     """Two groups that end in the same weights, or in the same log-likelihoods of every question, are one group under
     two names. Equal scores alone are no such sign."""
     by_value: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in selection.trials:
         if trial.finished and (value := value_of(trial)):
             by_value[value].append(trial)
-    return [
-        Breach(field, value, tuple(same)) for value, same in by_value.items() if len({each.group for each in same}) > 1
-    ]
+    shared = {value: same for value, same in by_value.items() if len(_distinct(same, replicas)) > 1}
+    return [Breach(field, value, tuple(same)) for value, same in shared.items()]
+
+
+def _distinct(trials: Sequence[TrialRecord], replicas: Mapping[str, str]) -> set[str]:
+    """Their groups; one that repeats another counts as that one."""
+    return {replicas.get(trial.group, trial.group) for trial in trials}
 
 
 def _table(breaches: Sequence[Breach]) -> str:

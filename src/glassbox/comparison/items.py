@@ -57,6 +57,10 @@ def read_answers(trials: Sequence[TrialRecord], metrics: Mapping[str, str]) -> t
         if isinstance(rows, Fault):
             faults.append(rows)
             continue
+        if unusable := sorted({repr(row.get("cluster")) for row in rows if not _is_cluster(row.get("cluster"))}):
+            told = f"{', '.join(unusable[:3])} is no name of a cluster: leave it empty for a question without one"
+            faults.append(Fault("cluster", told, trial))
+            continue
         answers[trial.name] = _answers(rows)
         faults += _faults_of_rows(trial, rows, answers[trial.name], metrics)
     return answers, [*faults, *_differing_questions(trials, answers)]
@@ -71,6 +75,11 @@ def _rows(trial: TrialRecord, path: Path) -> list[dict[str, Any]] | Fault:
         return read_items(path)
     except (OSError, ArrowException):
         return Fault(FILE, "damaged", trial)
+
+
+def _is_cluster(value: Any) -> bool:
+    """Whether it is a name, or empty. A missing value that a table library wrote as NaN or -1 is neither."""
+    return value is None or (isinstance(value, str) and value.strip().lower() not in ("nan", "none", "<na>", "-1"))
 
 
 def _answers(rows: Sequence[Mapping[str, Any]]) -> Answers:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -16,16 +16,28 @@ from glassbox.comparison.selection import Selection
 from glassbox.tracking.manifest import TrialRecord
 
 AS_PLANNED = "as planned"
+FAINT = 0.05  # share of the gradient under which a signal is named beside every answer about it
+SURE_OF_LABELS = 0.98
 USUAL_SHARES = (0.01, 0.9)  # of a component in the gradient; outside, the group is hardly what its name says
 CHANGED = "plan changed after the data: exploratory"
+NO_PLAN = "no plan: exploratory"
 SEEN = "exploratory: these seeds' scores were known when the plan was made"
 
 
-def plan_state(plan: Plan, trials: Sequence[TrialRecord]) -> str:
-    """Whether every trial carries the digest of the plan as it is now, and none has a seed that the plan had seen."""
-    if any(trial.plan != plan.digest for trial in trials):
+def plan_state(plan: Plan, selection: Selection) -> str:
+    """Whether every trial carries the digest of the plan as it is now, no run of the same trial began under an earlier
+    one, and none has a seed that the plan had seen."""
+    trials = selection.trials
+    if plan.derived:
+        return NO_PLAN
+    if any(trial.plan != plan.digest for trial in trials) or _earlier(plan, selection):
         return CHANGED
     return SEEN if _seen(plan, trials) else AS_PLANNED
+
+
+def _earlier(plan: Plan, selection: Selection) -> list[str]:
+    """Cells of which the store holds a run that began under another plan than the present one."""
+    return [name for name, digests in selection.earlier_plans.items() if set(digests) - {plan.digest}]
 
 
 def _seen(plan: Plan, trials: Sequence[TrialRecord]) -> list[int]:
@@ -34,6 +46,11 @@ def _seen(plan: Plan, trials: Sequence[TrialRecord]) -> list[int]:
 
 def banners(plan: Plan, selection: Selection) -> list[str]:
     found = []
+    if plan.derived:
+        found.append(
+            f"N{NO_PLAN[1:]}. There is no conf/analysis.yaml; the contrasts are made from the groups that ran. "
+            "`python src/compare.py` prints the lines that would make them a plan."
+        )
     if selection.missing:
         missing = ", ".join(selection.missing)
         found.append(
@@ -47,14 +64,15 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
     beyond = [str(seed) for seed in selection.seeds if seed not in plan.seeds]
     if beyond:
         found.append(f"Beyond the plan, exploratory: it does not hold the seeds {', '.join(beyond)}.")
-    if plan_state(plan, selection.trials) == CHANGED:
-        found.append(_changed_plan(plan, selection.trials))
+    if plan_state(plan, selection) == CHANGED:
+        found.append(_changed_plan(plan, selection))
     if seen := _seen(plan, selection.trials):
         found.append(f"E{SEEN[1:]}: {', '.join(map(str, seen))}.")
     return found
 
 
-def _changed_plan(plan: Plan, trials: Sequence[TrialRecord]) -> str:
+def _changed_plan(plan: Plan, selection: Selection) -> str:
+    trials = selection.trials
     without = sum(not trial.plan for trial in trials)
     other = sum(trial.plan not in ("", plan.digest) for trial in trials)
     told = []
@@ -62,13 +80,24 @@ def _changed_plan(plan: Plan, trials: Sequence[TrialRecord]) -> str:
         told.append(f"{other} of {len(trials)} trials began under another plan than the present conf/analysis.yaml")
     if without:
         told.append(f"{without} of {len(trials)} trials carry no plan, so that nothing shows that it came first")
+    if earlier := _earlier(plan, selection):
+        told.append(
+            f"the store holds runs of {_some(earlier, selection)} that began under an earlier plan, so that their "
+            "scores may have been known when the present one was made"
+        )
     return f"P{CHANGED[1:]}. {'; '.join(told)}."
 
 
 def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, Any]) -> list[str]:
     """A sentence for everything out of the ordinary. checked: what `integrity` found."""
     found = []
-    if plan.margin_scale != scale:
+    own = [task for task in plan.unplanned if not plan.derived]
+    if own:
+        found.append(
+            f"conf/analysis.yaml does not name {', '.join(own)}; the questions of each task are asked there too, with "
+            "the default margin of 2 points. Add it under `tasks` and `margins` to set another."
+        )
+    if plan.margin_scale != scale and not plan.derived:
         margins = ", ".join(f"{task} {100 * margin:g}" for task, margin in plan.margins.items())
         found.append(
             f"Scale {scale} has no margins of its own in conf/analysis.yaml; the {plan.margin_scale} ones are used "
@@ -91,7 +120,13 @@ def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, An
         )
     if selection.cut_off:
         names = ", ".join(f"{name} ({status})" for name, status in selection.cut_off.items())
-        found.append(f"MLflow does not show these runs as ended, though their trials published all results: {names}.")
+        found.append(
+            f"MLflow shows another end of these runs than their manifests, which hold all results: {names}. "
+            "Look at their log before you rely on them."
+        )
+    if repeated := {name: ends for name, ends in selection.attempts.items() if len(set(ends)) > 1}:
+        names = "; ".join(f"{name}: {_counted(ends)}" for name, ends in repeated.items())
+        found.append(f"More than one attempt, with different ends ({names}). The comparison takes one of them.")
     if selection.out_of_date:
         found.append(
             f"Trained under other settings or code than the present ones: {_some(selection.out_of_date, selection)}. "
@@ -107,8 +142,60 @@ def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, An
     if checked["without_items"]:
         found.append(f"Without results by question: {_some(checked['without_items'], selection)}.")
     if len(checked["precision"]) > 1:
-        found.append(f"Trials ran in different precisions: {', '.join(checked['precision'])}.")
+        by_precision = {
+            each: _some([trial.name for trial in selection.trials if trial.precision == each], selection)
+            for each in checked["precision"]
+        }
+        told = "; ".join(f"{precision}: {names}" for precision, names in by_precision.items())
+        found.append(f"Trials ran in different precisions, the same for all groups of a seed. {told}.")
     return found + [_unusual_share(row) for row in checked["liveness"] if _is_unusual(row)]
+
+
+def _counted(ends: Sequence[str]) -> str:
+    """'3 attempts, 1 finished and 2 diverged'."""
+    counts = Counter(ends)
+    order = sorted(counts, key=lambda end: (end != "finished", end))
+    return f"{len(ends)} attempts, {' and '.join(f'{counts[end]} {end}' for end in order)}"
+
+
+def faint_components(liveness: Sequence[Mapping[str, Any]], groups: Collection[str]) -> list[str]:
+    """'hidden has 1.8 % of the gradient of hidden_state', of signals that these groups hardly learn from."""
+    return [
+        f"{row['component']} has {100 * row['share']:.1f} % of the gradient of {row['group']}"
+        for row in liveness
+        if row["group"] in groups
+        and row["component"] != "task"
+        and row.get("share") is not None
+        and row["share"] < FAINT
+    ]
+
+
+def teacher_notes(
+    scores: Mapping[str, Mapping[str, float]],
+    chance: Mapping[str, float],
+    questions: Mapping[str, int],
+    label_probability: Mapping[str, float],
+) -> list[str]:
+    """A sentence for each task on which the teacher has little to teach.
+
+    scores: of `teacher` and `initial_student` by task. label_probability: the teacher's mean probability of the
+    training labels, by task.
+    """
+    found = []
+    for task, score in scores["teacher"].items():
+        student, n = scores["initial_student"].get(task), questions.get(task)
+        if student is not None and score < student:
+            told = f"{100 * score:.1f} % against {100 * student:.1f} %"
+            found.append(f"The teacher is below the student before distillation on {task} ({told}).")
+        if n and score <= chance[task] + 2 * math.sqrt(chance[task] * (1 - chance[task]) / n):
+            found.append(f"The teacher is at chance on {task} ({100 * score:.1f} %): its signals hold little to learn.")
+    for task, probability in label_probability.items():
+        if probability > SURE_OF_LABELS:
+            found.append(
+                f"The teacher gives the training labels of {task} a mean probability of {probability:.4f}: where "
+                "samples have their label, its logits at the answer say hardly more."
+            )
+    return found
 
 
 def _is_unusual(row: Mapping[str, Any]) -> bool:
@@ -142,6 +229,8 @@ def integrity(selection: Selection, evidence: Evidence) -> dict[str, Any]:
         "from_store": [trial.name for trial in trials if trial.source == "store"],
         "lost_runs": list(selection.lost_runs),
         "cut_off": dict(selection.cut_off),
+        "attempts": {name: dict(sorted(Counter(ends).items())) for name, ends in selection.attempts.items()},
+        "earlier_plans": {name: list(digests) for name, digests in selection.earlier_plans.items()},
         "out_of_date": list(selection.out_of_date),
         "ignored_files": list(selection.ignored_files),
         "without_items": without_items(selection, evidence),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,9 @@ from glassbox.errors import GlassboxError
 
 TEACHER = "teacher"
 DEFAULT = "default"
-Test = Literal["two_sided", "greater", "intersection_union", "descriptive"]
+DEFAULT_MARGIN = 0.02
+DEFAULT_REASON = "the plan names no margin for this task; two points are a convention and no more"
+Test = Literal["two_sided", "greater", "intersection_union", "equivalence", "descriptive"]
 Holm = Literal["over tasks", "within task", "over signals", "none"]
 Scale = Literal["points", "logit"]
 
@@ -40,7 +42,8 @@ class PlannedContrast:
     """A weight per group and, for each of `tasks`, a weight per task: one result per entry of `tasks` and `scales`.
 
     legs: for an intersection-union test, the weights per group of each one-sided test; `weights` is then their mean.
-    A weight of the group `teacher` means the teacher's own score.
+    A weight of the group `teacher` means the teacher's own score. every: `each` task of the study or the `mean` of all,
+    also where the plan does not name them. answered: whether it is one of the questions that the report answers first.
     """
 
     id: str
@@ -52,6 +55,13 @@ class PlannedContrast:
     holm: Holm = "none"
     legs: tuple[Mapping[str, float], ...] = ()
     scales: tuple[Scale, ...] = ("points",)
+    every: Literal["each", "mean"] | None = None
+    answered: bool = True
+
+    def on(self, tasks: Sequence[str]) -> PlannedContrast:
+        """The same question of other tasks, where it is of all of them."""
+        per_task = {"each": tuple({task: 1.0} for task in tasks), "mean": (dict.fromkeys(tasks, 1 / len(tasks)),)}
+        return replace(self, tasks=per_task[self.every]) if self.every else self
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,10 @@ class Plan:
     """margins: the largest difference that counts as equal, per task, as a share of 1, at the scale in use.
 
     margin_scale: the scale whose margins these are, `default` for one that has none of its own. seen_seeds: seeds of
-    this scale whose scores were known when the plan was made; seen_note says what that bears on. tasks holds the
-    study's own tasks too, where the plan has none of their name (`unplanned`); they have no margin.
+    this scale whose scores were known when the plan was made; seen_note says what that bears on. primary: the family
+    whose answer the study is for; all others are secondary. tasks holds the study's own tasks too, where the plan has
+    none of their name (`unplanned`); their margin is DEFAULT_MARGIN. replicas: a group that repeats another with other
+    random numbers -> that group. hypothesis: None where none is stated. derived: made of what ran, without a file.
     """
 
     digest: str
@@ -81,12 +93,33 @@ class Plan:
     tasks: Mapping[str, PlannedTask]
     margins: Mapping[str, float]
     margin_reasons: Mapping[str, str]
-    hypothesis: Hypothesis
+    hypothesis: Hypothesis | None
     contrasts: tuple[PlannedContrast, ...]
+    primary: str = ""
     margin_scale: str = DEFAULT
     seen_seeds: tuple[int, ...] = ()
     seen_note: str = ""
     unplanned: tuple[str, ...] = field(default=())
+    replicas: Mapping[str, str] = field(default_factory=dict)
+    derived: bool = False
+
+    def for_tasks(self, tasks: Mapping[str, PlannedTask]) -> Plan:
+        """The plan with a study's own tasks, in its order: questions of `each` task are asked of these too.
+
+        tasks: all of the study. Those of the plan that the study lacks stay, and in Holm's count, unless it has none.
+        """
+        own = {task: each for task, each in tasks.items() if task not in self.tasks}
+        kept = self.tasks if any(task in self.tasks for task in tasks) else {}
+        every = {**kept, **own}
+        margins = {task: self.margins.get(task, DEFAULT_MARGIN) for task in every}
+        return replace(
+            self,
+            tasks=every,
+            unplanned=tuple(own),
+            margins=margins,
+            margin_reasons={task: self.margin_reasons.get(task, DEFAULT_REASON) for task in every},
+            contrasts=tuple(each.on(tuple(every)) for each in self.contrasts),
+        )
 
     @property
     def confidence(self) -> float:
@@ -125,23 +158,26 @@ class ContrastSection(Section):
     question: str
     weights: dict[str, float] = Field(default_factory=dict)
     legs: tuple[dict[str, float], ...] = ()
-    tasks: Literal["each"] | tuple[PerTask, ...]
+    tasks: Literal["each", "mean"] | tuple[PerTask, ...]
     scales: tuple[Scale, ...] = ("points",)
     test: Test
     holm: Holm = "none"
+    answered: bool = True
 
 
 class PlanFile(Section):
     alpha: Probability
     power: Probability
     control: str
+    primary: str | None = None
     groups: tuple[str, ...] = Field(min_length=2)
     optional_groups: tuple[str, ...] = ()
     seeds: dict[str, Seeds]
     seen_seeds: dict[str, SeenSection] = Field(default_factory=dict)
     tasks: dict[str, TaskSection] = Field(min_length=1)
-    margins: dict[str, dict[str, MarginSection]]
-    hypothesis: HypothesisSection
+    margins: dict[str, dict[str, MarginSection]] = Field(default_factory=dict)
+    replicas: dict[str, str] = Field(default_factory=dict)
+    hypothesis: HypothesisSection | None = None
     contrasts: tuple[ContrastSection, ...]
 
 
@@ -158,7 +194,9 @@ def read_plan(conf: Path, scale: str) -> Plan:
     if faults:
         raise _refusal(path, faults)
     margin_scale = scale if scale in found.margins else DEFAULT
-    margins = found.margins[margin_scale]
+    margins = {**found.margins.get(DEFAULT, {}), **found.margins.get(scale, {})}
+    named = {task: margin.points / 100 for task, margin in margins.items()}
+    stated = found.hypothesis
     seen = found.seen_seeds.get(scale)
     return Plan(
         digest=plan_digest(conf),
@@ -169,20 +207,25 @@ def read_plan(conf: Path, scale: str) -> Plan:
         optional_groups=found.optional_groups,
         seeds=found.seeds.get(scale, found.seeds[DEFAULT]),
         tasks={name: PlannedTask(task.metric, task.chance) for name, task in found.tasks.items()},
-        margins={task: margin.points / 100 for task, margin in margins.items()},
-        margin_reasons={task: margin.reason for task, margin in margins.items()},
-        hypothesis=Hypothesis(found.hypothesis.alike, found.hypothesis.better),
+        margins={task: named.get(task, DEFAULT_MARGIN) for task in found.tasks},
+        margin_reasons={task: margins[task].reason if task in margins else DEFAULT_REASON for task in found.tasks},
+        hypothesis=Hypothesis(stated.alike, stated.better) if stated else None,
         contrasts=tuple(_contrast(each, found.tasks) for each in found.contrasts),
+        primary=found.primary or next(each.family for each in found.contrasts),
         margin_scale=margin_scale,
         seen_seeds=seen.seeds if seen else (),
         seen_note=seen.note if seen else "",
+        replicas=found.replicas,
     )
 
 
 def _contrast(section: ContrastSection, tasks: Mapping[str, TaskSection]) -> PlannedContrast:
-    per_task = tuple({task: 1.0} for task in tasks) if section.tasks == "each" else section.tasks
-    values = {name: getattr(section, name) for name in ("id", "family", "question", "test", "holm", "legs", "scales")}
-    return PlannedContrast(**values, tasks=per_task, weights=section.weights or _mean_leg(section.legs))
+    names = ("id", "family", "question", "test", "holm", "legs", "scales", "answered")
+    values = {name: getattr(section, name) for name in names}
+    weights = section.weights or _mean_leg(section.legs)
+    if isinstance(section.tasks, tuple):
+        return PlannedContrast(**values, tasks=section.tasks, weights=weights)
+    return PlannedContrast(**values, tasks=(), weights=weights, every=section.tasks).on(tuple(tasks))
 
 
 def _mean_leg(legs: tuple[dict[str, float], ...]) -> dict[str, float]:
@@ -197,14 +240,14 @@ def _contradictions(plan: PlanFile) -> Iterator[str]:
     for group, count in Counter(groups).items():
         if count > 1:
             yield f"`groups`: {group} stands there twice."
-    for section, scales in (("seeds", plan.seeds), ("margins", plan.margins)):
-        if DEFAULT not in scales:
-            yield f"`{section}.{DEFAULT}` is missing: it serves every scale that is not named."
+    if DEFAULT not in plan.seeds:
+        yield f"`seeds.{DEFAULT}` is missing: it serves every scale that is not named."
     for scale, margins in plan.margins.items():
         yield from _unknown(f"margins.{scale}", margins, tuple(plan.tasks))
-        for task in set(plan.tasks) - set(margins):
-            yield f"`margins.{scale}.{task}` is missing: every task of the plan has a margin at every scale."
-    yield from _unknown("hypothesis", (*plan.hypothesis.alike, *plan.hypothesis.better), tuple(plan.tasks))
+    if plan.hypothesis:
+        yield from _unknown("hypothesis", (*plan.hypothesis.alike, *plan.hypothesis.better), tuple(plan.tasks))
+    yield from _unknown("replicas", (*plan.replicas, *plan.replicas.values()), groups)
+    yield from _unknown("primary", [plan.primary] if plan.primary else [], tuple(c.family for c in plan.contrasts))
     for name, count in Counter(contrast.id for contrast in plan.contrasts).items():
         if count > 1:
             yield f"`contrasts`: the id {name} stands there twice."
@@ -245,7 +288,88 @@ def _sentence(error: ErrorDetails) -> str:
 
 def _refusal(path: Path, faults: list[str]) -> GlassboxError:
     lines = "\n".join(f"- {fault}" for fault in faults)
-    return GlassboxError(f"{path} is refused; nothing was compared.\n\n{lines}\n\nMend it, or `git restore {path}`.")
+    return GlassboxError(f"{path} is refused; nothing was compared.\n\n{lines}\n\nCorrect it, or `git restore {path}`.")
+
+
+def check_plan(conf: Path, settings: Settings) -> None:
+    """Raise GlassboxError where conf/analysis.yaml could not be used after the trials; nothing where there is none.
+
+    The stages `settings` and `plan` call it, so that a fault of the plan is told before anything trains.
+    """
+    if (conf / PLAN).is_file():
+        planned_weights(conf, read_plan(conf, settings.scale), settings)
+
+
+def plan_or_derived(conf: Path, settings: Settings) -> Plan:
+    """The plan of conf/analysis.yaml; without one, a plan made from the groups and seeds that ran."""
+    return read_plan(conf, settings.scale) if (conf / PLAN).is_file() else derived_plan(settings)
+
+
+def derived_plan(settings: Settings) -> Plan:
+    """Each group with further signals against black_box, and black_box against the control: fit for any study.
+
+    The control is the group without a signal, black_box the one with logits alone; without one of them, every other
+    group is compared with the first. All of it is exploratory: nothing was fixed before the data.
+    """
+    groups = settings.groups
+    signals = {group: {name for name in settings.distill[group].active if name != "task"} for group in groups}
+    control = "sft" if "sft" in groups else next((group for group in groups if not signals[group]), groups[0])
+    only_logits = [group for group in groups if signals[group] == {"logits"}]
+    baseline = "black_box" if "black_box" in groups else (only_logits or [control])[0]
+    pairs = [(baseline, control)] if baseline != control else []
+    pairs += [(group, baseline) for group in groups if group not in (baseline, control)]
+    contrasts = tuple(
+        PlannedContrast(
+            id=f"E{number}",
+            family="exploratory",
+            question=f"does {group} improve on {other}?",
+            weights={group: 1.0, other: -1.0},
+            tasks=(),
+            test="two_sided",
+            holm="over tasks",
+            every="each",
+        )
+        for number, (group, other) in enumerate(pairs, 1)
+    )
+    return Plan(
+        digest="",
+        alpha=0.05,
+        power=0.8,
+        control=control,
+        groups=tuple(groups),
+        optional_groups=(),
+        seeds=tuple(settings.seeds),
+        tasks={},
+        margins={},
+        margin_reasons={},
+        hypothesis=None,
+        contrasts=contrasts,
+        primary="exploratory",
+        derived=True,
+    )
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The lines that would make a derived plan the plan of conf/analysis.yaml, one per entry."""
+    tasks = ", ".join(
+        f"{name}: {{metric: {task.metric}, chance: {task.chance:g}}}" for name, task in plan.tasks.items()
+    )
+    margins = ", ".join(f"{name}: {{points: 2, reason: why this is small}}" for name in plan.tasks)
+    lines = [
+        f"alpha: {plan.alpha:g}",
+        f"power: {plan.power:g}",
+        f"control: {plan.control}",
+        f"groups: [{', '.join(plan.groups)}]",
+        f"seeds: {{default: [{', '.join(map(str, plan.seeds))}]}} # new ones, none of which has been run",
+        f"tasks: {{{tasks}}}",
+        f"margins: {{default: {{{margins}}}}}",
+        "contrasts:",
+    ]
+    for each in plan.contrasts:
+        weights = ", ".join(f"{group}: {weight:g}" for group, weight in each.weights.items())
+        family = f"family: {each.family}, question: '{each.question}', weights: {{{weights}}}"
+        lines.append(f"  - {{id: {each.id}, {family}, tasks: each, test: {each.test}, holm: {each.holm}}}")
+    return lines
 
 
 def planned_weights(conf: Path, plan: Plan, settings: Settings) -> dict[str, Group]:

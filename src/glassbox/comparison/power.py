@@ -36,7 +36,7 @@ def power_rows(plan: Plan, deviations: Mapping[str, float] | float, difference: 
     is to be found. Both, and all that is returned but powers and counts, are shares of 1. Powers are of exact t tests
     and TOST; "holm" is Holm's first step, alpha / tests in the family. An intersection-union test is told by one of
     its legs, of which all must pass. Counts above 10,000 are None. Raises GlassboxError for a number that cannot be
-    meant.
+    meant. TOST too is at Holm's first step, where verdicts adjust it; the hypothesis' own pairs are not adjusted.
     """
     _refuse(difference, "difference to detect")
     tests = [each for each in planned_contrasts(plan) if each.scale == "points" and each.test != "descriptive"]
@@ -78,17 +78,41 @@ def power_table(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     head = (
         f"What {n} seeds can show, in percentage points. Power: the chance that a true difference of {difference:g} is "
         f"found at alpha {plan.alpha:g}; finds from: the smallest difference found with {100 * plan.power:g} % power; "
-        "TOST power: the chance of showing equivalence within the margin where the true difference is 0."
+        "TOST power: the chance of showing equivalence within the margin where the true difference is 0, at Holm's "
+        "first step where verdicts are adjusted."
     )
-    return "\n".join([head, "", text[0], "-" * len(text[0]), *text[1:]])
+    return "\n".join([_answer(rows, plan), "", head, "", text[0], "-" * len(text[0]), *text[1:]])
+
+
+def _answer(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
+    """'With 7 seeds: differences from 2.6 points; for 1 point: 34 seeds.', of the primary family at its first step."""
+    tested = [row for row in rows if row["test"] != "equivalence"]
+    own = [row for row in tested if row["family"] == plan.primary] or tested
+    if not own:
+        return "The plan has no test of a difference."
+    least = [100 * row["minimum_detectable_holm"] for row in own]
+    seeds = [row["seeds_holm"] for row in own]
+    low, high = min(least), max(least)
+    spread = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}, by task,"
+    fewest, most = (_count(pick(seeds, key=lambda n: MOST_SEEDS + 1 if n is None else n)) for pick in (min, max))
+    needed = fewest if fewest == most else f"{fewest} to {most}, by task,"
+    difference = 100 * rows[0]["difference"]
+    unit = "point" if difference == 1 else "points"
+    return (
+        f"With {rows[0]['n']} seeds: differences from {spread} points; for {difference:g} {unit}: {needed} seeds "
+        f"(the tests of {plan.primary} at {100 * plan.power:g} % power, at Holm's first step)."
+    )
 
 
 def _row(plan: Plan, contrast: Contrast, deviation: float, difference: float, size: int) -> dict[str, Any]:
     n = len(plan.seeds)
     error = deviation / math.sqrt(n)
-    two_sided = contrast.test not in ("greater", "intersection_union")
+    two_sided, alpha_of = contrast.test != "greater", plan.alpha
+    if contrast.legs:  # each leg is tested in the one direction, at half of alpha
+        two_sided, alpha_of = False, plan.alpha / 2
     row: dict[str, Any] = {
         "key": contrast.key,
+        "family": contrast.family,
         "formula": contrast.formula,
         "test": contrast.test,
         "family_size": size,
@@ -96,15 +120,16 @@ def _row(plan: Plan, contrast: Contrast, deviation: float, difference: float, si
         "deviation": deviation,
         "difference": difference,
     }
-    steps = {"planned": plan.alpha, "holm": plan.alpha / size}
+    steps = {"planned": alpha_of, "holm": alpha_of / size}
     for name, alpha in steps.items() if contrast.test != "equivalence" else ():
         row[f"power_{name}"] = t_power(difference / error, n - 1, alpha, two_sided=two_sided)
         row[f"minimum_detectable_{name}"] = minimum_detectable(n - 1, alpha, plan.power, two_sided=two_sided) * error
         row[f"seeds_{name}"] = seeds_to_detect(difference, deviation, alpha, plan.power, two_sided=two_sided)
     margin = contrast.margin
     row["margin"] = margin
-    row["equivalence_power"] = equivalence_power(margin / error, n - 1, plan.alpha) if margin else None
-    row["seeds_equivalence"] = seeds_for_equivalence(margin, deviation, plan.alpha, plan.power) if margin else None
+    alpha = plan.alpha if contrast.test == "equivalence" else plan.alpha / size
+    row["equivalence_power"] = equivalence_power(margin / error, n - 1, alpha) if margin else None
+    row["seeds_equivalence"] = seeds_for_equivalence(margin, deviation, alpha, plan.power) if margin else None
     return row
 
 

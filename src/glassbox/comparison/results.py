@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from glassbox.comparison import notes
-from glassbox.comparison.costs import group_cost
+from glassbox.comparison.costs import gain_intervals, group_cost, unequal_load
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.notes import integrity
-from glassbox.comparison.plan import Plan
+from glassbox.comparison.plan import Plan, plan_lines
 from glassbox.comparison.selection import Selection
 from glassbox.config.settings import Group, Settings
 from glassbox.tracking.manifest import DIGESTS, TrialRecord
 
-SCHEMA = 3
+SCHEMA = 4
 PLAN_PATH = "conf/analysis.yaml"
 REFERENCES = {"teacher": "teacher_scores", "initial_student": "student_scores"}
 LIBRARIES = ("numpy", "scipy")
@@ -51,6 +51,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
     """All that the reports show, as plain JSON values: scores are shares of 1. inferred: what `infer` returned."""
     settings, plan, selection = study.settings, study.plan, study.selection
     checked = integrity(selection, study.evidence)
+    costs = [_cost(study, group, inferred["means"]) for group in selection.groups]
     results = {
         "schema": SCHEMA,
         "scale": settings.scale,
@@ -66,15 +67,41 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "trials": _trials(study),
         "curves": learning_curves(selection.trials, plan.confidence),
         "data": [{"task": task, "split": split, **row} for task, of in study.data.items() for split, row in of.items()],
-        "costs": [_cost(study, group, inferred["means"]) for group in selection.groups],
+        "costs": costs,
+        "unequal_load": unequal_load(costs),
+        "plan_lines": plan_lines(plan) if plan.derived else [],
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
         "banners": notes.banners(plan, selection),
-        "notes": [*notes.notes(plan, settings.scale, selection, checked), *study.gate.get("teacher_notes", ())],
+        "notes": [
+            *notes.notes(plan, settings.scale, selection, checked),
+            *_teacher_notes(study),
+            *study.gate.get("teacher_notes", ()),
+        ],
         "integrity": checked,
         "source_run_ids": sorted(trial.run_id for trial in selection.trials),
         "versions": {name: version(name) for name in LIBRARIES},
     }
-    return rounded({**results, **inferred})
+    answers = [
+        _with_faint_components(answer, inferred["contrasts"], checked["liveness"]) for answer in inferred["answers"]
+    ]
+    return rounded({**results, **inferred, "answers": answers})
+
+
+def _with_faint_components(
+    answer: Mapping[str, Any], contrasts: list[dict[str, Any]], liveness: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The answer with a last sentence that names the signals of its groups that hardly move the student."""
+    groups = {group for row in contrasts if row["id"] == answer["id"] for group in row["weights"]}
+    faint = notes.faint_components(liveness, groups)
+    told = [f"Note: {'; '.join(faint)}: a signal at such a weight says little about the signal."] if faint else []
+    return {**answer, "sentences": [*answer["sentences"], *told]}
+
+
+def _teacher_notes(study: Study) -> list[str]:
+    questions = {task: len(items.ids) for task, items in study.evidence.items.items()}
+    chance = {task: planned.chance for task, planned in study.plan.tasks.items()}
+    known = references(study.gate, study.metrics)
+    return notes.teacher_notes(known, chance, questions, study.gate.get("label_probability", {}))
 
 
 def rounded(value: Any) -> Any:
@@ -101,7 +128,7 @@ def _plan(study: Study) -> dict[str, Any]:
     return {
         "path": PLAN_PATH,
         "digest": plan.digest,
-        "state": notes.plan_state(plan, trials),
+        "state": notes.plan_state(plan, study.selection),
         "trial_digests": {digest: [trial.name for trial in trials if trial.plan == digest] for digest in digests},
         "control": plan.control,
         "groups": list(plan.groups),
@@ -154,7 +181,8 @@ def _cost(study: Study, group: str, means: list[dict[str, Any]]) -> dict[str, An
         study.gate.get("signal_bytes"),
         study.settings.objective.logits_target,
     )
-    return {"group": group, **cost, "gain": gain}
+    intervals = gain_intervals(study.evidence, group, study.plan.control, study.plan.confidence)
+    return {"group": group, **cost, "gain": gain, "gain_interval": intervals}
 
 
 def _trials(study: Study) -> list[dict[str, Any]]:

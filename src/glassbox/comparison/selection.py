@@ -11,6 +11,7 @@ from glassbox.config.settings import Group, Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError
 from glassbox.tracking.manifest import TrialRecord, outcome_of, read_manifest, trial_of_record
 
+ENDED = {"finished": "FINISHED", "diverged": "FAILED"}
 KeyOf = Callable[[Settings, str, int, str, str], str]
 
 
@@ -21,7 +22,9 @@ class Selection:
     store_cells: cells of the grid without a manifest that the store has finished or diverged, as "group/seed". missing:
     those that it has not, with what it knows of their runs. gaps: cells of
     groups from the store that it does not hold. out_of_date: trials whose key is not that of the present settings.
-    cut_off: manifests whose run MLflow does not show as ended. logged: run id -> final metrics in MLflow.
+    cut_off: manifests whose run MLflow does not show as ended as they say. logged: run id -> final metrics in MLflow.
+    attempts: cell -> what became of every run of its key in the store, in the order of ids, where there are several.
+    earlier_plans: cells of which the store holds runs that began under other plans -> the digests of those plans.
     """
 
     groups: tuple[str, ...]
@@ -36,6 +39,8 @@ class Selection:
     lost_runs: tuple[str, ...]
     out_of_date: tuple[str, ...]
     cut_off: Mapping[str, str]
+    attempts: Mapping[str, tuple[str, ...]]
+    earlier_plans: Mapping[str, tuple[str, ...]]
     logged: Mapping[str, Mapping[str, float]] = field(repr=False)
 
     def of(self, group: str) -> tuple[TrialRecord, ...]:
@@ -74,7 +79,9 @@ def select_trials(
     """
     use = dict(use or {})
     paths = {(group, seed): runs / group / f"{seed}.json" for group in settings.groups for seed in settings.seeds}
-    trials = [read_manifest(path) for path in paths.values() if path.is_file()]
+    trials = [_manifest(path, *cell) for cell, path in paths.items() if path.is_file()]
+    known = _runs_by_key(trials)
+    trials = [_chosen(trial, known[trial.key], use) for trial in trials]
     keys = _keys(settings, planned, key_of, trials)
     records = {record.original_id: record for record in tracking.find_runs(trial.run_id for trial in trials)}
     present = tuple(trials)
@@ -86,6 +93,7 @@ def select_trials(
             found[group] = _find_trials([(group, seed) for seed in settings.seeds], keys, use)
     store_groups = tuple(group for group, of in found.items() if of)
     trials += [*stored, *(trial for of in found.values() for trial in of)]
+    known = _runs_by_key(trials)
     _refuse_unused(use, trials)
     held = {trial.name for trial in trials}
     return Selection(
@@ -109,10 +117,74 @@ def select_trials(
         cut_off={
             trial.name: records[trial.run_id].status
             for trial in present
-            if trial.run_id in records and records[trial.run_id].status not in ("FINISHED", "FAILED")
+            if trial.run_id in records and records[trial.run_id].status != ENDED[trial.status]
         },
+        attempts={
+            trial.name: tuple(outcome_of(record) or record.status for record in known[trial.key])
+            for trial in trials
+            if len(known[trial.key]) > 1
+        },
+        earlier_plans=_earlier_plans(trials, known),
         logged={run_id: record.metrics for run_id, record in records.items()},
     )
+
+
+def _manifest(path: Path, group: str, seed: int) -> TrialRecord:
+    """The manifest at a cell's place. Raises IncomparableRunsError where it is another cell's."""
+    trial = read_manifest(path)
+    if (trial.group, trial.seed) != (group, seed):
+        raise IncomparableRunsError(
+            f"{path} is the manifest of {trial.name}, not of {group}/{seed}: it was copied or moved, and nothing is "
+            f"compared. Delete it and run `dvc repro`, which trains {group}/{seed} or takes it from its cache."
+        )
+    return trial
+
+
+def _runs_by_key(trials: Iterable[TrialRecord]) -> dict[str, list[tracking.RunRecord]]:
+    """Key -> every run of it that the store holds, of all these trials; asked for study by study."""
+    trials = list(trials)
+    known: dict[str, list[tracking.RunRecord]] = {trial.key: [] for trial in trials}
+    for study in sorted({trial.study_key for trial in trials}):
+        for record in tracking.find_by_key(study, tag="study_key"):
+            if record.tags.get("key") in known:
+                known[record.tags["key"]].append(record)
+    return known
+
+
+def _chosen(trial: TrialRecord, runs: Sequence[tracking.RunRecord], use: Mapping[str, str]) -> TrialRecord:
+    """The manifest's trial, or the run that `use` names. Raises IncomparableRunsError where results leave a choice."""
+    others = [record for record in runs if outcome_of(record) == "finished" and record.original_id != trial.run_id]
+    named = use.get(trial.name)
+    if named == trial.run_id:
+        return trial
+    for record in others:
+        if named == record.run_id:
+            return trial_of_record(record, trial.group, trial.seed)
+    differing = [record.run_id for record in others if trial.finished and _differs(trial, record)]
+    if differing:
+        ids = ", ".join(differing)
+        raise IncomparableRunsError(
+            f"runs/{trial.name}.json names run {trial.run_id}, and the MLflow store holds finished runs of the same "
+            f"key with other results: {ids}. Choose with `python src/compare.py --use {trial.name}=<run id>`, or "
+            "delete the wrong one."
+        )
+    return trial
+
+
+def _differs(trial: TrialRecord, record: tracking.RunRecord) -> bool:
+    recorded = {name: record.tags.get(f"{name}_digest") for name in ("final_student", "items")}
+    return any(digest and trial.digests[name] and digest != trial.digests[name] for name, digest in recorded.items())
+
+
+def _earlier_plans(
+    trials: Iterable[TrialRecord], known: Mapping[str, Sequence[tracking.RunRecord]]
+) -> dict[str, tuple[str, ...]]:
+    """Cell -> digests of plans, not its trial's own, under which the store holds a run of the same key."""
+    plans = {
+        trial.name: tuple(sorted({record.tags.get("plan", "") for record in known[trial.key]} - {"", trial.plan}))
+        for trial in trials
+    }
+    return {name: digests for name, digests in plans.items() if digests}
 
 
 def _keys(

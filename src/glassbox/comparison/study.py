@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as parquet
 
 from glassbox import tracking
 from glassbox.comparison.comparability import pairing, refuse_incomparable, refuse_missing, task_metrics
 from glassbox.comparison.evidence import Evidence, score_table
 from glassbox.comparison.inference import infer
 from glassbox.comparison.items import Answers, item_table, read_answers
-from glassbox.comparison.plan import Plan, PlannedTask, planned_weights, read_plan
+from glassbox.comparison.plan import Plan, PlannedTask, plan_or_derived, planned_weights
 from glassbox.comparison.results import Study, build_results, references
 from glassbox.comparison.selection import KeyOf, select_trials
 from glassbox.config.settings import Settings
-from glassbox.errors import MissingTrialsError
-from glassbox.report.report import write_reports
+from glassbox.errors import GlassboxError, MissingTrialsError
+from glassbox.report.report import set_aside, write_reports
 from glassbox.report.tables import console_table, dvc_metrics
+
+QUESTIONS = Path("data/tasks/test.parquet")
+EARLIER = Path(".glassbox/earlier_report")
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,17 @@ def compare_study(
     """Compare the trials that the settings select and write folder/reports.
 
     key_of(settings, group, seed, snapshot digest, tasks digest) gives a trial's key.
-    folder: where runs/, conf/ and reports/ lie. Raises
-    IncomparableRunsError and MissingTrialsError, and then writes nothing.
+    folder: where runs/, conf/ and reports/ lie. Raises IncomparableRunsError and MissingTrialsError; it then writes
+    nothing, and moves an earlier report to EARLIER, so that it does not look like the present one.
     """
-    results = results_of(settings, key_of, allow_incomplete=allow_incomplete, use=use, folder=folder)
     reports = folder / "reports"
+    try:
+        results = results_of(settings, key_of, allow_incomplete=allow_incomplete, use=use, folder=folder)
+    except GlassboxError as error:
+        if set_aside(reports, folder / EARLIER):
+            told = f"An earlier report was in reports/; it is not of these trials and lies in {EARLIER} now."
+            raise type(error)(f"{error}\n\n{told}") from error
+        raise
     page = write_reports(results, reports)
     summary = {f"{group}/{name}": mean for group, means in dvc_metrics(results).items() for name, mean in means.items()}
     tags = {"plan": results["plan"]["digest"], "study_key": results["study_key"]}
@@ -64,7 +75,7 @@ def results_of(
     folder: Path = Path(),
 ) -> dict[str, Any]:
     """The content of results.json, with nothing written; arguments and errors are those of `compare_study`."""
-    plan = read_plan(folder / "conf", settings.scale)
+    plan = plan_or_derived(folder / "conf", settings)
     planned = planned_weights(folder / "conf", plan, settings)
     selection = select_trials(settings, planned, folder / "runs", key_of, use)
     if not allow_incomplete:
@@ -74,7 +85,7 @@ def results_of(
     gate, data = (_read_report(folder / "reports" / name) for name in ("snapshot.json", "tasks.json"))
     metrics = task_metrics(settings, selection.trials)
     answers, faults = read_answers(selection.trials, metrics)
-    refuse_incomparable(selection, tuple(metrics.values()), answers, faults, gate.get("logical_digest"))
+    refuse_incomparable(selection, tuple(metrics.values()), answers, faults, gate.get("logical_digest"), plan.replicas)
     plan = _with_own_tasks(plan, metrics, answers)
     paired, pairing_text = pairing(selection)
     known = references(gate, metrics)
@@ -91,7 +102,21 @@ def results_of(
         start=known["initial_student"],
     )
     study = Study(settings, plan, planned, selection, metrics, evidence, pairing_text, gate, data)
-    return build_results(study, infer(plan, evidence))
+    inferred = infer(plan, evidence)
+    return build_results(study, {**inferred, "flips": _with_prompts(inferred["flips"], folder / QUESTIONS)})
+
+
+def _with_prompts(flips: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The flips with the prompt and answer of each example, where the test questions are here."""
+    if not path.is_file():
+        return flips
+    rows = parquet.read_table(path, columns=["sample_id", "prompt", "answer"]).to_pylist()
+    known = {row["sample_id"]: row for row in rows}
+
+    def told(side: Mapping[str, Any]) -> dict[str, Any]:
+        return {**side, "examples": [known.get(each, {"sample_id": each}) for each in side["examples"]]}
+
+    return [{**row, "gained": told(row["gained"]), "lost": told(row["lost"])} for row in flips]
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -100,11 +125,10 @@ def _read_report(path: Path) -> dict[str, Any]:
 
 
 def _with_own_tasks(plan: Plan, metrics: Mapping[str, str], answers: Mapping[str, Answers]) -> Plan:
-    """The plan with the study's tasks that it does not name: they get means, no margin and no contrast."""
-    own = {}
-    for task in metrics:
-        if task not in plan.tasks:
-            choices = next((each.choices[task] for each in answers.values() if task in each.choices), 0)
-            name = metrics[task].removeprefix("test/").removesuffix(f"_{task}")
-            own[task] = PlannedTask(name, 1 / choices if choices else 0.0)
-    return replace(plan, tasks={**plan.tasks, **own}, unplanned=tuple(own))
+    """The plan for the study's tasks, with what their trials tell of those that it does not name."""
+    found = {}
+    for task, metric in metrics.items():
+        choices = next((each.choices[task] for each in answers.values() if task in each.choices), 0)
+        own = PlannedTask(metric.removeprefix("test/").removesuffix(f"_{task}"), 1 / choices if choices else 0.0)
+        found[task] = plan.tasks.get(task, own)
+    return plan.for_tasks(found)

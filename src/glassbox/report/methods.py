@@ -10,7 +10,7 @@ from glassbox.report.notation import percent, width
 TESTS = {
     "two_sided": "two-sided t tests",
     "greater": "one-sided t tests",
-    "intersection_union": "intersection-union tests, whose p is the largest of their one-sided t tests",
+    "intersection_union": "intersection-union tests: twice the largest one-sided p of their gains, or that of a loss",
     "equivalence": "pairs of which only equivalence is claimed",
     "descriptive": "descriptive, without a test",
 }
@@ -18,7 +18,7 @@ ANALYSES = {
     "welch": "Welch's test",
     "sign_flip": "the exact sign-flip test",
     "bca": "BCa bootstrap intervals (which undercover with few seeds)",
-    "floor_imputed": "the chance score in place of diverged trials",
+    "diverged_last": "sign tests with diverged trials ranked last",
     "logit": "log-odds in place of points",
     "clusters": "questions of one cluster taken as related or as unrelated",
     "leave_one_out": "each seed left out",
@@ -48,6 +48,10 @@ def _design(results: Mapping[str, Any]) -> Iterable[str]:
         f"{len(results['seeds'])} seeds at scale {results['scale']}; {integrity['finished']} of {integrity['planned']} "
         f"trials finished and {len(integrity['diverged'])} diverged."
     )
+    if not plan["digest"]:
+        yield "No plan was fixed before the trials: contrasts are made from the groups that ran, all exploratory."
+        yield f"The unit of replication is one training run; pairing of seeds is {_pairing(results)}."
+        return
     yield (
         f"Groups, seeds, contrasts, families and margins stand in {plan['path']} (sha256 of its "
         f"content {plan['digest'][:12]}): {plan['state']}{note}."

@@ -20,19 +20,12 @@ def percent(share: float | None) -> str:
 
 
 def difference(value: float | None, scale: str = "points") -> str:
-    """A signed difference: shares of 1 as percentage points, logits as they are. 0.0041 -> +0.41.
-
-    Limits that no difference of scores can reach are only said to lie beyond 100 points.
-    """
-    if value is not None and scale == "points" and abs(value) > 1:
-        return "> +100" if value > 0 else f"< {MINUS}100"
+    """A signed difference: shares of 1 as percentage points, logits as they are. 0.0041 -> +0.41."""
     return MISSING if value is None else _signed(f"{_scaled(value, scale):+.2f}")
 
 
 def width(value: float | None, scale: str = "points") -> str:
     """A difference that has no sign: a margin, a minimum detectable effect. 0.01 -> 1.00."""
-    if value is not None and scale == "points" and value > 1:
-        return "> 100"
     return MISSING if value is None else f"{_scaled(value, scale):.2f}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from glassbox.report.figures import draw_figures
 from glassbox.report.page import render_page
 
 MAX_PAGE_BYTES = 2_000_000
+FILES = (
+    *("results.json", "metrics.json", "table_main.csv", "table_main.tex", "table_contrasts.csv"),
+    *("table_contrasts.tex", "results_summary.csv"),
+)
 
 
 def write_reports(results: Mapping[str, Any], folder: Path) -> Path:
@@ -35,6 +40,20 @@ def write_reports(results: Mapping[str, Any], folder: Path) -> Path:
         _publish(folder / name, text)
     _publish(folder / "report.html", page)
     return folder / "report.html"
+
+
+def set_aside(folder: Path, place: Path) -> bool:
+    """Move an earlier call's reports out of the folder, so that none of them looks current; whether there were any.
+
+    What other stages wrote into the folder stays. A report that lies at `place` already is replaced.
+    """
+    known = [folder / name for name in (*FILES, "report.html", "figures", "plots") if (folder / name).exists()]
+    if known:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+    for path in known:
+        shutil.move(path, place / path.name)
+    return bool(known)
 
 
 def _files(results: Mapping[str, Any]) -> dict[str, str]:

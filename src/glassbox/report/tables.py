@@ -44,7 +44,7 @@ def main_rows(results: Mapping[str, Any]) -> list[Row]:
         for reference in REFERENCES
         for task, score in results["references"][reference].items()
     ]
-    numbers = "n mean deviation lower upper clipped degenerate near_chance n_diverged".split()
+    numbers = "n mean deviation lower upper clipped degenerate statement near_chance n_diverged".split()
     for row in results["means"]:
         known = {"group": row["group"], "task": row["task"], "metric": metrics[row["task"]]}
         rows.append(
@@ -66,9 +66,9 @@ def contrast_rows(results: Mapping[str, Any]) -> list[Row]:
 def _contrast_row(row: Mapping[str, Any]) -> Row:
     names = (
         "key id family question formula scale test status reason verdict verdict_note n n_dropped estimate deviation "
-        "lower upper t df p p_adjusted family_size pairing correlation"
+        "lower upper t df p sides bound p_adjusted family_size pairing correlation"
     )
-    equivalence = ("margin", "p", "equivalent", "smallest_margin", "probability_within")
+    equivalence = ("margin", "lower", "upper", "p", "p_adjusted", "equivalent", "smallest_margin", "probability_within")
     changed = (row["sensitivity"] or {}).get("changed") or []
     return {
         **{name: row[name] for name in names.split()},
@@ -206,6 +206,8 @@ def _console_cell(cell: Mapping[str, Any], is_reference: bool) -> str:
 
 
 def _half_width(cell: Mapping[str, Any]) -> str:
+    if cell["degenerate"]:
+        return f"({cell['statement']})"
     if cell["lower"] is None:
         return "± ?"
     if cell["clipped"]:

@@ -45,7 +45,10 @@ def test_limits_beyond_the_scale_are_cut_and_said_to_be() -> None:
 
 def test_equal_scores_are_degenerate() -> None:
     estimate = mean_interval([0.4] * 7)
-    assert estimate.degenerate and (estimate.lower, estimate.upper) == pytest.approx((0.4, 0.4))
+    assert estimate.degenerate and (estimate.lower, estimate.upper) == (None, None)
+    exact = stats.binomtest(40, 100).proportion_ci(0.95, method="exact")
+    counted = mean_interval([0.4] * 7, items=100)
+    assert (counted.lower, counted.upper) == pytest.approx((exact.low, exact.high))
 
 
 def test_one_score_has_a_mean_and_no_interval_and_none_has_neither() -> None:

@@ -146,3 +146,18 @@ def test_one_question_or_one_cluster_is_refused() -> None:
     with pytest.raises(ValueError, match="two clusters"):
         item_variance([table()], np.zeros(ITEMS, dtype=int))
     assert isinstance(two_scopes(mean_estimate(table().mean(axis=1)), []), Estimate)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sizes"), [(3, (4, 4, 4)), (3, (2, 4, 6)), (7, (10, 1, 1)), (2, (3, 9)), (7, (6, 6))]
+)
+def test_few_clusters_and_seeds_give_no_limits_that_scores_cannot_reach(seeds: int, sizes: tuple[int, ...]) -> None:
+    """Satterthwaite's df alone falls under 1 here, and its quantiles to limits of thousands of points."""
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    for number in range(200):
+        generator = np.random.default_rng([number, seeds])
+        values = (generator.random((seeds, ITEMS)) < 0.6 + 0.1 * generator.normal(0, 1, ITEMS)).astype(float)
+        own, part = mean_estimate(values.mean(axis=1)), item_variance([values], clusters)
+        if own.testable:
+            both = two_scopes(own, [part])
+            assert float(both.df) >= min(seeds - 1, part.items_df) - 1e-9

@@ -1,13 +1,15 @@
-"""The same evidence told otherwise: on log-odds, with chance for a diverged trial, with a seed left out."""
+"""The same evidence told otherwise: on log-odds, with a seed left out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.inference.contrasts import Contrast
+
+CEILING = 0.99
 
 
 def on_logits(evidence: Evidence) -> Evidence:
@@ -28,12 +30,16 @@ def _log_odds(evidence: Evidence, task: str, shares: np.ndarray) -> np.ndarray:
     return np.where(inside, np.log(np.where(inside, right, 1.0)) - np.log(np.where(inside, wrong, 1.0)), np.nan)
 
 
-def with_chance_for_diverged(evidence: Evidence, chance: Mapping[str, float]) -> Evidence:
-    """A diverged trial scores what guessing gives. Item results stay as they are: guesses have none."""
-    levels = np.asarray([chance.get(task, np.nan) for task in evidence.tasks])
-    imputed = evidence.diverged[:, None, :] & ~np.isfinite(evidence.scores)
-    scores = np.where(imputed, levels[None, :, None], evidence.scores)
-    return replace(evidence, scores=scores, diverged=np.zeros_like(evidence.diverged), items={})
+def at_the_end(contrast: Contrast, evidence: Evidence) -> str | None:
+    """Why a contrast has no meaning on log-odds: a score within 1 % of an end, where the half count makes them up."""
+    for group in contrast.groups:
+        for task in contrast.tasks:
+            if group in evidence.groups and task in evidence.tasks:
+                scores = evidence.scores[evidence.groups.index(group), evidence.tasks.index(task)]
+                known = scores[np.isfinite(scores)]
+                if known.size and not 1 - CEILING < known.mean() < CEILING:
+                    return f"{group} is at an end of the scale on {task}, where log-odds are made by the half count"
+    return None
 
 
 def without_seed(evidence: Evidence, seed: int) -> Evidence:
@@ -43,5 +49,5 @@ def without_seed(evidence: Evidence, seed: int) -> Evidence:
         seeds=tuple(each for each in evidence.seeds if each != seed),
         scores=evidence.scores[..., kept],
         diverged=evidence.diverged[..., kept],
-        items={},
+        items={task: replace(each, correct=each.correct[:, kept]) for task, each in evidence.items.items()},
     )

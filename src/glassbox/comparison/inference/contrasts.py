@@ -47,10 +47,19 @@ class Contrast:
 
     @property
     def place(self) -> str:
-        """'mmlu', or 'mmlu against sst2'."""
+        """'mmlu', 'mmlu against sst2', or 'the mean of sst2, mmlu'."""
         against = [task for task, weight in self.tasks.items() if weight < 0]
         plus = ", ".join(task for task, weight in self.tasks.items() if weight > 0)
-        return f"{plus} against {', '.join(against)}" if against else plus
+        if against:
+            return f"{plus} against {', '.join(against)}"
+        return f"the mean of {plus}" if len(self.tasks) > 1 else plus
+
+
+def plain_pair(contrast: Contrast) -> tuple[str, str] | None:
+    """(A, B) of a plain difference A - B of two trained groups on one task; None of any other contrast."""
+    signs = {weight: group for group, weight in contrast.weights.items()}
+    plain = len(contrast.tasks) == 1 and set(contrast.weights.values()) == {1.0, -1.0} and len(contrast.weights) == 2
+    return (signs[1.0], signs[-1.0]) if plain and TEACHER not in contrast.weights else None
 
 
 def planned_contrasts(plan: Plan) -> list[Contrast]:
@@ -62,7 +71,7 @@ def planned_contrasts(plan: Plan) -> list[Contrast]:
 
 
 def _contrast(plan: Plan, planned: PlannedContrast, tasks: Mapping[str, float], scale: str) -> Contrast:
-    place = "-".join(sorted(tasks, key=lambda task: -tasks[task]))
+    place = "mean" if planned.every == "mean" else "-".join(sorted(tasks, key=lambda task: -tasks[task]))
     suffix = "" if scale == "points" else f"/{scale}"
     per_task = planned.holm in ("within task", "over signals")
     alone = planned.holm == "none"
@@ -97,7 +106,7 @@ def _contrast(plan: Plan, planned: PlannedContrast, tasks: Mapping[str, float], 
 def _alike(plan: Plan) -> Iterator[Contrast]:
     """Every pair of distilling groups on the tasks that the hypothesis says they are alike on."""
     distilling = [group for group in plan.groups if group != plan.control]
-    for task in plan.hypothesis.alike:
+    for task in plan.hypothesis.alike if plan.hypothesis else ():
         for first, second in combinations(distilling, 2):
             yield Contrast(
                 key=f"{ALIKE}/{task}/{second}-{first}",

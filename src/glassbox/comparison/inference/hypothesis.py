@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from glassbox.comparison.inference import verdicts
 from glassbox.comparison.inference.analysis import Analysis
 from glassbox.comparison.inference.contrasts import ALIKE
 from glassbox.comparison.inference.sentences import p_text, points
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.equivalence import minimum_effect_p
-from glassbox.comparison.statistics.estimates import t_test
+from glassbox.comparison.statistics.estimates import t_interval, t_test
 from glassbox.comparison.statistics.multiplicity import holm, intersection_union
 
 GAIN, INTERACTION = "Q1", "Q4"
-SUPPORTED, REFUTED, OPEN = "supported", "refuted", "not established"
+SUPPORTED, REFUTED, OPEN, UNTESTED = "supported", "refuted", "not established", "not tested"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,22 @@ class Leg:
     against: float
     contradicted: bool = False
     blocked: str | None = None
+    left_out: str | None = None
+
+    @property
+    def ran(self) -> bool:
+        return self.analysis is not None and self.analysis.estimate is not None
 
     def holds(self, alpha: float) -> bool:
-        return self.blocked is None and self.p <= alpha
+        return self.blocked is None and self.left_out is None and self.p <= alpha
 
 
-def judge(plan: Plan, analyses: Mapping[str, Analysis], overruled: Mapping[str, str] | None = None) -> dict[str, Any]:
+def judge(
+    plan: Plan,
+    analyses: Mapping[str, Analysis],
+    overruled: Mapping[str, str] | None = None,
+    ends: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Verdict, p and legs.
 
     All legs must hold, each at alpha: an intersection-union test, whose p is the largest leg's (Berger 1982), with no
@@ -44,22 +55,40 @@ def judge(plan: Plan, analyses: Mapping[str, Analysis], overruled: Mapping[str, 
     refuted where the opposite of a leg is shown (a difference beyond the margin, a gain below 0), by p-values that
     Holm adjusts over all legs, so that a true hypothesis is called refuted in at most alpha of studies.
 
-    overruled: key of a contrast -> why its test decides nothing (diverged runs, scale, an uninformative task). Such a
-    leg neither holds nor is contradicted, and the whole has no p; nor has it where a leg could not be tested.
+    It is not tested where no leg is refuted and one could not be run, or where the plan states none.
+
+    ends: task -> where all groups are on it, of tasks at an end of their scale. Nothing can be seen there, so their
+    legs are left out and not counted as failed; p is that of the others.
+
+    overruled: key of a contrast -> why its test decides nothing (scale, an uninformative task). Such a leg neither
+    holds nor is contradicted, and the whole has no p; nor has it where a leg could not be tested.
     """
-    legs = _contradicted(
-        [replace(leg, blocked=_blocked(leg, overruled or {})) for leg in (*_alike(analyses), *_gains(plan, analyses))],
-        plan.alpha,
-    )
+    if plan.hypothesis is None:
+        return {"verdict": UNTESTED, "p": math.nan, "legs": [], "text": "Not tested: the plan states no hypothesis."}
+    stated = [
+        replace(leg, blocked=_blocked(leg, overruled or {}), left_out=_left_out(leg, ends or {}))
+        for leg in (*_alike(analyses), *_gains(plan, analyses))
+    ]
+    every = _contradicted(stated, plan.alpha)
+    legs = [leg for leg in every if leg.left_out is None]
     verdict = OPEN
     if any(leg.contradicted for leg in legs):
         verdict = REFUTED
+    elif not legs or any(not leg.ran for leg in legs):
+        verdict = UNTESTED
     elif legs and all(leg.holds(plan.alpha) for leg in legs):
         verdict = SUPPORTED
     p = [leg.p if leg.blocked is None else math.nan for leg in legs]
     largest = float(intersection_union(np.asarray(p))) if p else math.nan
-    rows = [_row(leg, plan) for leg in legs]
-    return {"verdict": verdict, "p": largest, "legs": rows, "text": _text(plan, verdict, largest, legs)}
+    rows = [_row(leg, plan) for leg in every]
+    absent = dict.fromkeys(leg.left_out for leg in every if leg.left_out)
+    left_out = f" Left out, not failed: {'; '.join(absent)}." if absent else ""
+    return {"verdict": verdict, "p": largest, "legs": rows, "text": _text(plan, verdict, largest, legs) + left_out}
+
+
+def _left_out(leg: Leg, ends: Mapping[str, str]) -> str | None:
+    tasks = leg.analysis.contrast.tasks if leg.analysis else ()
+    return next((f"{task}, where every group is {ends[task]}" for task in tasks if task in ends), None)
 
 
 def _blocked(leg: Leg, overruled: Mapping[str, str]) -> str | None:
@@ -81,7 +110,7 @@ def _alike(analyses: Mapping[str, Analysis]) -> list[Leg]:
 def _gains(plan: Plan, analyses: Mapping[str, Analysis]) -> list[Leg]:
     legs = []
     for contrast_id, says in ((GAIN, "white-box signals improve {}"), (INTERACTION, "they improve {} more than {}")):
-        for task in plan.hypothesis.better:
+        for task in plan.hypothesis.better if plan.hypothesis else ():
             found = next((each for each in analyses.values() if _is(each, contrast_id, task)), None)
             others = [] if found is None else [name for name, weight in found.contrast.tasks.items() if weight < 0]
             name = says.format(task, ", ".join(others) or "the others")
@@ -102,7 +131,7 @@ def _contradicted(legs: Sequence[Leg], alpha: float) -> list[Leg]:
         return []
     adjusted = holm(np.asarray([leg.against for leg in legs]))
     return [
-        replace(leg, contradicted=bool(leg.blocked is None and p <= alpha))
+        replace(leg, contradicted=bool(leg.blocked is None and leg.left_out is None and p <= alpha))
         for leg, p in zip(legs, adjusted, strict=True)
     ]
 
@@ -114,6 +143,7 @@ def _row(leg: Leg, plan: Plan) -> dict[str, Any]:
         "p": leg.p,
         "holds": leg.holds(plan.alpha),
         "contradicted": leg.contradicted,
+        "left_out": leg.left_out,
         "text": _leg_text(leg, plan),
     }
 
@@ -124,13 +154,19 @@ def _leg_text(leg: Leg, plan: Plan) -> str:
         return f"{leg.name}: the plan has no contrast of this."
     if found.estimate is None:
         return f"{leg.name}: not run, {found.observation.absent}."
+    if leg.left_out:
+        return f"{leg.name}: left out, {leg.left_out}."
     difference = f"{points(float(found.estimate.value), True)} points"
+    if found.identical and leg.holds(plan.alpha) and found.contrast.margin:
+        margin = points(found.contrast.margin)
+        return f"{leg.name}: holds, {verdicts.IDENTICAL}, within the margin of {margin} points."
     if not found.estimate.testable:
         return f"{leg.name}: degenerate, every seed gave the same difference ({difference}), so nothing can be tested."
     if leg.contradicted:
         return f"{leg.name}: contradicted, {difference} ({_interval(found)})."
     outcome = "holds" if leg.holds(plan.alpha) else leg.blocked or "not shown"
-    test, margin = "one-sided t", found.contrast.margin
+    bound = points(float(t_interval(found.estimate, 1 - 2 * plan.alpha)[0]), True)
+    test, margin = f"at least {bound} by the one-sided bound, one-sided t test,", found.contrast.margin
     if found.contrast.id == ALIKE:
         test = f"TOST against {100 * margin:g} points," if margin else "no margin,"
     return f"{leg.name}: {outcome}, {difference} ({_interval(found)}; {test} p {p_text(leg.p)})."
@@ -141,6 +177,7 @@ def _interval(found: Analysis) -> str:
 
 
 def _text(plan: Plan, verdict: str, p: float, legs: Sequence[Leg]) -> str:
+    assert plan.hypothesis is not None
     claim = (
         f"Distilling groups are alike on {_and(plan.hypothesis.alike)}, and white-box signals improve "
         f"{_and(plan.hypothesis.better)}, by more than there"
@@ -149,6 +186,10 @@ def _text(plan: Plan, verdict: str, p: float, legs: Sequence[Leg]) -> str:
         return f"Supported: {claim}. All {len(legs)} legs hold; the largest leg has p {p_text(p)}."
     if verdict == REFUTED:
         return f"Refuted: {claim}. Contradicted: {'; '.join(leg.name for leg in legs if leg.contradicted)}."
+    if verdict == UNTESTED:
+        absent = [leg.name for leg in legs if not leg.ran]
+        why = f"{len(absent)} of {len(legs)} legs were not run" if legs else "no leg is left"
+        return f"Not tested: {claim}. {why[:1].upper()}{why[1:]}."
     failing = [leg.name for leg in legs if not leg.holds(plan.alpha)]
     return f"Not established: {claim}. {len(failing)} of {len(legs)} legs do not hold: {'; '.join(failing)}."
 

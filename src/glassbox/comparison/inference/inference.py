@@ -13,19 +13,29 @@ from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference import hypothesis, verdicts
 from glassbox.comparison.inference.analysis import Analysis, analyse
 from glassbox.comparison.inference.contrasts import planned_contrasts
-from glassbox.comparison.inference.guards import extreme_note, extremes, guard_notes, guards
+from glassbox.comparison.inference.divergence import divergence_notes, divergence_rates
+from glassbox.comparison.inference.flips import item_flips
+from glassbox.comparison.inference.guards import (
+    assay,
+    extreme_note,
+    extremes,
+    guard_notes,
+    guards,
+    tasks_at_ends,
+)
 from glassbox.comparison.inference.means import group_means, uninformative_tasks
+from glassbox.comparison.inference.multiplicity import multiplicity
 from glassbox.comparison.inference.observation import unmatched_items
 from glassbox.comparison.inference.rows import contrast_row, final_verdict
 from glassbox.comparison.inference.sensitivity import Alternatives, analyse_otherwise, sensitivity
-from glassbox.comparison.inference.sentences import answers
+from glassbox.comparison.inference.sentences import answers, not_run
 from glassbox.comparison.plan import Plan
 
-IMPUTED = "chance in place of diverged trials"
+RESOLUTION = "the seeds spread less than whole questions can show, so the standard error is that of rounding"
 
 
 def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
-    """means, contrasts, hypothesis, answers, sensitivity_changes, guards and guard_notes, as plain JSON values.
+    """means, contrasts, hypothesis, answers, and what a reader must know of them, as plain JSON values.
 
     Scores and differences are shares of 1; a number that does not exist is None. The same plan and evidence give the
     same values: all is closed form but for the bootstrap, whose generator has a fixed seed.
@@ -40,9 +50,10 @@ def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
     others = analyse_otherwise(contrasts, evidence, plan)
     at_extremes = extremes(means, primary)
     rows = _rows(primary, others, evidence, plan, set(nobody_learnt), at_extremes)
-    verdict, changes = _hypothesis(plan, primary, others, rows)
+    verdict, changes = _hypothesis(plan, primary, others, rows, tasks_at_ends(means, nobody_learnt, plan.control))
     notes = {row["key"]: row["verdict_note"] for row in rows}
     verdict["legs"] = [{**leg, "note": notes.get(leg["contrast"])} for leg in verdict["legs"]]
+    rates = divergence_rates(evidence, plan.confidence)
     found = guards(means, primary, evidence, nobody_learnt, at_extremes)
     return _plain(
         {
@@ -50,9 +61,14 @@ def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
             "contrasts": rows,
             "hypothesis": verdict,
             "answers": answers(rows, plan),
-            "sensitivity_changes": [*changes, *_changes(rows)],
+            "not_run": not_run(rows, plan),
+            "sensitivity_changes": _disagreement(changes, rows),
+            "assay": assay(evidence, plan),
+            "divergence": rates,
+            "multiplicity": multiplicity(rows, plan),
+            "flips": item_flips(primary, evidence),
             "guards": found,
-            "guard_notes": guard_notes(found, unmatched, evidence),
+            "guard_notes": [*divergence_notes(rates, plan.confidence), *guard_notes(found, unmatched, evidence)],
         }
     )
 
@@ -68,57 +84,68 @@ def _rows(
     alternatives = sensitivity(primary, others, evidence, plan)
     rows = []
     for key, found in primary.items():
-        imputed = others.floor_imputed[key] if others.floor_imputed else None
         on_logits = primary.get(f"{key}/logit")
-        verdict = final_verdict(found, imputed, on_logits, uninformative)
-        note = extreme_note(at_extremes[key]) if key in at_extremes else None
+        verdict = final_verdict(found, on_logits, uninformative)
+        told = [extreme_note(at_extremes[key])] if key in at_extremes else []
         own = contrast_row(found, evidence, plan, verdict)
-        rows.append({**own, "verdict_note": note, "sensitivity": alternatives.get(key)})
+        told += [RESOLUTION] if own["at_resolution"] and verdict != verdicts.DESCRIPTIVE else []
+        rows.append({**own, "verdict_note": "; ".join(told) or None, "sensitivity": alternatives.get(key)})
     return rows
 
 
 def _hypothesis(
-    plan: Plan, primary: Mapping[str, Analysis], others: Alternatives, rows: list[dict[str, Any]]
+    plan: Plan,
+    primary: Mapping[str, Analysis],
+    others: Alternatives,
+    rows: list[dict[str, Any]],
+    ends: Mapping[str, str],
 ) -> tuple[dict[str, Any], list[str]]:
-    """The hypothesis' verdict, and a sentence if other analyses end in another. Diverged runs overrule it."""
+    """The hypothesis' verdict and, of one that is supported or refuted, the seeds without which it is not."""
     overruled = {row["key"]: row["verdict"] for row in rows if row["verdict"] in verdicts.OVERRULING}
-    lasting = {key: verdict for key, verdict in overruled.items() if verdict != verdicts.DIVERGED}
-    found = hypothesis.judge(plan, primary, overruled)
-    alternatives = {"Welch's test": others.welch}
-    alternatives |= {f"leaving out seed {seed}": each for seed, each in others.without.items()}
-    if others.floor_imputed:
-        alternatives[IMPUTED] = others.floor_imputed
-    other = {name: hypothesis.judge(plan, each, lasting)["verdict"] for name, each in alternatives.items()}
-    differing = [f"{verdict} by {name}" for name, verdict in other.items() if verdict != found["verdict"]]
-    changes = [f"Hypothesis: {found['verdict']}; {', '.join(differing)}."] if differing else []
-    if other.get(IMPUTED, found["verdict"]) != found["verdict"]:
-        found["text"] = f"Not established: it {verdicts.DIVERGED}. {found['text']}"
-        found["verdict"] = hypothesis.OPEN
-    return found, changes
+    found = hypothesis.judge(plan, primary, overruled, ends)
+    if found["verdict"] not in (hypothesis.SUPPORTED, hypothesis.REFUTED):
+        return found, []
+    other = {seed: hypothesis.judge(plan, each, overruled, ends)["verdict"] for seed, each in others.without.items()}
+    by_verdict: dict[str, list[str]] = {}
+    for seed, verdict in other.items():
+        if verdict != found["verdict"]:
+            by_verdict.setdefault(verdict, []).append(str(seed))
+    lost = [f"{verdict} without seed {' or '.join(seeds)}" for verdict, seeds in by_verdict.items()]
+    return found, [f"the hypothesis ({found['verdict']}; {', '.join(lost)})"] if lost else []
 
 
-def _changes(rows: list[dict[str, Any]]) -> list[str]:
-    """A sentence per contrast of which another analysis says something else."""
-    changed = [(row, row["sensitivity"]) for row in rows if row["sensitivity"] and row["sensitivity"]["changed"]]
-    return [
-        f"{row['key']}: {row['verdict']}; {'; '.join(_said(name, found, row['verdict']) for name in found['changed'])}."
-        for row, found in changed
-    ]
+def _disagreement(hypothesis_lost: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """At most one sentence: the directions, and the hypothesis, that another analysis does not show.
+
+    Only a verdict of better or worse can lose its direction. Welch's test is no objection to pairs that are verified,
+    and BCa intervals undercover; both are in the table only.
+    """
+    told = list(hypothesis_lost)
+    for row in rows:
+        own, found = verdicts.direction(row["verdict"]), row["sensitivity"]
+        if own == verdicts.NEITHER or not found:
+            continue
+        lost = [_said(name, found, own) for name in found["changed"] if name in OBJECTIONS]
+        lost = [each for each in lost if each]
+        if lost:
+            told.append(f"{row['key']} ({own}; {', '.join(lost)})")
+    return [f"Other analyses do not show the same direction for {'; '.join(told)}."] if told else []
+
+
+OBJECTIONS = {"sign_flip": "by sign flips", "diverged_last": "with diverged runs last", "logit": "on log-odds"}
+OBJECTIONS |= {"leave_one_out": "without seed"}
 
 
 def _said(name: str, found: Mapping[str, Any], own: str) -> str:
-    if name == "bca":
-        return "BCa (undercovers) puts the interval on another side of zero"
-    if name == "clusters":
-        return "related questions taken as related or not put the wider interval on another side of zero"
+    """What another analysis says of a direction; empty where it says the same."""
     if name == "leave_one_out":
-        by_verdict: dict[str, list[str]] = {}
+        by_direction: dict[str, list[str]] = {}
         for seed, verdict in found[name]["verdicts"].items():
-            if verdict != own:
-                by_verdict.setdefault(verdict, []).append(seed)
-        return " and ".join(f"{verdict} without seed {', '.join(seeds)}" for verdict, seeds in by_verdict.items())
-    titles = {"welch": "Welch", "sign_flip": "sign flips", "floor_imputed": "chance for diverged", "logit": "log-odds"}
-    return f"{found[name]['verdict']} by {titles[name]}"
+            if verdicts.direction(verdict) != own:
+                by_direction.setdefault(verdicts.direction(verdict), []).append(seed)
+        return " and ".join(f"{each} {OBJECTIONS[name]} {' or '.join(seeds)}" for each, seeds in by_direction.items())
+    other = verdicts.direction(found[name]["verdict"])
+    return f"{other} {OBJECTIONS[name]}" if other != own else ""
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from glassbox.comparison.inference.contrasts import Contrast
 from glassbox.comparison.inference.observation import has_clusters, observe, observe_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION
-from glassbox.comparison.statistics.intervals import mean_interval
+from glassbox.comparison.statistics.intervals import MeanInterval, mean_interval
 
 NEAR_CHANCE = 2.0
 
@@ -34,7 +34,8 @@ def uninformative_tasks(means: list[dict[str, Any]], evidence: Evidence) -> list
 def _row(evidence: Evidence, plan: Plan, group: str, task: str) -> dict[str, Any]:
     position = evidence.groups.index(group), evidence.tasks.index(task)
     scores = evidence.scores[position]
-    summary = mean_interval(scores[np.isfinite(scores)], confidence=plan.confidence)
+    questions = len(evidence.items[task].ids) if task in evidence.items else None
+    summary = mean_interval(scores[np.isfinite(scores)], confidence=plan.confidence, items=questions)
     items, error = _items(evidence, plan, group, task)
     if error is None and summary.deviation is not None:
         error = summary.deviation / np.sqrt(summary.n)
@@ -50,10 +51,26 @@ def _row(evidence: Evidence, plan: Plan, group: str, task: str) -> dict[str, Any
         "upper": summary.upper,
         "clipped": summary.clipped,
         "degenerate": summary.degenerate,
+        "statement": _statement(summary, questions),
         "n_diverged": int(evidence.diverged[position[0]].sum()),
         "items": items,
         "near_chance": bool(near and abs(summary.mean - chance) <= NEAR_CHANCE * error + DEGENERATE_DEVIATION),  # type: ignore[operator]
     }
+
+
+def _statement(summary: MeanInterval, questions: int | None) -> str | None:
+    """'all 500 right on every seed; at least 99.3 % by Clopper-Pearson', in the place of an interval without width."""
+    if not summary.degenerate or summary.mean is None:
+        return None
+    if questions is None or summary.lower is None or summary.upper is None:
+        return "the same score on every seed"
+    right = round(summary.mean * questions)
+    low, high = (f"{100 * limit:.1f} %" for limit in (summary.lower, summary.upper))
+    if right == questions:
+        return f"all {questions} right on every seed; at least {low} by Clopper-Pearson"
+    if right == 0:
+        return f"none of {questions} right on every seed; at most {high} by Clopper-Pearson"
+    return f"{right} of {questions} right on every seed; {low} to {high} by Clopper-Pearson"
 
 
 def _items(evidence: Evidence, plan: Plan, group: str, task: str) -> tuple[dict[str, Any] | None, float | None]:

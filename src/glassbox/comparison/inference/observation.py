@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference.contrasts import TEACHER, Contrast
-from glassbox.comparison.statistics.estimates import Estimate, mean_estimate, t_interval, welch_estimate
+from glassbox.comparison.statistics.estimates import (
+    DEGENERATE_DEVIATION,
+    Estimate,
+    mean_estimate,
+    t_interval,
+    welch_estimate,
+)
 from glassbox.comparison.statistics.scopes import Table, item_variance, scope_interval, two_scopes
 
 SAME_SCORE = 1e-6
@@ -22,13 +28,15 @@ class Observation:
     """One contrast's scores: per group its weighted sum over tasks, NaN on a seed that lacks one of them.
 
     The contrast's weights are multiplied in, so that the sum over groups is its value on a seed. constant: the part
-    of the teacher, who has no seeds. n_dropped: seeds left out because a trial diverged. absent: why nothing can be
-    estimated; None where it can.
+    of the teacher, who has no seeds. n_dropped: seeds left out because a trial diverged. resolution: per group, the
+    variance that rounding to whole questions gives its part; 0 where the number of questions is not known. absent: why
+    nothing can be estimated; None where it can.
     """
 
     by_group: Mapping[str, Float[np.ndarray, " seeds"]]
     constant: float = 0.0
     n_dropped: int = 0
+    resolution: Mapping[str, float] = field(default_factory=dict)
     absent: str | None = None
 
     @property
@@ -42,6 +50,23 @@ class Observation:
             return np.zeros(0)
         return np.sum(list(self.by_group.values()), axis=0)[self.complete] + self.constant
 
+    @property
+    def constant_over_seeds(self) -> bool:
+        """Whether every seed gave the same value: the spread over seeds is below what scores can show."""
+        values = self.values
+        return values.size > 1 and bool(values.std(ddof=1) < DEGENERATE_DEVIATION)
+
+    @property
+    def identical(self) -> bool:
+        """Whether the value is 0 on every seed: the scores compared are the same."""
+        return self.constant_over_seeds and bool(np.abs(self.values).max() < DEGENERATE_DEVIATION)
+
+    def at_resolution(self, estimate: Estimate) -> bool:
+        """Whether the standard error is the floor that whole questions set, not the spread over seeds."""
+        values = self.values
+        floor = sum(self.resolution.values())
+        return bool(estimate.testable) and values.size > 1 and bool(values.var(ddof=1) < floor)
+
     def samples(self, *, paired: bool) -> dict[str, Float[np.ndarray, " n"]]:
         """Each group's weighted scores: on the complete seeds, or, unpaired, on all of its own."""
         kept = {group: self.complete if paired else np.isfinite(scores) for group, scores in self.by_group.items()}
@@ -50,8 +75,9 @@ class Observation:
     def estimate(self, *, paired: bool) -> Estimate:
         """Over seeds on these same items: of the complete pairs, or Welch's of independent groups."""
         if paired:
-            return mean_estimate(self.values)
-        estimate = welch_estimate(list(self.samples(paired=False).values()))
+            return mean_estimate(self.values, sum(self.resolution.values()))
+        samples = self.samples(paired=False)
+        estimate = welch_estimate(list(samples.values()), [self.resolution.get(group, 0.0) for group in samples])
         return replace(estimate, value=estimate.value + self.constant)
 
 
@@ -89,13 +115,21 @@ def observe(contrast: Contrast, evidence: Evidence) -> Observation:
     }
     teacher = contrast.weights.get(TEACHER, 0.0)
     constant = sum(teacher * weight * evidence.teacher[task] for task, weight in contrast.tasks.items() if teacher)
-    found = Observation(by_group, float(constant))
+    found = Observation(by_group, float(constant), resolution=_resolution(contrast, evidence))
     n, diverged = int(found.complete.sum()), evidence.diverged[rows].any(axis=0)
     found = replace(found, n_dropped=int((diverged & ~found.complete).sum()))
     if n < 2:
         seeds = "no seed has" if n == 0 else "only one seed has"
         return replace(found, absent=f"{seeds} a score of every group, and a test needs two")
     return found
+
+
+def _resolution(contrast: Contrast, evidence: Evidence) -> dict[str, float]:
+    """Per group sum_k w_k^2 / (12 items_k^2) over its weighted tasks; empty unless all their questions are counted."""
+    if any(task not in evidence.items for task in contrast.tasks):
+        return {}
+    steps = sum((weight / len(evidence.items[task].ids)) ** 2 for task, weight in contrast.tasks.items())
+    return {group: contrast.weights[group] ** 2 * steps / 12 for group in contrast.groups}
 
 
 def observe_items(

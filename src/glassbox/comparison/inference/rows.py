@@ -9,7 +9,7 @@ from typing import Any
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference import verdicts
 from glassbox.comparison.inference.analysis import Analysis
-from glassbox.comparison.inference.contrasts import TEACHER, Contrast
+from glassbox.comparison.inference.contrasts import TEACHER, plain_pair
 from glassbox.comparison.inference.observation import has_clusters, observe_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.effects import (
@@ -33,6 +33,7 @@ def contrast_row(found: Analysis, evidence: Evidence, plan: Plan, verdict: str) 
         "id": contrast.id,
         "key": contrast.key,
         "family": contrast.family,
+        "counted": contrast.counted,
         "question": contrast.question,
         "formula": contrast.formula,
         "tasks": dict(contrast.tasks),
@@ -41,6 +42,7 @@ def contrast_row(found: Analysis, evidence: Evidence, plan: Plan, verdict: str) 
         "scale": contrast.scale,
         "status": "not run" if found.estimate is None else "run",
         "reason": found.observation.absent,
+        "absent_groups": [group for group in contrast.groups if group not in evidence.groups],
         "n": int(found.observation.values.size),
         "n_dropped": found.observation.n_dropped,
         "pairing": "verified" if evidence.paired else "nominal",
@@ -53,7 +55,7 @@ def contrast_row(found: Analysis, evidence: Evidence, plan: Plan, verdict: str) 
 def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan) -> dict[str, Any]:
     if found.estimate is None:
         return dict.fromkeys(NUMBERS)
-    paired = evidence.paired
+    paired, contrast = evidence.paired, found.contrast
     error = float(found.estimate.standard_error)
     values = deciding.observation.values
     return {
@@ -65,6 +67,8 @@ def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan
         "t": found.t,
         "df": float(found.estimate.df),
         "p": found.p,
+        "sides": sides(contrast.test),
+        "bound": _bound(found, plan),
         "p_adjusted": found.p_adjusted,
         "correlation": _correlation(deciding),
         "welch": _welch(deciding, plan.confidence),
@@ -72,26 +76,21 @@ def _numbers(found: Analysis, deciding: Analysis, evidence: Evidence, plan: Plan
         "equivalence": _equivalence(found, plan.alpha),
         "effect": _effect(deciding, evidence),
         "minimum_detectable": _minimum_detectable(found, plan),
-        "components": [_component(leg, deciding is leg) for leg in found.legs],
+        "components": [_component(leg, deciding is leg, plan) for leg in found.legs],
         "degenerate": not found.testable,
+        "identical": found.identical,
+        "at_resolution": deciding.observation.at_resolution(found.estimate),
     }
 
 
 NUMBERS = (
-    "estimate deviation standard_error lower upper t df p p_adjusted correlation welch items equivalence effect "
-    "minimum_detectable components degenerate"
+    "estimate deviation standard_error lower upper t df p sides bound p_adjusted correlation welch items "
+    "equivalence effect minimum_detectable components degenerate identical at_resolution"
 ).split()
 
 
-def _pair(contrast: Contrast) -> tuple[str, str] | None:
-    """(A, B) of a plain difference A - B of two trained groups on one task."""
-    signs = {weight: group for group, weight in contrast.weights.items()}
-    plain = len(contrast.tasks) == 1 and set(contrast.weights.values()) == {1.0, -1.0} and len(contrast.weights) == 2
-    return (signs[1.0], signs[-1.0]) if plain and TEACHER not in contrast.weights else None
-
-
 def _correlation(found: Analysis) -> float | None:
-    pair = _pair(found.contrast)
+    pair = plain_pair(found.contrast)
     if pair is None:
         return None
     samples = found.observation.samples(paired=True)
@@ -139,6 +138,9 @@ def _equivalence(found: Analysis, alpha: float) -> dict[str, Any] | None:
         return None
     return {
         "margin": found.contrast.margin,
+        "confidence": 1 - 2 * alpha,
+        "lower": found.within[0],
+        "upper": found.within[1],
         "p": found.equivalence_p,
         "p_adjusted": found.equivalence_adjusted,
         "equivalent": found.equivalence_adjusted <= alpha,
@@ -148,7 +150,7 @@ def _equivalence(found: Analysis, alpha: float) -> dict[str, Any] | None:
 
 
 def _effect(found: Analysis, evidence: Evidence) -> dict[str, Any]:
-    values, pair = found.observation.values, _pair(found.contrast)
+    values, pair = found.observation.values, plain_pair(found.contrast)
     assert found.estimate is not None
     effect: dict[str, Any] = {
         "g_z": float(standardised_by_differences(values)) if evidence.paired else None,
@@ -159,7 +161,7 @@ def _effect(found: Analysis, evidence: Evidence) -> dict[str, Any]:
     if pair and found.estimate.testable:
         samples = found.observation.samples(paired=evidence.paired)
         first, second = samples[pair[0]], -samples[pair[1]]
-        effect["g_av"] = float(standardised_by_groups(first, second))
+        effect["g_av"] = float(standardised_by_groups(first, second, paired=evidence.paired))
         if not evidence.paired:
             effect["probability_superiority"] = superiority_over_all_pairs(first, second)
     return effect
@@ -185,13 +187,24 @@ def _minimum_detectable(found: Analysis, plan: Plan) -> dict[str, float]:
     assert found.estimate is not None
     if not found.estimate.testable:
         return {"planned": math.nan, "holm_first": math.nan}
-    two_sided = found.contrast.test not in ("greater", "intersection_union")
+    two_sided = found.contrast.test != "greater"
     df, error = float(found.estimate.df), float(found.estimate.standard_error)
     steps = {"planned": plan.alpha, "holm_first": plan.alpha / found.family_size}
     return {name: minimum_shift(df, a, plan.power, two_sided=two_sided) * error for name, a in steps.items()}
 
 
-def _component(leg: Analysis, decides: bool) -> dict[str, Any]:
+def sides(test: str) -> str:
+    """Of a test's p: an intersection-union test's is two-sided, its legs' are one-sided."""
+    return "one-sided" if test == "greater" else "two-sided"
+
+
+def _bound(found: Analysis, plan: Plan) -> float | None:
+    """The lower one-sided limit of confidence 1 - alpha, of a one-sided test; None for a two-sided one."""
+    assert found.estimate is not None
+    return float(t_interval(found.estimate, 1 - 2 * plan.alpha)[0]) if found.contrast.test == "greater" else None
+
+
+def _component(leg: Analysis, decides: bool, plan: Plan) -> dict[str, Any]:
     assert leg.estimate is not None
     return {
         "formula": leg.contrast.formula,
@@ -202,23 +215,21 @@ def _component(leg: Analysis, decides: bool) -> dict[str, Any]:
         "t": leg.t,
         "df": float(leg.estimate.df),
         "p": leg.p,
+        "sides": sides(leg.contrast.test),
+        "bound": _bound(leg, plan),
         "equivalence_p": leg.equivalence_p,
         "decides": decides,
     }
 
 
-def final_verdict(
-    found: Analysis, imputed: Analysis | None, on_logits: Analysis | None, uninformative: set[str]
-) -> str:
-    """The verdict after what may overrule it: diverged runs, an uninformative task, the scale.
+def final_verdict(found: Analysis, on_logits: Analysis | None, uninformative: set[str]) -> str:
+    """The verdict after what may overrule it: an uninformative task, the scale.
 
-    imputed: the same contrast with chance for diverged trials. on_logits: the planned contrast of the same id and
+    on_logits: the planned contrast of the same id and
     tasks on log-odds. An uninformative task lets a difference stand, but no likeness and no search for one.
     """
     if found.verdict in (verdicts.NOT_RUN, verdicts.DEGENERATE, verdicts.DESCRIPTIVE):
         return found.verdict
-    if imputed is not None and imputed.verdict != found.verdict:
-        return verdicts.DIVERGED
     weak = found.verdict == verdicts.INCONCLUSIVE or verdicts.claims_similarity(found.verdict)
     if weak and uninformative & set(found.contrast.tasks):
         return verdicts.UNINFORMATIVE

@@ -12,13 +12,14 @@ import numpy as np
 
 from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference import verdicts
-from glassbox.comparison.inference.alternatives import with_chance_for_diverged, without_seed
-from glassbox.comparison.inference.analysis import Analysis, analyse, verdict_of
+from glassbox.comparison.inference.alternatives import without_seed
+from glassbox.comparison.inference.analysis import Analysis, analyse, directed_p, verdict_of
 from glassbox.comparison.inference.contrasts import Contrast
+from glassbox.comparison.inference.divergence import direction_of, diverged_last_p, involves_diverged, signs
 from glassbox.comparison.inference.observation import has_clusters, observe_items
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.estimates import Alternative
-from glassbox.comparison.statistics.multiplicity import holm, intersection_union
+from glassbox.comparison.statistics.multiplicity import holm
 from glassbox.comparison.statistics.resampling import MOST_FLIPPED, bca_interval, sign_flip_floor, sign_flip_p
 
 BCA_SEED = 0
@@ -29,24 +30,20 @@ Analyses = Mapping[str, Analysis]
 
 @dataclass(frozen=True)
 class Alternatives:
-    """All contrasts analysed on other evidence. floor_imputed is None where no trial diverged; logit has no margins.
+    """All contrasts analysed on other evidence; logit has no margins.
 
     without: seed left out -> the analyses of the rest; empty under three seeds.
     """
 
     welch: Analyses
-    floor_imputed: Analyses | None
     logit: Analyses
     without: Mapping[int, Analyses]
 
 
 def analyse_otherwise(contrasts: Sequence[Contrast], evidence: Evidence, plan: Plan) -> Alternatives:
-    chance = {name: task.chance for name, task in plan.tasks.items()}
-    imputed = with_chance_for_diverged(evidence, chance) if evidence.diverged.any() else None
     left_out = evidence.seeds if len(evidence.seeds) > 2 else ()
     return Alternatives(
         welch=analyse(contrasts, replace(evidence, paired=False), plan.alpha),
-        floor_imputed=analyse(contrasts, imputed, plan.alpha) if imputed else None,
         logit=analyse([_on_logits(each) for each in contrasts], evidence, plan.alpha),
         without={seed: analyse(contrasts, without_seed(evidence, seed), plan.alpha) for seed in left_out},
     )
@@ -54,25 +51,32 @@ def analyse_otherwise(contrasts: Sequence[Contrast], evidence: Evidence, plan: P
 
 def sensitivity(primary: Analyses, others: Alternatives, evidence: Evidence, plan: Plan) -> dict[str, dict[str, Any]]:
     """Key -> what the other analyses say of a contrast that was tested, and which of their verdicts differ."""
-    flips = _sign_flips(primary)
+    flips = _family_adjusted(primary, {key: _flipped(each) for key, each in primary.items()})
+    ranks = _family_adjusted(primary, {key: diverged_last_p(each, evidence) for key, each in primary.items()})
     tested = {
         key: each for key, each in primary.items() if each.estimate is not None and each.contrast.test != "descriptive"
     }
-    found = {key: _rows(key, each, others, flips[key], evidence, plan) for key, each in tested.items()}
+    found = {key: _rows(key, each, others, flips[key], ranks[key], evidence, plan) for key, each in tested.items()}
     for key, rows in found.items():
         rows["changed"] = _changed(primary[key], rows)
     return found
 
 
 def _rows(
-    key: str, found: Analysis, others: Alternatives, flips: tuple[float, float], evidence: Evidence, plan: Plan
+    key: str,
+    found: Analysis,
+    others: Alternatives,
+    flips: tuple[float, float],
+    ranks: tuple[float, float],
+    evidence: Evidence,
+    plan: Plan,
 ) -> dict[str, Any]:
     points = found.contrast.scale == "points"
     return {
         "welch": _outcome(others.welch[key]),
         "sign_flip": _sign_flip(found, *flips, plan.alpha),
         "bca": _bca(found, plan.confidence),
-        "floor_imputed": _outcome(others.floor_imputed[key]) if others.floor_imputed else None,
+        "diverged_last": _diverged_last(found, *ranks, evidence, plan.alpha),
         "logit": _outcome(others.logit[key]) if points else None,
         "clusters": _clusters(found, evidence, plan.confidence) if points else None,
         "leave_one_out": _leave_one_out({seed: each[key] for seed, each in others.without.items()}),
@@ -98,9 +102,8 @@ def _on_logits(contrast: Contrast) -> Contrast:
     return replace(contrast, scale="logit", margin=None, legs=legs)
 
 
-def _sign_flips(primary: Analyses) -> dict[str, tuple[float, float]]:
-    """Key -> the exact p and Holm's adjustment of it over the same family; NaN where there is none."""
-    p = {key: _flipped(each) for key, each in primary.items()}
+def _family_adjusted(primary: Analyses, p: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Key -> p and Holm's adjustment of it over the same family; NaN where there is none."""
     families: dict[str, list[str]] = defaultdict(list)
     for key, each in primary.items():
         if each.contrast.test != "descriptive":
@@ -114,14 +117,17 @@ def _sign_flips(primary: Analyses) -> dict[str, tuple[float, float]]:
 def _flipped(found: Analysis) -> float:
     if not found.testable:
         return math.nan
+    values = [leg.observation.values for leg in found.legs or (found,)]
+    if max(each.size for each in values) > MOST_FLIPPED:
+        return math.nan
     if found.legs:
-        return float(intersection_union(np.asarray([_flipped(leg) for leg in found.legs])))
-    values = found.observation.values
-    return float(sign_flip_p(values, _alternative(found))) if values.size <= MOST_FLIPPED else math.nan
+        gains, losses = ([float(sign_flip_p(each, side)) for each in values] for side in ("greater", "less"))
+        return directed_p(gains, losses, int(np.argmax(gains)))[1]
+    return float(sign_flip_p(values[0], _alternative(found)))
 
 
 def _alternative(found: Analysis) -> Alternative:
-    return "greater" if found.contrast.test in ("greater", "intersection_union") else "two_sided"
+    return "greater" if found.contrast.test == "greater" else "two_sided"
 
 
 def _sign_flip(found: Analysis, p: float, adjusted: float, alpha: float) -> dict[str, Any]:
@@ -130,6 +136,26 @@ def _sign_flip(found: Analysis, p: float, adjusted: float, alpha: float) -> dict
     able = floor * found.family_size <= alpha and not math.isnan(p)
     verdict = verdict_of(found, alpha, adjusted) if able else None
     return {"p": p, "p_adjusted": adjusted, "floor": floor, "verdict": verdict}
+
+
+def _diverged_last(
+    found: Analysis, p: float, adjusted: float, evidence: Evidence, alpha: float
+) -> dict[str, Any] | None:
+    """The sign test with diverged trials ranked last, of a contrast that has any; None for all others."""
+    if not involves_diverged(found.contrast, evidence) or math.isnan(p):
+        return None
+    told = signs(found.deciding, evidence)
+    floor = sign_flip_floor(int((told != 0).sum()), _alternative(found))
+    able, sign = floor * found.family_size <= alpha, direction_of(found, evidence)
+    direction = verdicts.BETTER if sign > 0 else verdicts.WORSE
+    return {
+        "p": p,
+        "p_adjusted": adjusted,
+        "floor": floor,
+        "positive": int((told > 0).sum()),
+        "negative": int((told < 0).sum()),
+        "verdict": (direction if adjusted <= alpha else verdicts.NEITHER) if able else None,
+    }
 
 
 def _bca(found: Analysis, confidence: float) -> dict[str, Any] | None:
@@ -172,11 +198,10 @@ def _changed(found: Analysis, rows: Mapping[str, Any]) -> list[str]:
     """Analyses that end in another verdict; on log-odds another direction, of intervals another side of 0."""
     if found.verdict == verdicts.DEGENERATE:
         return []
-    changed = [
-        name
-        for name in ("welch", "sign_flip", "floor_imputed")
-        if rows[name] and _differs(found, rows[name]["verdict"])
-    ]
+    changed = [name for name in ("welch", "sign_flip") if rows[name] and _differs(found, rows[name]["verdict"])]
+    last = rows["diverged_last"]
+    if last and last["verdict"] and last["verdict"] != verdicts.direction(found.verdict):
+        changed.append("diverged_last")
     if rows["bca"] and _sides_differ(found, rows["bca"]):
         changed.append("bca")
     if rows["logit"] and verdicts.direction(rows["logit"]["verdict"]) != verdicts.direction(found.verdict):

@@ -9,14 +9,15 @@ from scipy.special import gammaln
 from glassbox.comparison.statistics.estimates import DEGENERATE_DEVIATION, Array
 
 
-def small_sample_factor(df: float) -> float:
+def small_sample_factor(df: Array | float) -> Array:
     """J(df) = Gamma(df / 2) / (sqrt(df / 2) Gamma((df - 1) / 2)), which makes d unbiased (Hedges 1981, eq. 6e).
 
     Exact, not the usual 1 - 3 / (4 df - 1). NaN under df = 2, where the mean of d does not exist.
     """
-    if df < 2:
-        return float("nan")
-    return float(np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / np.sqrt(df / 2))
+    df = np.asarray(df, dtype=np.float64)
+    known = np.where(df < 2, 2.0, df)
+    factor = np.exp(gammaln(known / 2) - gammaln((known - 1) / 2)) / np.sqrt(known / 2)
+    return np.where(df < 2, np.nan, factor)
 
 
 def standardised_by_differences(values: Float[np.ndarray, "... n"]) -> Array:
@@ -24,18 +25,25 @@ def standardised_by_differences(values: Float[np.ndarray, "... n"]) -> Array:
 
     NaN where s is under 1e-9.
     """
-    return _scaled(values.mean(axis=-1), values.std(axis=-1, ddof=1), values.shape[-1])
+    return _scaled(values.mean(axis=-1), values.std(axis=-1, ddof=1), values.shape[-1] - 1.0)
 
 
-def standardised_by_groups(first: Float[np.ndarray, "... n"], second: Float[np.ndarray, "... n"]) -> Array:
-    """g_av = J(n - 1) (mean A - mean B) / sqrt((s_A^2 + s_B^2) / 2) (Cumming 2012, ch. 11): how large it is.
+def standardised_by_groups(
+    first: Float[np.ndarray, "... n"], second: Float[np.ndarray, "... m"], *, paired: bool = True
+) -> Array:
+    """g_av = J(df) (mean A - mean B) / sqrt((s_A^2 + s_B^2) / 2) (Cumming 2012, ch. 11): how large it is.
 
-    In units of one group's own spread over seeds, unlike g_z, so that it may be set beside studies that do not pair. n
-    is the smaller of the two. NaN where neither group varies.
+    In units of one group's own spread over seeds, unlike g_z, so that it may be set beside studies that do not pair.
+    df is n - 1 of pairs; of independent groups it is that of the averaged variance by Satterthwaite,
+    (s_A^2 + s_B^2)^2 / (s_A^4 / (n - 1) + s_B^4 / (m - 1)) (Bonett 2008). NaN where neither group varies.
     """
-    average = np.sqrt((first.var(axis=-1, ddof=1) + second.var(axis=-1, ddof=1)) / 2)
-    n = min(first.shape[-1], second.shape[-1])
-    return _scaled(first.mean(axis=-1) - second.mean(axis=-1), average, n)
+    variances = first.var(axis=-1, ddof=1), second.var(axis=-1, ddof=1)
+    average = np.sqrt((variances[0] + variances[1]) / 2)
+    df = np.full_like(average, first.shape[-1] - 1.0)
+    if not paired:
+        squares = variances[0] ** 2 / (first.shape[-1] - 1) + variances[1] ** 2 / (second.shape[-1] - 1)
+        df = np.divide((variances[0] + variances[1]) ** 2, squares, out=df, where=squares > 0)
+    return _scaled(first.mean(axis=-1) - second.mean(axis=-1), average, df)
 
 
 def probability_of_superiority(values: Float[np.ndarray, "... n"]) -> Array:
@@ -61,6 +69,6 @@ def head_room_share(gain: float, baseline: float, teacher: float, teacher_lower:
     return gain / (teacher - baseline) if teacher_lower > baseline else None
 
 
-def _scaled(difference: Array, deviation: Array, n: int) -> Array:
+def _scaled(difference: Array, deviation: Array, df: Array | float) -> Array:
     varies = deviation >= DEGENERATE_DEVIATION
-    return np.where(varies, small_sample_factor(n - 1) * difference / np.where(varies, deviation, 1.0), np.nan)
+    return np.where(varies, small_sample_factor(df) * difference / np.where(varies, deviation, 1.0), np.nan)

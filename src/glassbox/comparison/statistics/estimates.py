@@ -20,8 +20,8 @@ Array = Float[np.ndarray, "..."]
 class Estimate:
     """value and standard_error in the scores' unit; all three arrays have one shape, a scalar's for one estimate.
 
-    A standard error of exactly 0 marks a degenerate estimate: the deviation behind it was under 1e-9, so that neither a
-    test nor an interval says anything. NaN marks one that too few values are there for.
+    A standard error of exactly 0 marks a degenerate estimate: the deviation behind it was under 1e-9 and the resolution
+    of the scores is not known, so that neither a test nor an interval says anything. NaN marks one of too few values.
     """
 
     value: Array
@@ -33,8 +33,11 @@ class Estimate:
         return np.isfinite(self.standard_error) & (self.standard_error > 0)
 
 
-def mean_estimate(values: Float[np.ndarray, "... n"]) -> Estimate:
+def mean_estimate(values: Float[np.ndarray, "... n"], resolution: float = 0.0) -> Estimate:
     """Mean over the last axis, its standard error s / sqrt(n) (s with n - 1 in its denominator), and n - 1.
+
+    resolution: the variance that rounding alone gives one value, sum w^2 / (12 items^2) for weights w of scores that
+    are shares of `items` questions (Sheppard 1898). s^2 is never taken as less: scores cannot show a smaller spread.
 
     Of a paired contrast c_s = sum w Y_s, one value per seed, this is the paired t procedure (Student 1908; Snedecor and
     Cochran, Statistical Methods, ch. 6). Its interval answers: what would the mean be over other seeds, on these same
@@ -46,17 +49,22 @@ def mean_estimate(values: Float[np.ndarray, "... n"]) -> Estimate:
     mean = values.mean(axis=-1)
     if n == 1:
         return Estimate(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    deviation = _snapped(values.std(axis=-1, ddof=1))
+    deviation = np.maximum(_snapped(values.std(axis=-1, ddof=1)), np.sqrt(resolution))
     return Estimate(mean, deviation / np.sqrt(n), np.full_like(mean, n - 1.0))
 
 
-def welch_estimate(samples: Sequence[Float[np.ndarray, "... n"]]) -> Estimate:
+def welch_estimate(
+    samples: Sequence[Float[np.ndarray, "... n"]], resolutions: Sequence[float] | None = None
+) -> Estimate:
     """Sum of the means of independent samples, each already multiplied by its weight; n may differ between them.
+
+    resolutions: of each sample, as in mean_estimate.
 
     SE^2 = sum s_g^2 / n_g, df = SE^4 / sum ((s_g^2 / n_g)^2 / (n_g - 1)) (Welch 1938, 1947; Satterthwaite 1946). Its
     interval answers what mean_estimate's does where the runs of one seed share nothing but the number.
     """
-    means = [mean_estimate(sample) for sample in samples]
+    floors = resolutions or [0.0] * len(samples)
+    means = [mean_estimate(sample, floor) for sample, floor in zip(samples, floors, strict=True)]
     variances = np.stack([np.square(mean.standard_error) for mean in means])
     total = variances.sum(axis=0)
     denominator = (np.square(variances) / np.stack([mean.df for mean in means])).sum(axis=0)

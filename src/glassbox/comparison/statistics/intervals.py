@@ -16,7 +16,8 @@ class MeanInterval:
     """A mean over seeds with its interval; None where n is too small to say. All but n in the scores' own unit.
 
     clipped: a limit lay outside the possible scores and was cut. degenerate: all scores are equal, the seed had no
-    effect, and the interval has no width.
+    effect; the limits are then Clopper and Pearson's for one score of so many questions, or None where the number of
+    questions is not known. There is never an interval without width.
     """
 
     n: int
@@ -29,7 +30,11 @@ class MeanInterval:
 
 
 def mean_interval(
-    scores: ArrayLike, *, confidence: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+    scores: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    items: int | None = None,
 ) -> MeanInterval:
     """Mean of scores [n], one per seed, and its Student t interval: mean +- t((1 + confidence) / 2, n - 1) s/sqrt(n).
 
@@ -46,7 +51,10 @@ def mean_interval(
     if values.size == 1:
         return MeanInterval(1, mean, None, None, None, clipped=False, degenerate=False)
     degenerate = not bool(estimate.testable)
-    lower, upper = (mean, mean) if degenerate else (float(limit) for limit in t_interval(estimate, confidence))
+    if degenerate:
+        limits = exact_share_interval(round(mean * items), items, confidence) if items else (None, None)
+        return MeanInterval(int(values.size), mean, 0.0, *limits, clipped=False, degenerate=True)
+    lower, upper = (float(limit) for limit in t_interval(estimate, confidence))
     return MeanInterval(
         n=int(values.size),
         mean=mean,
@@ -54,8 +62,17 @@ def mean_interval(
         lower=max(lower, bounds[0]),
         upper=min(upper, bounds[1]),
         clipped=lower < bounds[0] or upper > bounds[1],
-        degenerate=degenerate,
+        degenerate=False,
     )
+
+
+def exact_share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share count / n (Clopper and Pearson 1934; SciPy's binomtest).
+
+    It holds the truth at least as often as it says, for any n and also where the count is 0 or n.
+    """
+    interval = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def share_interval(right: int, items: int, confidence: float = 0.95) -> tuple[float, float]:

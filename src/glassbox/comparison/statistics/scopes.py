@@ -42,6 +42,8 @@ def item_variance(tables: Sequence[Table], clusters: Int[np.ndarray, " items"] |
     plainer factor G / (G - 1) with df G - 1 covered 88 to 94 % where clusters differ in size as subjects of MMLU do
     or more, this one 94 to 97 %.
     """
+    if clusters is not None and not (np.isfinite(clusters).all() and (clusters >= 0).all()):
+        raise ValueError("clusters are numbered from 0: NaN or a negative number stands for no cluster of its own")
     item_means = np.sum([table.mean(axis=-2) for table in tables], axis=0)
     size = item_means.shape[-1]
     members = np.ones(size) if clusters is None else np.bincount(clusters).astype(np.float64)
@@ -66,7 +68,9 @@ def two_scopes(seeds: Estimate, tasks: Sequence[ItemVariance]) -> Estimate:
     seeds: the estimate over seeds alone, whose squared standard error is V_S. Over tasks V_I and V_E add up (tables
     hold the weights, so these come in squared). SE^2 = V_S + max(V_I - V_E, 0); V_S already holds the residual once.
     df by Satterthwaite (1946): SE^4 / sum (V_k^2 / df_k) over the parts used, subtracted ones included; where the
-    questions add nothing, that is the seeds' own. Its interval is `scope_interval`'s.
+    questions add nothing, that is the seeds' own. It is never taken as less than the least df of any part, which bounds
+    Satterthwaite's where nothing is subtracted: with few clusters and seeds it fell under 1, and t quantiles to
+    limits that no score can reach. Its interval is `scope_interval`'s.
     """
     own = np.square(seeds.standard_error)
     added = sum(part.items - part.residual for part in tasks)
@@ -77,6 +81,7 @@ def two_scopes(seeds: Estimate, tasks: Sequence[ItemVariance]) -> Estimate:
         spread = spread + np.where(used, np.square(part.items) / part.items_df, 0.0)
         spread = spread + np.where(used, np.square(part.residual) / part.residual_df, 0.0)
     df = np.divide(np.square(total), spread, out=np.full_like(total, np.nan), where=spread > 0)
+    df = np.fmax(df, np.fmin(seeds.df, min((part.items_df for part in tasks), default=np.inf)))
     error = np.sqrt(total)
     return Estimate(seeds.value, np.where(error < DEGENERATE_DEVIATION, 0.0, error), df)
 

@@ -24,6 +24,7 @@ COSTS = {
 def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
     """A row per task, a column per cost that was measured; None where none was."""
     costs = [name for name in COSTS if any(row[name] is not None for row in results["costs"])]
+    costs = [name for name in costs if name != "step_seconds" or not results["unequal_load"]]
     tasks = [task["task"] for task in results["tasks"]]
     if not costs or not tasks:
         return None
@@ -46,10 +47,12 @@ def caption(results: Mapping[str, Any]) -> str:
         title.split(",")[0] for name, (title, _) in COSTS.items() if all(row[name] is None for row in results["costs"])
     ]
     unknown = f" Not measured in these trials: {', '.join(missing)}." if missing else ""
+    load = f" {results['unequal_load']}" if results["unequal_load"] else ""
     return (
-        "Gain: mean difference to the control in points, without its uncertainty, which the contrasts give. "
+        f"Gain: mean difference to the control in points, with its {100 * results['confidence']:g} % interval over "
+        "seeds, not adjusted for the number of tasks and groups. "
         "Snapshot: bytes of the columns that the group reads. Step time: a trial's seconds, its evaluations on the "
-        f"validation split included, over its steps; median over seeds.{unknown}"
+        f"validation split included, over its steps; median over seeds, with the quickest and slowest.{unknown}{load}"
     )
 
 
@@ -70,6 +73,11 @@ def _draw_panel(axes: Axes, results: Mapping[str, Any], task: str, cost: str) ->
         row = next((row for row in results["costs"] if row["group"] == group), None)
         if row is not None and row[cost] is not None and row["gain"].get(task) is not None:
             where = factor * row[cost], 100 * row["gain"][task]
+            interval, spread = row["gain_interval"].get(task), row["step_seconds_range"]
+            if interval is not None:
+                axes.plot([where[0]] * 2, [100 * limit for limit in interval], color=mark.colour, linewidth=1.1)
+            if cost == "step_seconds" and spread is not None:
+                axes.plot([factor * each for each in spread], [where[1]] * 2, color=mark.colour, linewidth=1.1)
             axes.plot(*where, linestyle="none", marker=mark.marker, color=mark.colour, markersize=7, label=group)
     axes.axhline(0, color=MUTED, linewidth=0.9, zorder=1)
     axes.margins(0.12, 0.2)
