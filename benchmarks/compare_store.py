@@ -25,7 +25,6 @@ import studies  # noqa: E402
 
 from glassbox import tracking  # noqa: E402
 from glassbox.comparison.study import compare_study  # noqa: E402
-from glassbox.config.settings import StorageSettings  # noqa: E402
 
 SEEDS = tuple(range(7))
 
@@ -38,7 +37,7 @@ def main() -> int:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     with TemporaryDirectory() as scratch:
         os.environ["DVC_ROOT"] = scratch
-        tracking.ensure_store(StorageSettings())
+        tracking.ensure_store(studies.settings().storage)
         if arguments.repetitions:
             return repeat(Path(scratch), arguments.repetitions)
         return time_the_stage(Path(scratch), arguments.runs)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sections
 
 if TYPE_CHECKING:
     from glassbox.comparison.study import Comparison
@@ -27,13 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def initialised_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One empty store for all tests: MLflow takes a second or two to make its tables."""
     from glassbox import tracking
-    from glassbox.config.settings import StorageSettings
 
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.ensure_store(StorageSettings())
+        tracking.ensure_store(sections.storage())
     return folder / "mlflow.db"
 
 

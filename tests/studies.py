@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+import sections
 
 from glassbox import tracking
 from glassbox.config.analysis_plan import plan_digest
-from glassbox.config.settings import Settings, StorageSettings, load_settings
+from glassbox.config.settings import Settings, load_settings
 from glassbox.tracking.items import items_digest, write_items
 from glassbox.tracking.trial_run import RunStatus
 
@@ -72,7 +73,7 @@ def settings(groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2
         "seeds": seeds,
         "weights": WEIGHTS,
         "distill": {group: objective(group) for group in groups},
-        "storage": {},
+        "storage": sections.STORAGE.model_dump(),
     }
     return Settings.model_validate(values)
 
@@ -200,7 +201,7 @@ def write_history(beside: Path, rows: dict[str, list[Any]]) -> None:
 def log_trial(content: dict[str, Any], place: Path | None = None, status: RunStatus | None = None) -> str:
     """The trial's run in MLflow with its files and manifest; without a place, with files made here."""
     run = tracking.TrialRun(
-        StorageSettings(),
+        sections.storage(),
         name=f"{content['group']}/{content['seed']}",
         params=content["params"],
         tags=content["tags"],

@@ -148,3 +148,15 @@ def test_composing_by_hand_says_what_was_written(
     params.main()
     assert capsys.readouterr().out == "params.yaml: composed of conf/ distill=combined\n"
     assert load_settings(tmp_path / "params.yaml").groups == ("combined",)
+
+
+def test_every_default_stands_in_one_place() -> None:
+    """A key that conf/config.yaml gives has no default in code, where one that is lost from conf would be filled in."""
+    given = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text(encoding="utf-8"))
+    twice = []
+    for section, keys in given.items():
+        model = Settings.model_fields[section].annotation if section in Settings.model_fields else None
+        if isinstance(keys, dict) and isinstance(model, type) and section != "weights":
+            fields = model.model_fields
+            twice += [f"{section}.{key}" for key in keys if not fields[key].is_required()]
+    assert twice == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import sections
 
 from glassbox.config.curves import highest, is_constant, points_of, value_at
-from glassbox.config.settings import ObjectiveSettings, Weights
+from glassbox.config.settings import Weights
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_what_is_no_weight_is_refused_with_the_reason(value: object, said: str) 
 @pytest.mark.parametrize("value", [0.0, "0:2, 1:0", -1])
 def test_a_temperature_is_above_zero_all_the_way(value: float | str) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        ObjectiveSettings(temperature=value)
+        sections.objective(temperature=value)
 
 
 def test_a_component_counts_where_its_curve_ever_does() -> None:

@@ -6,6 +6,7 @@ import functools
 from dataclasses import replace
 
 import pytest
+import sections
 import torch
 from miniatures import tiny_llama, tiny_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -48,7 +49,7 @@ def samples() -> list[Sample]:
 
 
 def settings(batch_size: int) -> EvaluationSettings:
-    return EvaluationSettings(batch_size=batch_size, max_new_tokens=NEW_TOKENS)
+    return sections.evaluation(batch_size=batch_size, max_new_tokens=NEW_TOKENS)
 
 
 def log_likelihood(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sample: Sample, choice: str) -> float:
@@ -209,7 +210,7 @@ def test_a_long_prompt_loses_its_start_or_is_refused(model, tokenizer) -> None:
 
 def test_a_generation_longer_than_the_models_context_is_refused(model, tokenizer, samples) -> None:
     with pytest.raises(GlassboxError, match="leaves no room for a prompt"):
-        evaluate(model, tokenizer, samples, EvaluationSettings(max_new_tokens=512), MAX_LENGTH)
+        evaluate(model, tokenizer, samples, sections.evaluation(max_new_tokens=512), MAX_LENGTH)
 
 
 def test_evaluation_leaves_the_model_in_the_mode_it_was_in(tokenizer, samples) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sections
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from glassbox.config.settings import ObjectiveSettings, Weights
+from glassbox.config.settings import Weights
 from glassbox.models.loading import output_head, output_rows
 from glassbox.models.signals import ATTENTION_NAME, position_signals
 from glassbox.objective import Objective, Projector, position_weights
@@ -122,7 +123,7 @@ def make_objective(
     width = head.shape[1]
     return Objective(
         weights,
-        ObjectiveSettings(**settings),  # type: ignore[arg-type]
+        sections.objective(**settings),  # type: ignore[arg-type]
         head=(head.detach(), None),
         channels=(draw(width, seed=3), draw(width, seed=4).abs() + 0.2),
         temperatures=(1.0, 2.0, 4.0),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import sections
 import torch
 from torch import Tensor
 
-from glassbox.config.settings import Group, ObjectiveSettings, Weights
+from glassbox.config.settings import Group, Weights
 from glassbox.errors import GlassboxError
 from glassbox.models.signals import PositionSignals
 from glassbox.objective import Objective, Projector, position_weights, shares
@@ -77,7 +78,7 @@ def components_of(
 def make_objective(weights: Weights, **settings) -> Objective:
     return Objective(
         weights,
-        ObjectiveSettings(**settings),
+        sections.objective(**settings),
         head=(draw(VOCABULARY, TEACHER_WIDTH, seed=7), draw(VOCABULARY, seed=8)),
         channels=(draw(TEACHER_WIDTH, seed=9), draw(TEACHER_WIDTH, seed=10).abs() + 0.1),
         temperatures=(1.0, 2.0, 4.0),
@@ -323,7 +324,7 @@ def test_a_missing_ingredient_is_refused_before_anything_trains(weights: Weights
     }
     del ingredients[missing]
     with pytest.raises(GlassboxError, match=said):
-        Objective(weights, ObjectiveSettings(), **ingredients)  # type: ignore[arg-type]
+        Objective(weights, sections.objective(), **ingredients)  # type: ignore[arg-type]
 
 
 def test_a_group_without_any_weight_is_refused() -> None:
@@ -336,7 +337,7 @@ def test_channels_of_which_half_never_vary_are_refused() -> None:
     with pytest.raises(GlassboxError, match="never vary"):
         Objective(
             Weights(hidden=1.0),
-            ObjectiveSettings(),
+            sections.objective(),
             channels=(torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0])),
             projector=projector,
         )

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sections
 from miniatures import tiny_tokenizer
 from snapshots import Study, make_study
 
-from glassbox.config.settings import EvaluationSettings, ModelSettings
+from glassbox.config.settings import ModelSettings
 from glassbox.errors import GlassboxError
 from glassbox.evaluation.evaluation import Continuation, evaluate
 from glassbox.models.encoding import encode_prompt
@@ -48,7 +49,7 @@ def test_every_training_prompt_and_no_other_is_answered(study: Study, tmp_path: 
 def test_answers_are_those_by_which_the_teacher_would_be_scored(study: Study, tmp_path: Path) -> None:
     samples = sorted(read_split(study.tasks, "train"), key=lambda sample: sample.sample_id)
     model, tokenizer = load_model(study.settings.teacher), load_tokenizer(study.settings.teacher)
-    settings = EvaluationSettings(batch_size=64, max_new_tokens=12, teacher_shots=0)
+    settings = sections.evaluation(batch_size=64, max_new_tokens=12, teacher_shots=0)
     evaluation = evaluate(model, tokenizer, samples, settings, max_length=256)
     answers = asked(study, tmp_path)
     assert [answer.correct for answer in answers] == [item.correct for item in evaluation.items]

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import sections
 from miniatures import save_model_folder, tiny_tokenizer
 from projects import shrunk_settings
 
-from glassbox.config.settings import ModelSettings, PrepareSettings, TaskSettings
+from glassbox.config.settings import ModelSettings, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.models.encoding import encode_prompt, encode_sample
 from glassbox.models.marks import RENDERED
@@ -91,7 +92,7 @@ def test_conversations_reach_the_splits_under_the_mark_of_rendered_prompts(tmp_p
     path = str(write(tmp_path / "chat.jsonl", *rows))
     files = {"train": path, "validation": path, "test": path}
     task = TaskSettings.model_validate({"source": "jsonl", "files": files, "train": 2, "validation": 2, "test": 2})
-    splits = load_samples(PrepareSettings(tasks={"chat": task}), teacher=teacher(tmp_path, MARKUP))
+    splits = load_samples(sections.prepare(tasks={"chat": task}), teacher=teacher(tmp_path, MARKUP))
     assert all(sample.prompt.startswith(f"{RENDERED}<|start|>user") for sample in splits["test"])
 
 

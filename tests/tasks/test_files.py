@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+import sections
 
-from glassbox.config.settings import PrepareSettings, TaskFields, TaskSettings
+from glassbox.config.settings import TaskFields, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import hub
 from glassbox.tasks.files import Found, pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv, scarce
@@ -226,7 +227,9 @@ def test_a_prompt_with_two_answers_is_named_with_both_lines(write: WriteText) ->
     rows = [{"prompt": "p", "answer": "y"}, {"prompt": "q", "answer": "y"}, {"prompt": "p", "answer": "n"}]
     path = write("new.jsonl", json_lines(*rows, *({"prompt": f"{n}?", "answer": "y"} for n in range(8))))
     drawn: list[Drawn] = []
-    load_samples(PrepareSettings(tasks={"echo": same_file("jsonl", path, train=2, validation=2, test=2)}), drawn.append)
+    load_samples(
+        sections.prepare(tasks={"echo": same_file("jsonl", path, train=2, validation=2, test=2)}), drawn.append
+    )
     (said,) = {sentence for each in drawn for sentence in each.sentences() if "WARNING" in sentence}
     assert "new.jsonl, line 3: the prompt of line 1 has another answer here ('y' there, 'n' here)" in said
 
@@ -236,7 +239,7 @@ def test_prompts_alone_are_training_samples_and_no_others(write: WriteText) -> N
     answered = write("answered.jsonl", json_lines(*({"prompt": f"{n}!", "answer": "y"} for n in range(4))))
     files = {"train": str(prompts), "validation": str(answered), "test": str(answered)}
     task = TaskSettings.model_validate({"source": "jsonl", "files": files, "validation": 2, "test": 2})
-    train = load_samples(PrepareSettings(tasks={"echo": task}))["train"]
+    train = load_samples(sections.prepare(tasks={"echo": task}))["train"]
     assert [(sample.answer, sample.gold, sample.choices) for sample in train] == [("", "", ())] * 4
     with pytest.raises(
         GlassboxError, match=r"prompts\.jsonl holds prompts without answers, and validation samples are"
@@ -277,7 +280,7 @@ def test_a_task_has_choices_on_every_line_or_on_none(write: WriteText) -> None:
 
 def test_a_new_task_is_loaded_under_its_own_name(write: WriteText) -> None:
     path = write("new.jsonl", json_lines(*({"prompt": f"{n}?", "answer": "y"} for n in range(10))))
-    prepare = PrepareSettings(tasks={"echo": same_file("jsonl", path, train=5, validation=2, test=3)})
+    prepare = sections.prepare(tasks={"echo": same_file("jsonl", path, train=5, validation=2, test=3)})
     splits = load_samples(prepare)
     assert {split: len(samples) for split, samples in splits.items()} == {"train": 5, "validation": 2, "test": 3}
     assert all(sample.task == "echo" and sample.sample_id.startswith("echo/") for sample in splits["test"])
@@ -285,7 +288,7 @@ def test_a_new_task_is_loaded_under_its_own_name(write: WriteText) -> None:
 
 def test_a_known_format_under_another_name_is_another_task(write: WriteText) -> None:
     path = write("dev.tsv", "sentence\tlabel\n" + "".join(f"film {n}\t{n % 2}\n" for n in range(9)))
-    splits = load_samples(PrepareSettings(tasks={"films": same_file("sst2_tsv", path, train=5, validation=2, test=2)}))
+    splits = load_samples(sections.prepare(tasks={"films": same_file("sst2_tsv", path, train=5, validation=2, test=2)}))
     assert {sample.task for samples in splits.values() for sample in samples} == {"films"}
 
 
@@ -357,7 +360,7 @@ def test_real_files_make_disjoint_splits(real_data: Path) -> None:
         "gsm8k": same_file("gsm8k_jsonl", real_data / "gsm8k" / "train.jsonl", train=500, validation=100, test=500),
     }
     reports: list[Drawn] = []
-    splits = load_samples(PrepareSettings(tasks=tasks), reports.append)
+    splits = load_samples(sections.prepare(tasks=tasks), reports.append)
     prompts = [sample.prompt for samples in splits.values() for sample in samples]
     assert len(prompts) == len(set(prompts)) == 2200
     (sentence,) = {sentence for drawn in reports for sentence in drawn.sentences()}

@@ -11,6 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sections
 import yaml
 from hubs import save_datasets
 from projects import ROOT, merged
@@ -88,14 +89,13 @@ def test_the_stage_draws_the_splits_and_reports_what_it_dropped(mirror: Path, tm
 
 
 def test_another_seed_draws_another_subset_and_the_same_test(mirror: Path) -> None:
-    from glassbox.config.settings import PrepareSettings
     from glassbox.tasks.sources import load_samples
 
     tasks = {"gsm8k": hub_task(train=12, validation=6)}
-    first, second = (load_samples(PrepareSettings(seed=seed, hub=str(mirror), tasks=tasks)) for seed in (0, 1))
+    first, second = (load_samples(sections.prepare(seed=seed, hub=str(mirror), tasks=tasks)) for seed in (0, 1))
     assert first["test"] == second["test"]
     assert first["train"] != second["train"]
-    assert first == load_samples(PrepareSettings(seed=0, hub=str(mirror), tasks=tasks))
+    assert first == load_samples(sections.prepare(seed=0, hub=str(mirror), tasks=tasks))
 
 
 def test_a_folder_without_the_data_set_says_which_setting_names_it(mirror: Path) -> None:

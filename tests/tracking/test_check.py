@@ -9,15 +9,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sections
 
 from glassbox import tracking
-from glassbox.config.settings import StorageSettings
 from glassbox.errors import GlassboxError
 from glassbox.tracking import check
 from glassbox.tracking.faults import explained, without_secrets
 from glassbox.tracking.store import open_client
 
-STORAGE = StorageSettings()
+STORAGE = sections.storage()
 
 
 def refusal() -> str:

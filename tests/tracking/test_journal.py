@@ -16,16 +16,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import sections
 
 from glassbox import tracking
-from glassbox.config.settings import StorageSettings
 from glassbox.errors import GlassboxError
 from glassbox.tracking import writer
 from glassbox.tracking.journal import Journal, folder_of_journals
 from glassbox.tracking.store import open_client
 from glassbox.tracking.writing import write_waiting
 
-STORAGE = StorageSettings()
+STORAGE = sections.storage()
 SNAPSHOT = {"name": "snapshot", "digest": "ab" * 32, "source": "data/snapshot"}
 NOWHERE = "http://127.0.0.1:9"
 
@@ -225,8 +225,8 @@ def test_a_torn_line_is_dropped_and_the_run_goes_on(store: Path) -> None:
 
 def test_a_killed_process_leaves_no_run_that_is_running(store: Path) -> None:
     program = (
-        "import time; from glassbox import tracking; from glassbox.config.settings import StorageSettings;"
-        "r = tracking.TrialRun(StorageSettings(), name='n', params={}, tags={'key': 'killed'},"
+        f"import time; from glassbox import tracking; {sections.OPEN_STORAGE}"
+        "r = tracking.TrialRun(storage, name='n', params={}, tags={'key': 'killed'},"
         " snapshot={'name': 's', 'digest': 'd', 'source': 'x'}); r.log({'loss': 1.0}, 0);"
         "print(r.run_id, flush=True); time.sleep(600)"
     )

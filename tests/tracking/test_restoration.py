@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sections
 import studies
 
 import restore
 from glassbox import tracking
 from glassbox.comparison.study import results_of
-from glassbox.config.settings import StorageSettings
 from glassbox.errors import GlassboxError
 from glassbox.tracking.restoration import restore_runs
 
@@ -24,9 +24,9 @@ def test_a_lost_store_is_refilled_once(store: Path, initialised_store: Path) -> 
     lost = results_of(settings, studies.key_of, folder=store)
     assert len(lost["integrity"]["lost_runs"]) == 4
 
-    done = restore_runs(store / "runs", StorageSettings())
+    done = restore_runs(store / "runs", sections.storage())
     assert done.restored == ("combined/0", "combined/1", "sft/0", "sft/1") and done.present == ()
-    again = restore_runs(store / "runs", StorageSettings())
+    again = restore_runs(store / "runs", sections.storage())
     assert again.restored == () and len(again.present) == 4
     assert results_of(settings, studies.key_of, folder=store) == before
 
@@ -34,7 +34,7 @@ def test_a_lost_store_is_refilled_once(store: Path, initialised_store: Path) -> 
 def test_a_restored_run_serves_as_a_group_from_the_store(store: Path) -> None:
     studies.write_conf(store, (0,))
     content = studies.write_trial(store, "combined", 0, log=False)
-    restore_runs(store / "runs", StorageSettings())
+    restore_runs(store / "runs", sections.storage())
     (record,) = tracking.find_by_key(content["key"])
     assert tracking.history(record.run_id, "train/loss_total") == [(1, 2.0), (100, 1.5), (200, 1.25)]
     studies.write_study(store, ("sft",), (0,))
@@ -46,7 +46,7 @@ def test_a_trial_without_its_history_is_named(store: Path) -> None:
     studies.write_trial(store, "sft", 0, log=False)
     (store / "runs" / "sft" / "0" / "history.parquet").unlink()
     with pytest.raises(GlassboxError, match=r"history\.parquet is missing"):
-        restore_runs(store / "runs", StorageSettings())
+        restore_runs(store / "runs", sections.storage())
 
 
 def test_where_there_is_nothing_to_restore_the_script_says_what_to_run(

@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import sections
 import team_stack
 from team_stack import BUCKET, KEY, PASSWORD, SECRET, TOOLS, TeamStack
 
 from glassbox import tracking
-from glassbox.config.settings import StorageSettings
 from glassbox.errors import GlassboxError
 from glassbox.tracking.journal import folder_of_journals
 from glassbox.tracking.writing import write_waiting
@@ -24,19 +24,21 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(team_stack.missing()), reason=team_stack.missing() or "all is there"),
 ]
-STORAGE = StorageSettings()
+STORAGE = sections.storage()
 STEPS = 200
 # Logs a step every 50 ms, says how long the slowest call took, and waits for a file before it ends
-WRITER = """
+WRITER = (
+    f"""{sections.OPEN_STORAGE}
+"""
+    + """
 import sys, time
 from pathlib import Path
 from glassbox import tracking
-from glassbox.config.settings import StorageSettings
 name, steps, gate = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 snapshot = {"name": "snapshot", "digest": "ab" * 32, "source": "data/snapshot"}
 import glassbox.tracking.store as store; store.load_mlflow()
 begun = time.monotonic()
-run = tracking.TrialRun(StorageSettings(), name=name, params={"seed": name}, tags={"key": name}, snapshot=snapshot)
+run = tracking.TrialRun(storage, name=name, params={"seed": name}, tags={"key": name}, snapshot=snapshot)
 slowest = time.monotonic() - begun
 with run:
     print(run.run_id, flush=True)
@@ -53,6 +55,7 @@ with run:
         time.sleep(0.1)
 print(slowest, flush=True)
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import sections
 
 from glassbox import tracking
-from glassbox.config.settings import StorageSettings
 from glassbox.errors import DivergedError
 from glassbox.tracking import queries, system_metrics
 
-STORAGE = StorageSettings()
+STORAGE = sections.storage()
 SNAPSHOT = {"name": "snapshot", "digest": "ab" * 32, "source": "data/snapshot"}
 
 
@@ -206,9 +206,9 @@ def test_processes_that_start_on_an_empty_folder_together_make_one_store(tmp_pat
     environment = {**os.environ, "DVC_ROOT": str(tmp_path), "PYTHONPATH": str(Path(tracking.__file__).parents[2])}
     environment.pop("MLFLOW_TRACKING_URI", None)
     program = (
-        "from glassbox import tracking; from glassbox.config.settings import StorageSettings;"
-        "tracking.ensure_store(StorageSettings());"
-        "r = tracking.TrialRun(StorageSettings(), name='n', params={}, tags={'key': 'k'},"
+        f"from glassbox import tracking; {sections.OPEN_STORAGE}"
+        "tracking.ensure_store(storage);"
+        "r = tracking.TrialRun(storage, name='n', params={}, tags={'key': 'k'},"
         " snapshot={'name': 's', 'digest': 'd', 'source': 'x'}); r.log({'m': 1.0}, 0); r.finish()"
     )
     running = [subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(4)]

@@ -82,15 +82,59 @@ def pair_for(device: torch.device) -> Pair:
 
 def train_settings() -> TrainSettings:
     """Batches and micro-batches of conf/scale/paper.yaml."""
-    return TrainSettings(epochs=1, batch_size=8, micro_batch_size=4, learning_rate=1e-4, threads=1)
+    return TrainSettings(
+        epochs=1,
+        max_steps=None,
+        batch_size=8,
+        micro_batch_size=4,
+        learning_rate=1e-4,
+        weight_decay=0.01,
+        schedule="linear",
+        warmup=0.05,
+        clip_norm=1.0,
+        precision="auto",
+        gradient_checkpointing=False,
+        processes=1,
+        parallelism="ddp",
+        threads=1,
+        logging_interval=10,
+        liveness_steps=3,
+        early_stopping=None,
+    )
+
+
+def objective_settings() -> ObjectiveSettings:
+    """Those of conf/config.yaml."""
+    return ObjectiveSettings(
+        temperature=2.0,
+        temperature_squared=True,
+        reduction="sample",
+        logits_target="dense",
+        hidden_loss="mse",
+        attention_loss="mse",
+        heads="match",
+        balance="none",
+    )
 
 
 def settings(folder: Path, pair: Pair) -> Any:
     """What `plan` reads of the settings, for models whose configurations lie in `folder`."""
-    snapshot = SnapshotSettings(max_length=512, batch_size=pair.capture_batch)
+    snapshot = SnapshotSettings(
+        max_length=512,
+        overflow="truncate",
+        positions="answer",
+        top_k=64,
+        temperatures=(1.0, 2.0, 4.0),
+        hidden_dtype="float16",
+        attention_codec="sqrt_uint8",
+        batch_size=pair.capture_batch,
+        part_megabytes=256,
+        audit_positions=200,
+        processes=1,
+    )
     teacher, student = model_settings(folder / "teacher"), model_settings(folder / "student")
     return SimpleNamespace(
-        teacher=teacher, student=student, snapshot=snapshot, objective=ObjectiveSettings(), train=train_settings()
+        teacher=teacher, student=student, snapshot=snapshot, objective=objective_settings(), train=train_settings()
     )
 
 
@@ -145,7 +189,7 @@ def objective(pair: Pair, group: Group, student: Student, device: torch.device) 
     weight = torch.randn(vocabulary, width, generator=generator, device=device) * width**-0.5
     return Objective(
         group,
-        ObjectiveSettings(),
+        objective_settings(),
         head=(weight, None),
         channels=(torch.zeros(width, device=device), torch.ones(width, device=device)),
         temperatures=layout(pair).temperatures,

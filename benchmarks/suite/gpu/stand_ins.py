@@ -1,6 +1,6 @@
 """Stand-ins for packages that a bare GPU machine may lack, so that the product's own modules can be imported there.
 
-They take the place of jaxtyping's annotations, of pydantic's checks (settings keep their defaults) and of the names
+They take the place of jaxtyping's annotations, of pydantic's checks (settings are as they are given) and of the names
 that PyArrow's schemas are made of. Whatever needs the real package, such as writing Parquet, is not measured without
 it.
 """

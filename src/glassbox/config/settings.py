@@ -131,9 +131,9 @@ class PrepareSettings(Section):
     `hub` is null for the hub itself, or a folder that holds its data sets as <owner>/<name>, laid out as there.
     """
 
-    seed: int = 0
-    folder: str = "data/embedded"
-    hub: str | None = None
+    seed: int
+    folder: str
+    hub: str | None
     tasks: dict[Name, TaskSettings] = Field(min_length=1)
 
 
@@ -144,42 +144,42 @@ class AnswersSettings(Section):
     question is the teacher's best choice in either mode.
     """
 
-    mode: Literal["greedy", "sampled"] = "greedy"
-    temperature: PositiveFloat = 1.0
-    seed: int = Field(0, ge=0)
+    mode: Literal["greedy", "sampled"]
+    temperature: PositiveFloat
+    seed: int = Field(ge=0)
     batch_size: PositiveInt
     max_new_tokens: PositiveInt
 
 
 class SnapshotSettings(Section):
     max_length: PositiveInt
-    overflow: Literal["truncate", "refuse"] = "truncate"
-    positions: Literal["answer", "all"] = "answer"
-    top_k: PositiveInt = 64
-    temperatures: tuple[PositiveFloat, ...] = Field((1.0, 2.0, 4.0), min_length=1)
-    hidden_dtype: Literal["float16", "bfloat16"] = "float16"
-    attention_codec: Literal["sqrt_uint8", "float16"] = "sqrt_uint8"
-    batch_size: PositiveInt = 16
-    part_megabytes: PositiveInt = 256
-    audit_positions: PositiveInt = 200
-    processes: PositiveInt = 1
+    overflow: Literal["truncate", "refuse"]
+    positions: Literal["answer", "all"]
+    top_k: PositiveInt
+    temperatures: tuple[PositiveFloat, ...] = Field(min_length=1)
+    hidden_dtype: Literal["float16", "bfloat16"]
+    attention_codec: Literal["sqrt_uint8", "float16"]
+    batch_size: PositiveInt
+    part_megabytes: PositiveInt
+    audit_positions: PositiveInt
+    processes: PositiveInt
 
 
 class VerifySettings(Section):
-    recaptured_samples: int = Field(4, ge=0)
+    recaptured_samples: int = Field(ge=0)
 
 
 class ObjectiveSettings(Section):
     """`balance: magnitude` scales every signal to the task loss, step by step, before its weight."""
 
-    temperature: TemperatureCurve = 2.0
-    temperature_squared: bool = True
-    reduction: Literal["sample", "position"] = "sample"
-    logits_target: Literal["dense", "topk"] = "dense"
-    hidden_loss: Literal["mse", "cosine"] = "mse"
-    attention_loss: Literal["mse", "kl"] = "mse"
-    heads: Literal["match", "strict"] = "match"
-    balance: Literal["none", "magnitude"] = "none"
+    temperature: TemperatureCurve
+    temperature_squared: bool
+    reduction: Literal["sample", "position"]
+    logits_target: Literal["dense", "topk"]
+    hidden_loss: Literal["mse", "cosine"]
+    attention_loss: Literal["mse", "kl"]
+    heads: Literal["match", "strict"]
+    balance: Literal["none", "magnitude"]
 
 
 class EarlyStopping(Section):
@@ -191,40 +191,40 @@ class TrainSettings(Section):
     """`parallelism` names a file of conf/accelerate, which says how `processes` share a trial."""
 
     epochs: PositiveInt
-    max_steps: PositiveInt | None = None
+    max_steps: PositiveInt | None
     batch_size: PositiveInt
     micro_batch_size: PositiveInt
     learning_rate: PositiveFloat
-    weight_decay: float = Field(0.01, ge=0.0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: Share = 0.05
-    clip_norm: PositiveFloat = 1.0
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    gradient_checkpointing: bool = False
-    processes: PositiveInt = 1
-    parallelism: Name = "ddp"
+    weight_decay: float = Field(ge=0.0)
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup: Share
+    clip_norm: PositiveFloat
+    precision: Literal["auto", "no", "bf16", "fp16"]
+    gradient_checkpointing: bool
+    processes: PositiveInt
+    parallelism: Name
     threads: PositiveInt
-    logging_interval: PositiveInt = 10
-    liveness_steps: int = Field(3, ge=0)
-    early_stopping: EarlyStopping | None = None
+    logging_interval: PositiveInt
+    liveness_steps: int = Field(ge=0)
+    early_stopping: EarlyStopping | None
 
 
 class EvaluationSettings(Section):
     """`teacher_shots` training samples stand before each test prompt of the teacher, and of no student."""
 
-    batch_size: PositiveInt = 128
-    max_new_tokens: PositiveInt = 128
-    teacher_shots: int = Field(0, ge=0)
+    batch_size: PositiveInt
+    max_new_tokens: PositiveInt
+    teacher_shots: int = Field(ge=0)
 
 
 class StorageSettings(Section):
     """Folders that may lie on another drive (null: under the repository's root), and what is kept."""
 
-    cache: str | None = None
-    scratch: str | None = None
-    artifacts: str | None = None
-    remote: str | None = None
-    keep_students: Literal["all", "one_per_group", "none"] = "one_per_group"
+    cache: str | None
+    scratch: str | None
+    artifacts: str | None
+    remote: str | None
+    keep_students: Literal["all", "one_per_group", "none"]
 
 
 class EngineSettings(Section):

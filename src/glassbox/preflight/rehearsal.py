@@ -41,7 +41,7 @@ def rehearsal(settings: Settings, splits: Mapping[str, Sequence[Sample]]) -> Ite
             "teacher": _absolute(settings.teacher),
             "student": _absolute(settings.student),
             "prepare": _with_absolute_data(settings.prepare),
-            "storage": StorageSettings(keep_students="all"),
+            "storage": StorageSettings(cache=None, scratch=None, artifacts=None, remote=None, keep_students="all"),
         }
     )
     with TemporaryDirectory(prefix="glassbox-", ignore_cleanup_errors=True) as name:
