@@ -45,10 +45,14 @@ def task_inputs(settings: PrepareSettings) -> dict[str, str]:
 
 
 def files_in(names: Iterable[str | None]) -> list[Path]:
-    """The files among `names` and in the folders among them, hidden ones excepted."""
-    places = [Path(name) for name in names if name]
-    found = [path for place in places for path in ([place] if place.is_file() else place.rglob("*"))]
-    return sorted({path for path in found if path.is_file() and not any(part.startswith(".") for part in path.parts)})
+    """The files among `names` and in the folders among them; what is hidden inside such a folder does not count."""
+    found: set[Path] = set()
+    for place in (Path(name) for name in names if name):
+        if place.is_file():
+            found.add(place)
+        inside = (path for path in place.rglob("*") if path.is_file())
+        found |= {path for path in inside if not any(part.startswith(".") for part in path.relative_to(place).parts)}
+    return sorted(found)
 
 
 def digests_of(paths: Iterable[Path]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER, checkpoints_folder
 from glassbox.errors import GlassboxError
+from glassbox.models.generation import name_end
 from glassbox.models.loading import configuration_of, model_digest
 from glassbox.models.precision import PrecisionProbe, cpu_has_bf16, cuda_has_bf16, resolve
 from glassbox.models.signals import checkpoint_layers
@@ -106,6 +107,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     channels = snapshot.channels() if snapshot and "hidden" in weights.active else None
     vocabulary, width = (snapshot.vocabulary if snapshot else None), (len(channels[0]) if channels else None)
     student = build_student(settings.student, seed, vocabulary, width)
+    name_end(student.model, tokenizer)
     initial_student = model_digest(student.model)
     if settings.train.gradient_checkpointing:
         checkpoint_layers(student.model)
