@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
@@ -148,6 +149,8 @@ class TeamStack:
             request = urllib.request.Request(asked, headers={"Authorization": f"Basic {login}"})
             with urllib.request.urlopen(request, timeout=5) as answer:
                 return answer.status == 200
+        except urllib.error.HTTPError as error:
+            return error.code < 500  # it answers from its tables
         except OSError:
             return False
 
