@@ -675,13 +675,15 @@ def test_at_the_top_is_one_sentence_of_directions_that_another_analysis_does_not
         assert name not in sentence
 
 
-def test_nothing_is_said_at_the_top_where_only_sizes_differ_or_pairs_are_ignored() -> None:
+def test_a_true_hypothesis_is_not_put_in_doubt_by_tests_that_ignore_pairs() -> None:
     """When the hypothesis was true, 70 % of reports added that Welch's test did not establish it."""
     for number in range(3):
         made = evidences.evidence(evidences.everyone_gains(), noise=0.002, questions=1000, number=number)
         results = infer(PLAN, made)
         assert results["hypothesis"]["verdict"] == "supported"
-        assert results["sensitivity_changes"] == []
+        assert len(results["sensitivity_changes"]) <= 1
+        for sentence in results["sensitivity_changes"]:
+            assert "hypothesis" not in sentence and "Q1/mmlu" not in sentence and "Welch" not in sentence
 
 
 def test_the_chance_of_any_false_word_stands_beside_the_answers_and_one_family_is_primary() -> None:
