@@ -67,7 +67,10 @@ def test_the_hypothesis_comes_first_then_answers_then_integrity(results: Results
     ]
     for leg in results["hypothesis"]["legs"]:
         assert leg["name"] in found.text
-    assert all(f"{answer['id']} {answer['question'][:1].upper()}" in found.text for answer in results["answers"])
+    for answer in results["answers"]:
+        pattern = rf"{answer['id']}\s*{answer['role']}\s+{re.escape(answer['question'][:1].upper())}"
+        assert re.search(pattern, found.text)
+    assert results["multiplicity"]["text"].partition("`")[0] in found.text
 
 
 def test_every_element_is_closed_every_link_leads_somewhere_and_ids_are_unique(results: Results) -> None:
@@ -144,7 +147,7 @@ def test_text_from_settings_and_data_is_escaped(results: Results) -> None:
     evil = "<script>alert('x')</script>"
     results["scale"], results["banners"], results["guard_notes"] = evil, [evil], [f"`{evil}`"]
     results["hypothesis"] |= {"text": evil, "legs": [{**results["hypothesis"]["legs"][0], "name": evil, "text": evil}]}
-    results["answers"] = [{"id": evil, "question": evil, "sentences": [evil]}]
+    results["answers"] = [{"id": evil, "role": evil, "question": evil, "sentences": [evil]}]
     results["sensitivity_changes"] = [evil]
     results["tasks"][0]["margin_reason"] = evil
     results["groups"][0]["group"] = results["costs"][0]["group"] = evil
