@@ -91,7 +91,8 @@ def run_part(part: str, limit: float, method: str = "fork") -> Iterator[dict[str
     """What is known of a part after each of its rows, and at its end, when rows that are missing say why."""
     with TemporaryDirectory(prefix="glassbox-gpu-") as name:
         rows, seen = Path(name) / "rows", 0
-        process = multiprocessing.get_context(method).Process(target=measure_part, args=(part, limit, rows))
+        context: Any = multiprocessing.get_context(method)
+        process = context.Process(target=measure_part, args=(part, limit, rows))
         started = time.monotonic()
         process.start()
         try:

@@ -120,11 +120,11 @@ def measure(precision: str, device: torch.device, seconds: float) -> Iterator[Fi
     times = in_turns(works, device, seconds * 0.5)
     details = {f"seconds_{name}": median_seconds(found) / len(batches) for name, found in times.items()}
     for name, group in zip(names, DISTILLING, strict=False):
-        yield Figure.of(name, ratio(times[group], times["sft"]), **details)
+        yield Figure.of(name, ratio(times[group], times["sft"]), "", **details)
     yield (
         Figure(names[4], None, note=reason)
         if reason
-        else Figure.of(names[4], ratio(times["combined"], times["online"]), **details)
+        else Figure.of(names[4], ratio(times["combined"], times["online"]), "", **details)
     )
     samples = [sample for steps in planned for batch in steps for sample in batch]
     tokens, rows = [sample.n_tokens for sample in samples], sum(sample.n_answer for sample in samples)

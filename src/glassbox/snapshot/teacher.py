@@ -15,7 +15,6 @@ from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 from glassbox.files import brief_ids
 from glassbox.models.encoding import input_digest
-from glassbox.models.last_layer import feed_forward_at
 from glassbox.models.loading import head_logits, load_model, output_head, vocabulary_size
 from glassbox.models.signals import packed_positions, position_signals
 from glassbox.snapshot.codec import byte_rows, encode_attention, log_sum_exp, pack_ragged, top_k_with_tails
@@ -96,15 +95,14 @@ def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Se
     count = torch.tensor([item.n_positions for item in items])
     _refuse_unknown_ids(teacher, items)
     sample_index, position = packed_positions(first, count)
-    with feed_forward_at(teacher.model, (sample_index * ids.shape[1] + position).to(teacher.device)):
-        signals = position_signals(
-            teacher.model,
-            ids.to(teacher.device),
-            mask.to(teacher.device),
-            first.to(teacher.device),
-            count.to(teacher.device),
-            want_attention=True,
-        )
+    signals = position_signals(
+        teacher.model,
+        ids.to(teacher.device),
+        mask.to(teacher.device),
+        first.to(teacher.device),
+        count.to(teacher.device),
+        want_attention=True,
+    )
     assert signals.attention is not None
     stored = signals.hidden.to(getattr(torch, teacher.layout.hidden_dtype))
     _refuse_non_finite(teacher, items, count, stored)
