@@ -98,7 +98,10 @@ def test_a_signal_ends_the_study_at_checkpoints_and_the_same_command_goes_on(
     process.send_signal(number)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == code, said
-    assert f"Stopped by {number.name}: " in said.splitlines()[-1] and "wrote a checkpoint" in said.splitlines()[-1]
+    assert (
+        f"Stopped by {number.name}: " in said.splitlines()[-1]
+        and "wrote checkpoints. The same" in said.splitlines()[-1]
+    )
     grids.train(project)
     assert grids.digests(project) == alone
 
