@@ -49,7 +49,7 @@ def start(project: Path, *arguments: str, **environment: str) -> subprocess.Pope
 
 def train(project: Path, *arguments: str, expect: int = 0, **environment: str) -> str:
     process = start(project, *arguments, **environment)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == expect, output
     return output
 

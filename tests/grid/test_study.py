@@ -35,7 +35,7 @@ def test_the_table_says_what_is_missing_why_and_where_its_log_is() -> None:
 
 
 def test_an_estimate_comes_before_the_first_trial_and_what_was_measured_after_the_last(capsys) -> None:
-    with Board(due=3, planned=35, workers=2, known={"sft": 100.0}) as board:
+    with Board(due=3, planned=35, workers=2, known={"sft": 120.0}) as board:
         board.announce(CELLS)
         for cell in CELLS:
             board.started(cell)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sections
@@ -216,3 +217,26 @@ def test_processes_that_start_on_an_empty_folder_together_make_one_store(tmp_pat
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         assert connection.execute("SELECT COUNT(*) FROM experiments WHERE name = 'glassbox'").fetchone() == (1,)
         assert connection.execute("SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (4,)
+
+
+def test_a_data_set_that_two_runs_insert_together_is_inserted_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    tracking.ensure_store(STORAGE)
+    insert, asked = MlflowClient.log_inputs, []
+
+    def refuse_first(client: MlflowClient, run_id: str, *arguments: Any, **others: Any) -> None:
+        asked.append(run_id)
+        if len(asked) == 1:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
+        insert(client, run_id, *arguments, **others)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", refuse_first)
+    with start() as run:
+        pass
+    assert asked == [run.run_id, run.run_id]
+    with sqlite3.connect(store / "mlflow.db") as connection:
+        assert connection.execute("SELECT count(*) FROM datasets").fetchone() == (1,)

@@ -109,9 +109,10 @@ class Board:
         reason = f": {outcome.reason}" if outcome.reason else ""
         self.say(f"{cell.name} {outcome.status}{took}{reason} ({len(self._ended)} of {self._due}{self._left()})")
 
-    def stopped(self) -> list[str]:
-        """The trials under way, with the step that they have come to."""
-        return [f"{cell.name} {running.line}" for cell, running in self._running.items()]
+    def under_way(self) -> list[str]:
+        """The trials that have trained and not ended, with the step that they have come to."""
+        running = [(cell, each) for cell, each in self._running.items() if each.step]
+        return [f"{cell.name} (step {each.step} of {each.steps})" for cell, each in running]
 
     def conclude(self) -> None:
         """What was measured."""

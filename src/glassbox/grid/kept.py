@@ -25,7 +25,7 @@ def folder_of(settings: Settings) -> Path:
 def keep(manifest_path: Path, settings: Settings) -> None:
     """Link or copy a published trial to where it is kept by its key, then drop the oldest ones over the limit."""
     manifest = read_json(manifest_path)
-    if manifest is None or not _is_whole(manifest, manifest_path.with_suffix("")):
+    if manifest is None or "key" not in manifest or not _is_whole(manifest, manifest_path.with_suffix("")):
         return
     target = folder_of(settings) / manifest["key"]
     if not (target / MANIFEST).is_file():

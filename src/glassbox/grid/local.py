@@ -96,6 +96,7 @@ class LocalEngine:
                 except queue.Empty:
                     pass
                 else:
+                    self._stop_where_asked()  # first: a signal to all of the group may have ended the worker
                     self._handle(worker, event)
                 now = time.monotonic()
                 self._look(now, late=now - looked > self._settings.engine.silence_seconds / 4)
@@ -219,10 +220,7 @@ class LocalEngine:
 
     def _look(self, now: float, late: bool) -> None:
         """What no event tells: signals, silent workers, cells whose time has come, workers that nothing is left for."""
-        if self._interruption.received is not None and not self._stopping:
-            self._stopping = True
-            for worker in self._workers:
-                worker.dismiss()
+        self._stop_where_asked()
         due = [cell for at, cell in self._later if at <= now]
         self._later = [(at, cell) for at, cell in self._later if at > now]
         self._cells.extend(due)
@@ -238,6 +236,12 @@ class LocalEngine:
             elif worker.cell is not None and self._settings.train.processes > 1:
                 worker.family = _family(worker.process.pid) or worker.family
         if not self._cells and not self._later and not any(worker.cell for worker in self._workers):
+            for worker in self._workers:
+                worker.dismiss()
+
+    def _stop_where_asked(self) -> None:
+        if self._interruption.received is not None and not self._stopping:
+            self._stopping = True
             for worker in self._workers:
                 worker.dismiss()
 

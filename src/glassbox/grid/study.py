@@ -46,7 +46,7 @@ def run_grid(settings: Settings, cells: Sequence[Cell], params: str) -> None:
         with closing(engine):
             outcomes = engine.run(due, board, interruption)
         if interruption.received is not None:
-            _say_stopped(board, outcomes, interruption.received)
+            _say_stopped(board, interruption.received)
         board.conclude()
     interruption.leave()
     missing = {cell: outcome for cell, outcome in outcomes.items() if not outcome.is_there}
@@ -66,10 +66,10 @@ def _count(cells: Sequence[Cell]) -> str:
     return f"{len(cells)} trials ({groups} groups x {seeds} seeds)"
 
 
-def _say_stopped(board: Board, outcomes: Mapping[Cell, Outcome], number: int) -> None:
-    stopped = [cell.name for cell, outcome in outcomes.items() if outcome.status == "stopped" and outcome.reason]
-    what = f"{', '.join(stopped)} wrote a checkpoint" if stopped else "no trial was under way"
-    board.say(f"Stopped by {signal.Signals(number).name}: {what}. The same command goes on.")
+def _say_stopped(board: Board, number: int) -> None:
+    under_way = board.under_way()
+    what = f"{', '.join(under_way)} wrote checkpoints" if under_way else "no trial was under way"
+    board.say(f"Stopped by {signal.Signals(number).name}: {what}. The same command resumes.")
 
 
 def table_of(missing: Mapping[Cell, Outcome], planned: int) -> str:

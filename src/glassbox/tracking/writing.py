@@ -150,6 +150,7 @@ def _describe(client: MlflowClient, run_id: str, start: Line) -> None:
 def _describe_input(client: MlflowClient, run_id: str, snapshot: Mapping[str, str]) -> None:
     """The snapshot as a dataset input under our own digest, cut to the characters that MLflow allows."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
     dataset = Dataset(
         name=snapshot["name"],
@@ -158,7 +159,15 @@ def _describe_input(client: MlflowClient, run_id: str, snapshot: Mapping[str, st
         source=json.dumps({"uri": snapshot["source"]}),
         profile=json.dumps({"logical_digest": snapshot["digest"]}),
     )
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    for is_last in (False, True):
+        try:
+            client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        except MlflowException as error:
+            # Two trials that start together both find the data set absent, and the second one's insertion is refused
+            if is_last or "IntegrityError" not in str(error):
+                raise
+        else:
+            return
 
 
 def _write_artifacts(client: MlflowClient, journal: Journal) -> None:
