@@ -10,11 +10,13 @@ import psutil
 import torch
 
 from glassbox.config.settings import Settings
+from glassbox.models.context import refused_lengths
 from glassbox.models.loading import configuration_of
 from glassbox.models.precision import cpu_has_bf16, cuda_has_bf16, resolve
 from glassbox.preflight.disk import RESERVE, Drive, Need, drives_of, needs_of, snapshot_bytes
 from glassbox.preflight.memory import (
     Peak,
+    Teacher,
     beside,
     capture_peak,
     evaluation_peak,
@@ -28,6 +30,7 @@ from glassbox.preflight.memory import (
 from glassbox.preflight.workload import Training, Workload, training_of, workload_of
 from glassbox.report.notation import in_units
 from glassbox.snapshot.schema import CAPTURED_SPLITS
+from glassbox.snapshot.sizes import refused_cells
 
 STATE = ("weights", "gradients", "optimizer", "teacher's head")
 
@@ -43,7 +46,8 @@ def estimate_study(settings: Settings, root: Path, tasks_folder: Path) -> dict[s
     drives = drives_of(needs)
     here = memory_on(settings, workload, training, has_gpu)
     there = here if has_gpu else memory_on(settings, workload, training, on_gpu=True)
-    refusals = [*refused_lengths(settings), *refused_drives(needs, drives), *refused_memory(settings, here)]
+    refusals = [*refused_lengths(settings), *refused_samples(settings, workload, teacher)]
+    refusals += [*refused_drives(needs, drives), *refused_memory(settings, here)]
     return {
         "scale": settings.scale,
         "counted": {"exact": workload.exact, "how": workload.source},
@@ -101,16 +105,10 @@ def memory_on(settings: Settings, workload: Workload, training: Training, on_gpu
     }
 
 
-def refused_lengths(settings: Settings) -> Iterator[str]:
-    """Samples that a model's context cannot hold."""
-    for role in ("teacher", "student"):
-        configuration = configuration_of(getattr(settings, role)).get_text_config()
-        context = getattr(configuration, "max_position_embeddings", None)
-        if context is not None and settings.snapshot.max_length > context:
-            yield (
-                f"snapshot.max_length is {settings.snapshot.max_length}, and the {role} reads at most {context} "
-                f"tokens: `-S snapshot.max_length={context}`."
-            )
+def refused_samples(settings: Settings, workload: Workload, teacher: Teacher) -> list[str]:
+    """Samples whose attention rows one cell of the snapshot cannot hold."""
+    sizes = [(length.sample_id, length.n_tokens, length.n_captured) for length in workload.lengths]
+    return refused_cells(sizes, teacher.heads, settings.snapshot)
 
 
 def refused_drives(needs: list[Need], drives: list[Drive]) -> Iterator[str]:
