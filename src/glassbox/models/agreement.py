@@ -27,7 +27,7 @@ from glassbox.files import code_digest, write_synced
 from glassbox.models.encoding import encode_sample
 from glassbox.models.generation import generate_tokens
 from glassbox.models.loading import head_logits, load_model, model_digest, output_head
-from glassbox.models.signals import position_signals
+from glassbox.models.signals import ATTENTION_NAME, position_signals
 
 PROBES = 8
 LONGEST = 1024
@@ -171,7 +171,8 @@ def require_agreement(
     finally:
         model.train(was_training)
     if differences:
-        without_sdpa = "" if model._supports_sdpa else _WITHOUT_SDPA
+        ours = model.config._attn_implementation == ATTENTION_NAME
+        without_sdpa = _WITHOUT_SDPA if ours and not model._supports_sdpa else ""
         raise GlassboxError(
             f"{type(model).__name__} ('{settings.model}') says here something else than in Transformers' own eager "
             f"forward: {'; '.join(differences)}.{without_sdpa} Whatever is captured from it, taught to it or scored "

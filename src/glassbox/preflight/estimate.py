@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import psutil
 import torch
 
 from glassbox.config.settings import Settings
+from glassbox.errors import GlassboxError
 from glassbox.models.context import refused_lengths
 from glassbox.models.loading import configuration_of
 from glassbox.models.precision import cpu_has_bf16, cuda_has_bf16, resolve
@@ -82,16 +84,18 @@ def memory_on(settings: Settings, workload: Workload, training: Training, on_gpu
     width = configuration_of(settings.student).get_text_config().hidden_size
     precision = resolve(settings.train.precision, on_gpu, bf16, cpu_has_bf16(), width)
     teacher = teacher_of(settings, workload, on_gpu)
-    phases: dict[str, Peak] = {
-        "capture": capture_peak(settings, workload, teacher),
-        "verify": teacher_evaluation_peak(settings, workload, teacher),
-    }
-    hardest = hardest_batch(settings, teacher, training.candidates, precision, on_gpu)
-    evaluation = evaluation_peak(settings, workload, teacher, precision)
-    for group in settings.groups:
-        weights = settings.distill[group]
-        phases[f"train {group}"] = training_peak(settings, weights, teacher, hardest, precision, on_gpu)
-        phases[f"evaluate {group}"] = beside(evaluation, phases[f"train {group}"])
+    phases: dict[str, Peak] = {}
+    unknown: dict[str, str] = {}
+    with _counting("the teacher", unknown):
+        phases["capture"] = capture_peak(settings, workload, teacher)
+        phases["verify"] = teacher_evaluation_peak(settings, workload, teacher)
+    with _counting("the student", unknown):
+        hardest = hardest_batch(settings, teacher, training.candidates, precision, on_gpu)
+        evaluation = evaluation_peak(settings, workload, teacher, precision)
+        for group in settings.groups:
+            weights = settings.distill[group]
+            phases[f"train {group}"] = training_peak(settings, weights, teacher, hardest, precision, on_gpu)
+            phases[f"evaluate {group}"] = beside(evaluation, phases[f"train {group}"])
     free = None
     if here:
         free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
@@ -102,7 +106,20 @@ def memory_on(settings: Settings, workload: Workload, training: Training, on_gpu
         "teacher_dtype": str(teacher.dtype).removeprefix("torch."),
         "free": free,
         "phases": phases,
+        "unknown": unknown,
     }
+
+
+@contextmanager
+def _counting(whose: str, unknown: dict[str, str]) -> Iterator[None]:
+    """Notes in `unknown` why a model's memory cannot be counted: its code needs numbers, and tensors here have none."""
+    try:
+        yield
+    except (GlassboxError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:160]
+        unknown[whose] = f"{type(error).__name__}: {reason}"
 
 
 def refused_samples(settings: Settings, workload: Workload, teacher: Teacher) -> list[str]:
