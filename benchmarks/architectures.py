@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,12 @@ PARTICULAR: dict[str, dict[str, Any]] = {
     "zamba2": {"num_hidden_layers": 4, "hybrid_layer_ids": [1, 3]},
 }
 # Tried one after the other until Transformers itself can run the model
-VARIANTS: tuple[dict[str, Any], ...] = ({}, {"num_key_value_heads": 4}, {"num_key_value_heads": 4, "head_dim": 16})
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"num_key_value_heads": 4},
+    {"num_key_value_heads": 4, "head_dim": 16},
+    {"head_dim": None},
+)
 UNRUN = "Transformers' own forward pass"
 
 
@@ -89,13 +95,15 @@ def small_configuration(kind: str, variant: dict[str, Any]) -> Any:
     text = plain.get_text_config(decoder=True)
     if text is not plain:
         inner = {name: value for name, value in _sizes(kind, variant).items() if hasattr(text, name)}
-        place = next(name for name, value in vars(plain).items() if value is text)
+        place = next((name for name, value in vars(plain).items() if value is text), None)
+    if text is not plain and place:
         return known(**{place: type(text)(**inner).to_dict()})
     return known(**wanted)
 
 
 def _sizes(kind: str, variant: dict[str, Any]) -> dict[str, Any]:
-    return SIZES | PARTICULAR.get(kind, {}) | variant
+    chosen = SIZES | PARTICULAR.get(kind, {}) | variant
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def draw(kind: str, folder: Path, variant: dict[str, Any]) -> None:
@@ -162,6 +170,7 @@ def brief(sentence: str) -> str:
 def _child(kind: str, connection: Any) -> None:
     transformers.logging.set_verbosity_error()
     disable_progress_bar()
+    warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     connection.send(tried(kind))
 

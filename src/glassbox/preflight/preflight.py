@@ -77,6 +77,7 @@ def checks_of(course: Course) -> list[Check]:
     trials = [f"trial {group}" for group in course.settings.groups]
     return [
         Check("settings", lambda: course.stage("settings")),
+        Check("student", course.student, ["settings"]),
         Check("answers", lambda: course.stage("answers"), ["settings"]),
         Check("capture", lambda: course.stage("snapshot"), ["settings"]),
         Check("gate", lambda: course.stage("verify"), ["capture"]),
