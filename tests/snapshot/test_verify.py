@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from snapshots import make_study, rewrite
 
 from glassbox.errors import GlassboxError
+from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot.capture import build_manifest, capture_nothing, write_manifest
+from glassbox.snapshot.composition import compose_items
 from glassbox.snapshot.reader import Snapshot, open_snapshot, read_manifest
-from glassbox.snapshot.recapture import recapture_fault
+from glassbox.snapshot.recapture import recapture, recapture_fault
 from glassbox.snapshot.schema import Format
 from glassbox.snapshot.storage import part_rows, read_audit, write_audit, write_part
 from glassbox.snapshot.verify import verify, verify_nothing
@@ -201,7 +203,7 @@ def exchanged(task, columns):
             if one.task == other.task == task
             and one.sample_id < other.sample_id
             and len(one.input_ids) == len(other.input_ids)
-            and one.input_ids[-2] == other.input_ids[-2]
+            and (task != "mmlu" or one.input_ids[-2] == other.input_ids[-2])
         ]
         one, other = pairs[0]
         lent = {one.sample_id: other, other.sample_id: one}
@@ -215,14 +217,25 @@ def exchanged(task, columns):
     return change
 
 
+def refusal_of_recapture(study) -> str:
+    """What the last check says by itself: in so small a study the audit, which comes first, sees every position."""
+    tokenizer = load_tokenizer(study.settings.teacher)
+    items = compose_items(study.settings, tokenizer, study.tasks)
+    with pytest.raises(GlassboxError) as error:
+        recapture(study.settings, study.folder, read_manifest(study.folder), items, tokenizer)
+    return str(error.value)
+
+
 def test_attention_of_another_sample_is_refused(study):
-    rewrite(study.folder, exchanged("sst2", ["attention"]))
-    assert "captured again differs, its attention by" in refusal(study)
+    rewrite(study.folder, exchanged("gsm8k", ["attention"]))
+    assert refusal(study)
+    assert "captured again differs, its attention by" in refusal_of_recapture(study)
 
 
 def test_all_signals_of_another_sample_with_the_same_label_are_refused(study):
     rewrite(study.folder, exchanged("mmlu", SIGNALS))
-    assert "captured again differs" in refusal(study)
+    assert refusal(study)
+    assert "captured again differs" in refusal_of_recapture(study)
 
 
 @pytest.mark.parametrize("column", ["task", "split", "byte_spans"])
@@ -278,7 +291,7 @@ def test_an_audit_of_nan_is_refused(study, column):
 
 def test_a_missing_sample_is_refused(study):
     rewrite(study.folder, lambda rows: rows[1:])
-    assert "not as many as its manifest counts" in refusal(study)
+    assert "holds 23 samples, and its manifest 24" in refusal(study)
 
 
 def test_a_repeated_sample_is_refused(study):

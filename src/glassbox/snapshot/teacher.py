@@ -202,5 +202,5 @@ def _audit_row(item: Item, offset: int, logits: Tensor, hidden: Tensor, attentio
         position=item.first + offset,
         logits=byte_rows(logits.float()).tobytes(),
         hidden=byte_rows(hidden[None].float()).tobytes(),
-        attention=byte_rows(attention.float()).tobytes(),
+        attention=byte_rows(attention.float()).tobytes() if attention.numel() else b"",
     )
