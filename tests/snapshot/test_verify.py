@@ -202,7 +202,7 @@ def exchanged(task, columns):
             for other in rows
             if one.task == other.task == task
             and one.sample_id < other.sample_id
-            and len(one.input_ids) == len(other.input_ids)
+            and (len(one.input_ids), one.n_positions) == (len(other.input_ids), other.n_positions)
             and (task != "mmlu" or one.input_ids[-2] == other.input_ids[-2])
         ]
         one, other = pairs[0]
