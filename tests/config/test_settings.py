@@ -260,7 +260,7 @@ def test_the_settings_stage_refuses_within_two_seconds_and_touches_nothing(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
-def test_the_settings_stage_writes_the_same_constant_for_all_good_settings(store: Path):
+def test_the_settings_stage_writes_what_lies_in_named_folders_and_nothing_of_the_settings(store: Path):
     written = []
     for epochs in (1, 2):
         (store / "params.yaml").write_text(
@@ -268,11 +268,8 @@ def test_the_settings_stage_writes_the_same_constant_for_all_good_settings(store
         )
         done = settings_stage(store)
         assert done.returncode == 0, done.stderr
-        written.append([(store / f"data/{name}.json").read_bytes() for name in ("settings", "groups")])
+        written.append([(store / f"data/inputs/{name}.json").read_bytes() for name in ("tasks", "teacher", "student")])
     assert written[0] == written[1]
-    groups = json.loads(written[0][1])
-    assert groups["sft"] == {"labels": "data", "uses_signals": False}
-    assert groups["combined"] == {"labels": "data", "uses_signals": True}
 
 
 def test_the_settings_stage_refuses_a_cache_that_dvc_does_not_use(store: Path):

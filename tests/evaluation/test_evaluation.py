@@ -9,7 +9,7 @@ import pytest
 import sections
 import torch
 from miniatures import tiny_llama, tiny_tokenizer
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from glassbox.config.settings import EvaluationSettings
 from glassbox.errors import DivergedError, GlassboxError
@@ -62,6 +62,15 @@ def log_likelihood(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, 
     return sum(
         float(logits[place - 1, ids[place]] - logits[place - 1].logsumexp(0)) for place in range(prompt_size, len(ids))
     )
+
+
+def test_a_model_in_training_is_measured_without_dropout_and_goes_on_training(tokenizer, samples) -> None:
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.5)
+    model = GPT2LMHeadModel(config).eval()
+    expected = evaluate(model, tokenizer, samples, settings(64), MAX_LENGTH)
+    model.train()
+    assert evaluate(model, tokenizer, samples, settings(64), MAX_LENGTH).items == expected.items
+    assert model.training
 
 
 def test_a_batch_gives_every_item_the_result_it_has_alone(model, tokenizer, samples) -> None:

@@ -146,7 +146,7 @@ def test_recorded_rows_are_float32_in_a_bfloat16_model():
 def test_a_model_with_another_attention_function_is_an_error_not_a_zero():
     model = tiny_llama()
     model.set_attn_implementation("sdpa")
-    with pytest.raises(GlassboxError, match="gave no attention map"):
+    with pytest.raises(GlassboxError, match="gives no attention map"):
         signals_of(model)
 
 

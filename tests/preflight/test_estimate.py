@@ -18,9 +18,10 @@ from torch.profiler import ProfilerActivity, profile
 import plan
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
+from glassbox.models.context import refused_lengths
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.preflight.disk import needs_of, snapshot_bytes
-from glassbox.preflight.estimate import estimate_study, memory_on, refused_lengths, refused_memory
+from glassbox.preflight.estimate import estimate_study, memory_on, refused_memory
 from glassbox.preflight.memory import (
     Abstraction,
     capture_peak,

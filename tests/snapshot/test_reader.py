@@ -1,5 +1,6 @@
 """Reading: by sample id, in any order, with only the signals asked for."""
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from snapshots import make_study
 import glassbox.snapshot.reader as reader_module
 from glassbox.errors import GlassboxError
 from glassbox.snapshot.reader import Snapshot
+from glassbox.snapshot.storage import part_rows, write_part
 
 SIGNALS = frozenset({"hidden", "attention", "topk"})
 
@@ -189,3 +191,37 @@ def test_a_missing_signal_is_named(snapshot):
 def test_a_missing_snapshot_is_a_sentence(tmp_path):
     with pytest.raises(GlassboxError, match="run `dvc repro snapshot`"):
         Snapshot(tmp_path)
+
+
+@pytest.fixture
+def copied(snapshot, tmp_path):
+    shutil.copytree(snapshot.folder, tmp_path / "snapshot")
+    return tmp_path / "snapshot"
+
+
+@pytest.mark.parametrize("name", ["head", "channels"])
+def test_a_flipped_bit_in_head_or_channels_never_reaches_a_trial(copied, name):
+    path = copied / f"{name}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(GlassboxError, match=rf"{name}.safetensors is missing or damaged.*dvc checkout"):
+        getattr(Snapshot(copied), name)()
+    path.write_bytes(content[:-50])
+    with pytest.raises(GlassboxError, match="missing or damaged"):
+        getattr(Snapshot(copied), name)()
+
+
+def test_a_part_that_is_not_the_captured_one_is_refused_when_it_is_opened(copied):
+    rows = [row for _, row in part_rows(copied / "part-00000.parquet")]
+    write_part(copied / "part-00000.parquet", rows[3:])
+    with pytest.raises(GlassboxError, match="holds 21 samples, and its manifest 24"):
+        Snapshot(copied)
+
+
+def test_a_manifest_without_one_of_its_keys_is_a_sentence(copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    del manifest["files"]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GlassboxError, match="lacks files: it is damaged"):
+        Snapshot(copied)

@@ -21,6 +21,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 RUNNING = [name for name in STAGES if name not in ("settings", "pretrain")]
 # Ground and settings: what they say of a stage is in its parameters
 SHARED = (*BEARS_ON_NO_RESULT, "__init__.py", "config", "processes.py", "randomness.py")
+# What a stage that comes earlier, or its key, answers for
 REACHES_AS = {"tasks": "data/tasks", "objective": "runs", "training": "runs", "models": "runs", "evaluation": "runs"}
 
 

@@ -25,13 +25,14 @@ from accelerate.state import AcceleratorState
 from miniatures import save_model_folder, tiny_tokenizer
 from projects import ROOT, shrunk_settings
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glassbox import tracking
 from glassbox.command import Interruption
 from glassbox.config.analysis_plan import plan_digest
 from glassbox.config.settings import Group, ModelSettings, Settings
 from glassbox.errors import DivergedError, GlassboxError
+from glassbox.models.encoding import encode_prompt
 from glassbox.models.loading import model_digest
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot.answers import ask_teacher
@@ -148,7 +149,34 @@ def test_the_kept_student_opens_with_transformers_and_has_a_card(project: Path) 
     folder = project / "runs/combined/0/student"
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.num_parameters() > 0
-    assert "combined" in (folder / "README.md").read_text(encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for told in ("combined", "begins with `<s>`", "Temperature 2", "learning rate", "| items |", "from_pretrained"):
+        assert told in card
+
+
+def test_the_kept_students_tokenizer_begins_a_text_as_training_did(project: Path) -> None:
+    run_trial(project, "sft")
+    tokenizer = AutoTokenizer.from_pretrained(project / "runs/sft/0/student")
+    assert tokenizer("Answer: 7")["input_ids"] == encode_prompt(tokenizer, "Answer: 7")
+    assert tokenizer("Answer: 7")["input_ids"][0] == tokenizer.bos_token_id
+
+
+def test_the_update_gets_a_gradient_no_longer_than_clip_norm(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = prepare(shrunk_settings(project, train={"clip_norm": 0.01}), "combined", 0)
+    turns = [(batch, True) for batch in setup.batches(setup.schedule.steps[0])]
+    setup.student.train()
+    norms: list[float] = []
+    step = setup.optimizer.step
+
+    def measured() -> None:
+        gradients = [weight.grad for weight in setup.student.parameters() if weight.grad is not None]
+        norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+        step()
+
+    monkeypatch.setattr(setup.optimizer, "step", measured)
+    logged = update(setup, turns, Progress(), due=True)
+    assert logged["gradient_norm"] > 0.02
+    assert norms == [pytest.approx(0.01, rel=1e-3)]
 
 
 def test_only_the_first_seed_is_kept_where_one_per_group_is_asked_for(project: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from glassbox.config.settings import EvaluationSettings
 from glassbox.errors import GlassboxError
+from glassbox.models.context import context_of
 from glassbox.models.encoding import decode_answer, encode_prompt, encode_sample
 from glassbox.models.generation import Pick, ends_of, generate_tokens, most_likely, require_finite
 from glassbox.models.loading import head_logits, vocabulary_size
@@ -265,7 +266,7 @@ def _continue(candidate: Candidate, samples: Sequence[Sample], pick: Pick) -> li
 
 def _prompt_limit(model: PreTrainedModel, max_new_tokens: int, max_length: int) -> int:
     """The longest prompt that leaves room for the answer in the model's context."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model.config)
     if context is None:
         return max_length
     if context <= max_new_tokens:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from glassbox.config.settings import EvaluationSettings, ModelSettings, Settings
 from glassbox.evaluation.evaluation import Evaluation, evaluate
 from glassbox.evaluation.exemplars import draw_exemplars, judged_alone, shares_in_format, with_exemplars
+from glassbox.models.context import context_of
 from glassbox.models.loading import load_model
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.randomness import derived_seed
@@ -103,7 +104,7 @@ def _evaluate(
 
 def _context(model: PreTrainedModel, settings: Settings) -> int:
     """Tokens that the model reads at most."""
-    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    known = context_of(model.config)
     return known or settings.snapshot.max_length * (settings.evaluation.teacher_shots + 1)
 
 

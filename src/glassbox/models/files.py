@@ -32,7 +32,7 @@ def opening(kind: Literal["model", "tokenizer"], source: str, revision: str | No
         )
         wanted = Wanted(kind, source, revision, "teacher.model or student.model", elsewhere)
         sentence = None if is_folder else refusal(error, wanted)
-        if sentence is None and not isinstance(error, OSError | ValueError):
+        if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
             raise
         raise GlassboxError(sentence or _unopened(kind, source, is_folder, error)) from error
 
@@ -40,6 +40,8 @@ def opening(kind: Literal["model", "tokenizer"], source: str, revision: str | No
 def _unopened(kind: str, source: str, is_folder: bool, error: Exception) -> str:
     where = f"the folder {Path(source).resolve()}" if is_folder else f"'{source}', which is no folder here"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if not isinstance(error, OSError | ValueError):
+        reason = f"{type(error).__name__}: {reason}."
     return without_token(
         f"The {kind} could not be opened from {where}: {reason} Name a folder with config.json, safetensors weights "
         "and tokenizer.json, or a hub id that this machine can reach (`hf download` fetches one)."

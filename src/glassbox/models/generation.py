@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from glassbox.errors import DivergedError
 from glassbox.models.loading import head_logits
@@ -84,11 +85,21 @@ class GrowingLayer(DynamicLayer):
         return room
 
 
+# Layers whose cache can be cut to some rows of the batch; others (states of recurrent layers) cannot
+ROWS_APART = (GrowingLayer, DynamicLayer, DynamicSlidingWindowLayer)
+
+
 def growing_cache(model: PreTrainedModel) -> DynamicCache:
     """Transformers' cache for this model, its plain layers (not sliding windows) replaced by growing ones."""
     cache = DynamicCache(config=model.config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def cache_of(model: PreTrainedModel) -> DynamicCache | None:
+    """A growing cache, or None for a model that takes none by that name: it reads its whole text for every token."""
+    takes_one = "past_key_values" in inspect.signature(model.base_model.forward).parameters
+    return growing_cache(model) if takes_one else None
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
@@ -145,6 +156,7 @@ def generate_tokens(
 ) -> list[list[int]]:
     """A continuation of every prompt, token by token as `pick` says, up to an `end` (left out) or `max_new_tokens`.
 
+    Finished rows leave the batch, except where the cache holds states that cannot be cut to some rows.
     Raises DivergedError at the first non-finite logit.
     """
     device = next(model.parameters()).device
@@ -153,16 +165,16 @@ def generate_tokens(
     room = mask.new_ones(len(prompts), max_new_tokens)
     seen, width = torch.cat([mask, room], dim=1), ids.shape[1]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache, rows = growing_cache(model), list(range(len(prompts)))
+    cache, rows = cache_of(model), list(range(len(prompts)))
+    may_shrink = cache is None or all(type(layer) in ROWS_APART for layer in cache.layers)
     alive = mask.new_ones(len(prompts))
     texts: list[list[int]] = [[] for _ in prompts]
     for step in range(max_new_tokens):
+        caching: dict[str, Any] = (
+            {"past_key_values": cache, "use_cache": True} if cache is not None else {"use_cache": False}
+        )
         output = model.base_model(
-            input_ids=ids,
-            attention_mask=seen[:, : width + step],
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
+            input_ids=ids, attention_mask=seen[:, : width + step], position_ids=positions, **caching
         )
         logits = head_logits(model, output.last_hidden_state[:, -1], vocabulary)
         held = [sample_ids[row] for row in rows]
@@ -175,10 +187,15 @@ def generate_tokens(
         living = int(alive.sum())
         if living == 0:
             break
-        ids, positions = chosen[:, None], positions[:, -1:] + 1
-        if living < SHRINK_BELOW * len(rows):
+        following = positions[:, -1:] + 1
+        if cache is not None:
+            ids, positions = chosen[:, None], following
+        else:
+            ids, positions = torch.cat([ids, chosen[:, None]], dim=1), torch.cat([positions, following], dim=1)
+        if may_shrink and living < SHRINK_BELOW * len(rows):
             kept = torch.nonzero(alive).flatten()
-            cache.batch_select_indices(kept)
+            if cache is not None:
+                cache.batch_select_indices(kept)
             ids, positions, seen, alive = ids[kept], positions[kept], seen[kept], alive[kept]
             rows = [rows[index] for index in kept.tolist()]
     return texts

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from glassbox.config.settings import ModelSettings
@@ -19,26 +26,45 @@ from glassbox.models.precision import cuda_has_bf16
 from glassbox.models.signals import ATTENTION_NAME
 
 
-def load_model(settings: ModelSettings, *, seed: int | None = None) -> PreTrainedModel:
+def load_model(settings: ModelSettings, *, seed: int | None = None, plain: bool = False) -> PreTrainedModel:
     """The causal language model in evaluation mode, with the attention function that can record its last layer.
 
     `initialisation: random` draws the weights of the named configuration from `seed` (None counts as 0) without
-    touching the global generator. Raises GlassboxError where the model cannot be opened, or where its files lack a
-    weight, which Transformers would otherwise fill with random numbers.
+    touching the global generator. `plain` takes Transformers' own eager attention, to compare with. Raises
+    GlassboxError where the model cannot be opened, or where its files lack a weight, which Transformers would otherwise
+    fill with random numbers.
     """
     disable_progress_bar()
-    options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    config = configuration_of(settings)
     with opening("model", settings.model, settings.revision):
-        if settings.initialisation == "random":
-            return _random_model(settings, options, 0 if seed is None else seed).eval()
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            settings.model,
-            dtype=loaded_dtype(settings),
-            attn_implementation=ATTENTION_NAME,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
-        )
+        return _with_attention(
+            lambda attention: _opened(settings, config, attention, 0 if seed is None else seed),
+            "eager" if plain else attention_of(config),
+        ).eval()
+
+
+def _with_attention(make: Callable[[str | None], PreTrainedModel], attention: str | None) -> PreTrainedModel:
+    """What `make` gives; a class that chooses among attention classes of its own, by name, gets its own default."""
+    try:
+        return make(attention)
+    except KeyError as error:
+        if error.args != (attention,):
+            raise
+        return make(None)
+
+
+def _opened(settings: ModelSettings, config: Any, attention: str | None, seed: int) -> PreTrainedModel:
+    if settings.initialisation == "random":
+        return _random_model(settings, copy.deepcopy(config), attention, seed)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        settings.model,
+        dtype=loaded_dtype(settings),
+        attn_implementation=attention,
+        use_safetensors=True,
+        output_loading_info=True,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
     model, report = loaded
     unloaded = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if unloaded:
@@ -47,27 +73,62 @@ def load_model(settings: ModelSettings, *, seed: int | None = None) -> PreTraine
             f"another shape (the first: {unloaded[0]}), which would be random numbers. Save the model again, or set "
             "`initialisation: random` to train it from scratch."
         )
-    return model.eval()
+    return model
 
 
-def _random_model(settings: ModelSettings, options: dict[str, Any], seed: int) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(settings.model, **options)
+def _random_model(settings: ModelSettings, config: Any, attention: str | None, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
             config,
             dtype=loaded_dtype(settings),
-            attn_implementation=ATTENTION_NAME,
+            attn_implementation=attention,
             trust_remote_code=settings.trust_remote_code,
         )
 
 
+def attention_of(config: Any) -> str | None:
+    """The attention function to ask for: ours, or None for a class that calls no exchangeable one.
+
+    Such a class forms its causal mask only for the functions that it knows, so that under another name its positions
+    would see the future.
+    """
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    exchangeable = known is None or known._supports_attention_backend or known._supports_sdpa
+    return ATTENTION_NAME if exchangeable else None
+
+
+def model_without_weights(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
+    """The model as `load_model` builds it, under the device or fake mode of the caller: for counting."""
+    config = configuration_of(settings)
+    return _with_attention(
+        lambda attention: AutoModelForCausalLM.from_config(
+            copy.deepcopy(config),
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=settings.trust_remote_code,
+        ),
+        attention_of(config),
+    )
+
+
 def configuration_of(settings: ModelSettings) -> Any:
-    """The configuration from a folder, or from the hub; GlassboxError where it cannot be had."""
+    """The configuration from a folder or the hub; GlassboxError where it cannot be had, or is of quantised weights."""
     with opening("model", settings.model, settings.revision):
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
+    quantised = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
+    if quantised:
+        facts = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        raise GlassboxError(
+            f"The weights of '{settings.model}' are quantised ({facts.get('quant_method', 'by an unnamed method')}), "
+            "and only full-precision weights are read here. Name the model that it was quantised from as teacher.model "
+            "or student.model; `-S teacher.dtype=bfloat16` halves the memory of a float32 model."
+        )
+    return config
 
 
 def loaded_dtype(settings: ModelSettings) -> torch.dtype:

@@ -170,16 +170,28 @@ def position_signals(
     sample_index, column = packed_positions(first, count)
     hidden = output.last_hidden_state[sample_index, column]
     if recorder is None:
+        if not want_attention:
+            return PositionSignals(hidden, None)
         heads = model.config.get_text_config().num_attention_heads
-        empty = hidden.new_zeros((0, heads, input_ids.shape[1]), dtype=torch.float32)
-        return PositionSignals(hidden, empty if want_attention else None)
+        return PositionSignals(hidden, hidden.new_zeros((0, heads, input_ids.shape[1]), dtype=torch.float32))
     if recorder.rows is None:
         raise GlassboxError(
-            f"The last layer of {type(model).__name__} gave no attention map: it does not use the attention function "
-            f"'{ATTENTION_NAME}'. Load it with glassbox.models.loading.load_model, or leave `attention` out of the "
-            "groups."
+            f"The last layer of {type(model).__name__} gives no attention map: it has none, or computes it out of "
+            "reach of an attention function. Choose groups without `attention` (`-S distill=[sft,black_box]`), or "
+            "another model."
         )
     return PositionSignals(hidden, recorder.rows)
+
+
+@torch.no_grad()
+def gives_attention(model: PreTrainedModel) -> bool:
+    """Whether the last layer's attention rows can be recorded, found by a text of two tokens."""
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
+    one = torch.ones(1, dtype=torch.int64, device=ids.device)
+    recorder = _Recorder(_layers(model) - 1, None, one, one)
+    with _recording(recorder):
+        model.base_model(input_ids=ids, use_cache=False)
+    return recorder.rows is not None
 
 
 def _layers(model: PreTrainedModel) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from typing import Any
 
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from glassbox.config.settings import ModelSettings, Settings
@@ -38,6 +40,26 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerFast:
             "tokenizer_config.json and run the command again."
         )
     return tokenizer
+
+
+def beginning_texts(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A copy that begins every text with bos, as texts are encoded here; one without bos begins with nothing.
+
+    It is what a student is saved with, so that a plain call of its tokenizer gives the ids it was trained on.
+    """
+    plain = tokenizer(PROBE_TEXT, add_special_tokens=False, verbose=False)["input_ids"]
+    bos: Any = tokenizer.bos_token
+    wanted = [*([] if bos is None else [tokenizer.bos_token_id]), *plain]
+    result = copy.deepcopy(tokenizer)
+    if tokenizer(PROBE_TEXT, verbose=False)["input_ids"] != wanted:
+        single, special = ("$A", []) if bos is None else (f"{bos} $A", [(bos, tokenizer.bos_token_id)])
+        pair = "$A $B:1" if bos is None else f"{bos} $A {bos}:1 $B:1"
+        template = TemplateProcessing(single=single, pair=pair, special_tokens=special)
+        result.backend_tokenizer.post_processor = template  # type: ignore[assignment]
+        for name, value in (("add_bos_token", bos is not None), ("add_eos_token", False)):
+            if hasattr(result, name):
+                setattr(result, name, value)
+    return result
 
 
 def _tokenizer_facts(tokenizer: PreTrainedTokenizerFast, ignored: frozenset[str]) -> dict[str, Any]:

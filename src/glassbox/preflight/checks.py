@@ -16,10 +16,14 @@ from torch.nn import functional
 from glassbox.config.settings import Settings
 from glassbox.config.storage import TASKS_FOLDER
 from glassbox.errors import DivergedError, GlassboxError
+from glassbox.models.agreement import ask_plainly, draw_probes, require_agreement
 from glassbox.models.encoding import encode_sample
+from glassbox.models.loading import load_model
+from glassbox.models.tokenizers import load_tokenizer
 from glassbox.objective import liveness
 from glassbox.objective.head import HeadTerms, head_losses
 from glassbox.preflight.rehearsal import captured_output, run_stage, write_params
+from glassbox.randomness import derived_seed
 from glassbox.snapshot.batch import Batch
 from glassbox.tasks.splits import read_split
 from glassbox.training.checkpoint import Progress
@@ -53,6 +57,22 @@ class Course:
 
     def first_step(self, trial: Setup) -> list[tuple[Batch, bool]]:
         return [(batch, True) for batch in trial.batches(trial.schedule.steps[0])]
+
+    def student(self) -> str:
+        """The student as it is read here against Transformers' own plain forward and generation."""
+        tokenizer = load_tokenizer(self.settings.student)
+        texts = [(sample.prompt, sample.answer) for sample in read_split(TASKS_FOLDER, "train")]
+        probes = draw_probes(tokenizer, texts, self.settings.snapshot.max_length)
+        settings, seed = (
+            self.settings.student.model_copy(update={"dtype": "float32"}),
+            derived_seed(self.seed, "student"),
+        )
+        device, end = "cuda" if torch.cuda.is_available() else "cpu", int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        plain = ask_plainly(settings, probes, end=end, device=device, seed=seed)
+        model: Any = load_model(settings, seed=seed).to(device)  # type: ignore[arg-type]
+        maps = any("attention" in self.settings.distill[group].active for group in self.settings.groups)
+        require_agreement(settings, model, plain, wants_attention=maps)
+        return f"{len(probes)} texts read and continued as Transformers does"
 
     def precision(self) -> str:
         """One step, in which the trial itself looks at the format of a layer's output."""

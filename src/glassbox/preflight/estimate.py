@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import psutil
 import torch
 
 from glassbox.config.settings import Settings
+from glassbox.errors import GlassboxError
+from glassbox.models.context import refused_lengths
 from glassbox.models.loading import configuration_of
 from glassbox.models.precision import cpu_has_bf16, cuda_has_bf16, resolve
 from glassbox.preflight.disk import RESERVE, Drive, Need, drives_of, needs_of, snapshot_bytes
 from glassbox.preflight.memory import (
     Peak,
+    Teacher,
     beside,
     capture_peak,
     evaluation_peak,
@@ -28,6 +32,7 @@ from glassbox.preflight.memory import (
 from glassbox.preflight.workload import Training, Workload, training_of, workload_of
 from glassbox.report.notation import in_units
 from glassbox.snapshot.schema import CAPTURED_SPLITS
+from glassbox.snapshot.sizes import refused_cells
 
 STATE = ("weights", "gradients", "optimizer", "teacher's head")
 
@@ -43,7 +48,8 @@ def estimate_study(settings: Settings, root: Path, tasks_folder: Path) -> dict[s
     drives = drives_of(needs)
     here = memory_on(settings, workload, training, has_gpu)
     there = here if has_gpu else memory_on(settings, workload, training, on_gpu=True)
-    refusals = [*refused_lengths(settings), *refused_drives(needs, drives), *refused_memory(settings, here)]
+    refusals = [*refused_lengths(settings), *refused_samples(settings, workload, teacher)]
+    refusals += [*refused_drives(needs, drives), *refused_memory(settings, here)]
     return {
         "scale": settings.scale,
         "counted": {"exact": workload.exact, "how": workload.source},
@@ -78,16 +84,18 @@ def memory_on(settings: Settings, workload: Workload, training: Training, on_gpu
     width = configuration_of(settings.student).get_text_config().hidden_size
     precision = resolve(settings.train.precision, on_gpu, bf16, cpu_has_bf16(), width)
     teacher = teacher_of(settings, workload, on_gpu)
-    phases: dict[str, Peak] = {
-        "capture": capture_peak(settings, workload, teacher),
-        "verify": teacher_evaluation_peak(settings, workload, teacher),
-    }
-    hardest = hardest_batch(settings, teacher, training.candidates, precision, on_gpu)
-    evaluation = evaluation_peak(settings, workload, teacher, precision)
-    for group in settings.groups:
-        weights = settings.distill[group]
-        phases[f"train {group}"] = training_peak(settings, weights, teacher, hardest, precision, on_gpu)
-        phases[f"evaluate {group}"] = beside(evaluation, phases[f"train {group}"])
+    phases: dict[str, Peak] = {}
+    unknown: dict[str, str] = {}
+    with _counting("the teacher", unknown):
+        phases["capture"] = capture_peak(settings, workload, teacher)
+        phases["verify"] = teacher_evaluation_peak(settings, workload, teacher)
+    with _counting("the student", unknown):
+        hardest = hardest_batch(settings, teacher, training.candidates, precision, on_gpu)
+        evaluation = evaluation_peak(settings, workload, teacher, precision)
+        for group in settings.groups:
+            weights = settings.distill[group]
+            phases[f"train {group}"] = training_peak(settings, weights, teacher, hardest, precision, on_gpu)
+            phases[f"evaluate {group}"] = beside(evaluation, phases[f"train {group}"])
     free = None
     if here:
         free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
@@ -98,19 +106,26 @@ def memory_on(settings: Settings, workload: Workload, training: Training, on_gpu
         "teacher_dtype": str(teacher.dtype).removeprefix("torch."),
         "free": free,
         "phases": phases,
+        "unknown": unknown,
     }
 
 
-def refused_lengths(settings: Settings) -> Iterator[str]:
-    """Samples that a model's context cannot hold."""
-    for role in ("teacher", "student"):
-        configuration = configuration_of(getattr(settings, role)).get_text_config()
-        context = getattr(configuration, "max_position_embeddings", None)
-        if context is not None and settings.snapshot.max_length > context:
-            yield (
-                f"snapshot.max_length is {settings.snapshot.max_length}, and the {role} reads at most {context} "
-                f"tokens: `-S snapshot.max_length={context}`."
-            )
+@contextmanager
+def _counting(whose: str, unknown: dict[str, str]) -> Iterator[None]:
+    """Notes in `unknown` why a model's memory cannot be counted: its code needs numbers, and tensors here have none."""
+    try:
+        yield
+    except (GlassboxError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:160]
+        unknown[whose] = f"{type(error).__name__}: {reason}"
+
+
+def refused_samples(settings: Settings, workload: Workload, teacher: Teacher) -> list[str]:
+    """Samples whose attention rows one cell of the snapshot cannot hold."""
+    sizes = [(length.sample_id, length.n_tokens, length.n_captured) for length in workload.lengths]
+    return refused_cells(sizes, teacher.heads, settings.snapshot)
 
 
 def refused_drives(needs: list[Need], drives: list[Drive]) -> Iterator[str]:

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from glassbox.config.settings import ModelSettings, Settings, Weights
-from glassbox.models.generation import GROWTH, growing_cache
-from glassbox.models.loading import configuration_of, head_logits, loaded_dtype
-from glassbox.models.signals import ATTENTION_NAME, checkpoint_layers, packed_positions, position_signals
+from glassbox.models.context import context_of
+from glassbox.models.generation import GROWTH, cache_of
+from glassbox.models.loading import configuration_of, head_logits, loaded_dtype, model_without_weights
+from glassbox.models.signals import checkpoint_layers, gives_attention, packed_positions, position_signals
 from glassbox.objective import Objective, liveness, position_weights
 from glassbox.objective.hidden import Projector
 from glassbox.preflight.workload import Length, Question, Workload
@@ -52,7 +53,7 @@ def teacher_of(settings: Settings, workload: Workload, on_gpu: bool) -> Teacher:
     text = configuration_of(settings.teacher).get_text_config()
     vocabulary = min(workload.vocabulary or text.vocab_size, text.vocab_size)
     dtype = teacher_dtype(settings.teacher, on_gpu)
-    return Teacher(vocabulary, text.hidden_size, text.num_attention_heads, dtype)
+    return Teacher(vocabulary, text.hidden_size, getattr(text, "num_attention_heads", 0), dtype)
 
 
 def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Peak:
@@ -65,15 +66,15 @@ def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Pe
     count = torch.tensor([length.n_captured for length in batch])
     first = torch.tensor([length.n_tokens for length in batch]) - 1 - count
     with abstraction, torch.no_grad():
-        signals = position_signals(model, ids, mask, first, count, want_attention=True)
-        assert signals.attention is not None
+        signals = position_signals(model, ids, mask, first, count, want_attention=gives_attention(model))
         stored = signals.hidden.to(getattr(torch, settings.snapshot.hidden_dtype))
         rows = max(1, CHUNK_LOGITS // teacher.vocabulary)
         logits = head_logits(model, stored[:rows].float(), teacher.vocabulary)
         _ = top_k_with_tails(logits, min(settings.snapshot.top_k, teacher.vocabulary), settings.snapshot.temperatures)
         del logits, _
-        ragged = pack_ragged(signals.attention, packed_positions(first, count)[1])
-        encode_attention(ragged, settings.snapshot.attention_codec)
+        if signals.attention is not None:
+            ragged = pack_ragged(signals.attention, packed_positions(first, count)[1])
+            encode_attention(ragged, settings.snapshot.attention_codec)
     return _without_nothing(abstraction.peak)
 
 
@@ -221,7 +222,7 @@ def _generate(
 ) -> None:
     """The prompts at once, then the cache as full as it may get and one more token."""
     limit = settings.evaluation.max_new_tokens
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model.config)
     longest = settings.snapshot.max_length * (1 + settings.evaluation.teacher_shots)
     longest = longest if context is None else max(1, min(longest, context - limit))
     prompts = sorted((min(question.n_prompt, longest) for question in questions if not question.choices), reverse=True)
@@ -230,18 +231,18 @@ def _generate(
         return
     width = int(batch.max())
     mask = torch.arange(width) >= (width - batch)[:, None]
-    cache: Any = growing_cache(model)
-    for length, seen in ((width, width), (1, width + limit)):
+    cache: Any = cache_of(model)
+    caching = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+    for length, seen in ((width, width), (1 if cache is not None else width + limit, width + limit)):
         output = model.base_model(
             input_ids=torch.zeros(len(batch), length, dtype=torch.int64),
             attention_mask=torch.nn.functional.pad(mask, (0, seen - width), value=True),
             position_ids=torch.zeros(len(batch), length, dtype=torch.int64),
-            past_key_values=cache,
-            use_cache=True,
+            **caching,
         )
         head_logits(model, output.last_hidden_state[:, -1], vocabulary)
         del output
-        if seen == width:
+        if seen == width and cache is not None:
             _fill(abstraction, cache, limit - 1)
 
 
@@ -460,14 +461,31 @@ class Abstraction(TorchDispatchMode):
             return True if args[0].dtype == torch.bool else 1.0
         if func is aten.equal.default:
             return False
+        if func is aten._grouped_mm.default:  # its rules of formats and strides do not hold on every device
+            return self._product_of_experts(*args, **kwargs)
         if func is aten.index.Tensor:
             args = (args[0], _positions_of_masks(args[1]))
         with self.fake:
             result = func(*args, **kwargs)
-        for tensor in tree_leaves(result):
+        self._count_new(tree_leaves(result))
+        return result
+
+    def _product_of_experts(
+        self, left: Tensor, right: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        """The result of a grouped product: rows by expert, or one matrix for each expert."""
+        shape = [*left.shape[-2:-1], *right.shape[-1:]]
+        if left.ndim == right.ndim:
+            shape = [len(offsets) if offsets is not None else len(left), *shape]
+        with self.fake:
+            result = left.new_empty(shape)
+        self._count_new([result])
+        return result
+
+    def _count_new(self, tensors: Iterable[Any]) -> None:
+        for tensor in tensors:
             if isinstance(tensor, FakeTensor) and id(tensor.untyped_storage()) not in self._known:
                 self._count(tensor, self.part_of(tensor.shape) or self.phase)
-        return result
 
 
 class _Storage:
@@ -497,12 +515,7 @@ def teacher_dtype(settings: ModelSettings, on_gpu: bool) -> torch.dtype:
 def abstract_model(abstraction: Abstraction, settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     """The model without data, its weights and buffers counted as `weights`."""
     with abstraction.fake:
-        model = AutoModelForCausalLM.from_config(
-            configuration_of(settings),
-            dtype=dtype,
-            attn_implementation=ATTENTION_NAME,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        model = model_without_weights(settings, dtype)
     abstraction.assign([*model.parameters(), *model.buffers()], "weights")
     return model
 
@@ -510,9 +523,7 @@ def abstract_model(abstraction: Abstraction, settings: ModelSettings, dtype: tor
 def parameter_count(settings: ModelSettings) -> int:
     """Weights of the model, each shared one counted once, by building it without storage."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            configuration_of(settings), trust_remote_code=settings.trust_remote_code
-        )
+        model = model_without_weights(settings, torch.float32)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

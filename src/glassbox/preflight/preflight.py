@@ -9,10 +9,11 @@ import torch
 
 from glassbox.config.settings import SPLITS, Settings
 from glassbox.errors import GlassboxError
+from glassbox.models.context import refused_lengths
 from glassbox.models.tokenizers import tokens_are_shared
 from glassbox.preflight.checks import Course
 from glassbox.preflight.disk import drives_of, needs_of
-from glassbox.preflight.estimate import memory_on, refused_drives, refused_lengths, refused_memory
+from glassbox.preflight.estimate import memory_on, refused_drives, refused_memory, refused_samples
 from glassbox.preflight.findings import Check, Finding, Findings
 from glassbox.preflight.memory import parameter_count, teacher_of
 from glassbox.preflight.rehearsal import rehearsal, samples_of
@@ -53,6 +54,7 @@ def checks_beforehand(settings: Settings, root: Path, tasks_folder: Path) -> lis
         only = settings.model_copy(update={"groups": (hardest,)})
         workload = workload_of(only, tasks_folder)
         _refuse(refused_lengths(only))
+        _refuse(refused_samples(only, workload, teacher_of(only, workload, torch.cuda.is_available())))
         _refuse(refused_memory(only, memory_on(only, workload, training_of(only, workload), torch.cuda.is_available())))
 
     def samples() -> str:
@@ -75,6 +77,7 @@ def checks_of(course: Course) -> list[Check]:
     trials = [f"trial {group}" for group in course.settings.groups]
     return [
         Check("settings", lambda: course.stage("settings")),
+        Check("student", course.student, ["settings"]),
         Check("answers", lambda: course.stage("answers"), ["settings"]),
         Check("capture", lambda: course.stage("snapshot"), ["settings"]),
         Check("gate", lambda: course.stage("verify"), ["capture"]),

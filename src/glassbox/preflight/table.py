@@ -64,7 +64,7 @@ def _memory(estimate: Mapping[str, Any]) -> list[str]:
 def _memory_table(memory: Mapping[str, Any]) -> list[str]:
     used = [part for part in PARTS if any(part in peak for peak in memory["phases"].values())]
     free = "" if memory["free"] is None else f", {in_units(memory['free'])} free"
-    name = max(map(len, memory["phases"]))
+    name = max(map(len, memory["phases"]), default=0)
     lines = [
         f"Peak memory of tensors on {memory['device']} in MB (precision {memory['precision']}, teacher "
         f"{memory['teacher_dtype']}{free})",
@@ -73,6 +73,7 @@ def _memory_table(memory: Mapping[str, Any]) -> list[str]:
     for phase, peak in memory["phases"].items():
         cells = "".join(f"{_megabytes(peak.get(part, 0)):>9}" for part in used)
         lines.append(f"{phase:<{name}}{_megabytes(total(peak)):>9}{cells}")
+    lines += [f"not counted for {whose} ({reason})" for whose, reason in memory.get("unknown", {}).items()]
     return lines
 
 

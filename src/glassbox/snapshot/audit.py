@@ -37,6 +37,8 @@ def audit_figures(
     """
     dense = torch.from_numpy(np.stack([array(each.logits, "<f4", layout.vocabulary) for each in audit]))
     true_hidden = torch.from_numpy(np.stack([array(each.hidden, "<f4", layout.width) for each in audit]))
+    if not bool(torch.isfinite(dense).all() and torch.isfinite(true_hidden).all()):
+        raise _worse(folder, "the audit's own logits or hidden states are not finite")
     offsets = [
         each.position - (len(rows[each.sample_id].input_ids) - 1 - rows[each.sample_id].n_positions) for each in audit
     ]
@@ -45,16 +47,17 @@ def audit_figures(
     )
     cosine = float(nn.functional.cosine_similarity(hidden.double(), true_hidden.double(), dim=1).min())
     attention = [
-        _attention_kl_per_column(each, rows[each.sample_id], o, layout) for each, o in zip(audit, offsets, strict=True)
+        _attention_kl_per_column(each, rows[each.sample_id], o, layout)
+        for each, o in zip(audit if layout.heads else (), offsets if layout.heads else (), strict=True)
     ]
     figures: dict[str, Any] = {
         "positions": len(audit),
         "hidden_cosine_min": cosine,
-        "attention_kl_per_column_mean": float(np.mean(attention)),
+        "attention_kl_per_column_mean": float(np.mean(attention)) if layout.heads else None,
     }
     if not cosine >= HIDDEN_COSINE:
         raise _worse(folder, f"hidden states have a cosine of {cosine:.7f} (at least {HIDDEN_COSINE})")
-    if not figures["attention_kl_per_column_mean"] <= ATTENTION_KL_PER_COLUMN:
+    if layout.heads and not figures["attention_kl_per_column_mean"] <= ATTENTION_KL_PER_COLUMN:
         raise _worse(
             folder,
             f"attention rows have a mean KL of {figures['attention_kl_per_column_mean']:.2e} per column (at most "

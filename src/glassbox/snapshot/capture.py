@@ -21,9 +21,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
 
 from glassbox.config.settings import Settings
+from glassbox.errors import GlassboxError
 from glassbox.files import publish_folder, require_free_space, sha256_of, write_synced
+from glassbox.models.agreement import ask_plainly, draw_probes, require_agreement
+from glassbox.models.context import require_lengths
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.processes import Processes, join_processes
 from glassbox.snapshot.codec import hidden_array, hidden_tensor
@@ -43,6 +47,7 @@ from glassbox.snapshot.schema import (
     logical_digest,
     part_file,
 )
+from glassbox.snapshot.sizes import refused_cells
 from glassbox.snapshot.storage import merged_rows, part_rows, read_audit, write_audit, write_part
 from glassbox.snapshot.teacher import Teacher, open_teacher, read_teacher, rows_of
 
@@ -61,10 +66,14 @@ def capture(
     """
     tasks_folder, out_folder = Path(tasks_folder), Path(out_folder)
     processes = join_processes()
+    require_lengths(settings)
     tokenizer = load_tokenizer(settings.teacher)
     provenance = provenance_of(settings, tokenizer, tasks_folder)
     items = compose_items(settings, tokenizer, tasks_folder)
-    teacher = open_teacher(settings, tokenizer, processes.device)
+    teacher = open_agreeing_teacher(settings, tokenizer, items, processes.device)
+    sizes = [(item.sample.sample_id, item.n_tokens, item.n_positions) for item in items]
+    for sentence in refused_cells(sizes, teacher.layout.heads, settings.snapshot):
+        raise GlassboxError(sentence)
     staging = Path(scratch) / f"snapshot-{provenance_key(provenance)}"
     staging.mkdir(parents=True, exist_ok=True)
     require_free_space(staging, estimated_bytes(items, teacher.layout), "The snapshot")
@@ -76,6 +85,29 @@ def capture(
         publish_folder(finished, out_folder)
         shutil.rmtree(staging, ignore_errors=True)
     processes.wait()
+
+
+def open_agreeing_teacher(
+    settings: Settings, tokenizer: PreTrainedTokenizerFast, items: Sequence[Item], device: torch.device
+) -> Teacher:
+    """The teacher, once it says here what it says in Transformers' own forward. The two are never loaded together.
+
+    Raises GlassboxError for a teacher that differs, and for one without the maps that a selected group learns from.
+    """
+    probes = draw_probes(
+        tokenizer, [(item.sample.prompt, item.sample.answer) for item in items], settings.snapshot.max_length
+    )
+    plain = ask_plainly(settings.teacher, probes, end=int(tokenizer.eos_token_id), device=device)  # type: ignore[arg-type]
+    teacher = open_teacher(settings, tokenizer, device)
+    asking = [group for group in settings.groups if "attention" in settings.distill[group].active]
+    if asking and not teacher.layout.heads:
+        raise GlassboxError(
+            f"The last layer of {type(teacher.model).__name__} ('{settings.teacher.model}') gives no attention map, "
+            f"and {', '.join(asking)} learn from it. Choose groups without attention "
+            "(`-S distill=[sft,black_box]`), or another teacher."
+        )
+    require_agreement(settings.teacher, teacher.model, plain, wants_attention=teacher.layout.heads > 0)
+    return teacher
 
 
 def capture_nothing(out_folder: Path | str, key: str = "") -> None:
@@ -205,20 +237,33 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def channel_statistics(parts: Sequence[Path], layout: Format) -> tuple[Tensor, Tensor]:
     """Mean and population deviation of every hidden channel over the training split's answer positions, float32."""
-    total = torch.zeros(layout.width, dtype=torch.float64)
-    squares = torch.zeros(layout.width, dtype=torch.float64)
-    count = 0
+    channels = Channels(layout)
     for path in parts:
         for _, row in part_rows(path):
-            if row.split == "train":
-                stored = hidden_tensor(hidden_array(row.hidden, layout).copy(), layout).double()
-                answer = stored[row.n_positions - (len(row.input_ids) - 1 - row.loss_start) :]
-                total += answer.sum(0)
-                squares += answer.square().sum(0)
-                count += len(answer)
-    mean = total / max(count, 1)
-    deviation = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), deviation.float()
+            channels.add(row)
+    return channels.statistics()
+
+
+class Channels:
+    """Sums over the hidden channels of the rows that are added."""
+
+    def __init__(self, layout: Format) -> None:
+        self.layout, self.count = layout, 0
+        self.total, self.squares = torch.zeros(2, layout.width, dtype=torch.float64)
+
+    def add(self, row: Row) -> None:
+        if row.split == "train":
+            stored = hidden_tensor(hidden_array(row.hidden, self.layout).copy(), self.layout).double()
+            answer = stored[row.n_positions - (len(row.input_ids) - 1 - row.loss_start) :]
+            self.total += answer.sum(0)
+            self.squares += answer.square().sum(0)
+            self.count += len(answer)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and population deviation of every channel, float32."""
+        mean = self.total / max(self.count, 1)
+        deviation = (self.squares / max(self.count, 1) - mean.square()).clamp(min=0).sqrt()
+        return mean.float(), deviation.float()
 
 
 def counts_of(items: Sequence[Item]) -> dict[str, Any]:
@@ -250,7 +295,7 @@ def build_manifest(
     return {
         "schema_version": SCHEMA_VERSION,
         "logical_digest": digest,
-        "signals": sorted(SIGNAL_COLUMNS),
+        "signals": sorted(SIGNAL_COLUMNS.keys() - (set() if layout.heads else {"attention"})),
         "format": layout.as_json(),
         "counts": counts,
         "rows": sum(entry["rows"] for tasks in counts.values() for entry in tasks.values()),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glassbox.models.encoding import input_digest
 from glassbox.snapshot.codec import array, decode_attention, hidden_array, hidden_tensor, undo_attention_codec
+from glassbox.snapshot.composition import Item
 from glassbox.snapshot.schema import Format, Row, attention_entries
 
 LOG_PROBABILITY_TOLERANCE = 0.02
@@ -64,6 +65,20 @@ def shape_fault(row: Row, layout: Format) -> str | None:
     return None
 
 
+def origin_fault(row: Row, item: Item | None) -> str | None:
+    """In what a row is not that of the sample it names, as a phrase; None where it is that."""
+    if item is None:
+        return "no sample of the tasks has this id"
+    found = {
+        "task": row.task == item.sample.task,
+        "split": row.split == item.split,
+        "input": row.input_ids.tolist() == list(item.encoded.ids) and row.loss_start == item.encoded.loss_start,
+        "byte_spans": bytes(memoryview(row.byte_spans)) == item.byte_spans().tobytes(),
+    }
+    wrong = [name for name, same in found.items() if not same]
+    return f"its {', '.join(wrong)} is not that of the sample with this id" if wrong else None
+
+
 def value_fault(row: Row, layout: Format, figures: HeadFigures) -> str | None:
     """What is wrong with a row's values, as a phrase; None where nothing is. Notes the attention rows' sums."""
     hidden = stored_hidden(row, layout)
@@ -107,6 +122,8 @@ def row_attention(row: Row, layout: Format) -> tuple[Tensor, Tensor]:
 
 
 def _attention_fault(row: Row, layout: Format, figures: HeadFigures) -> str | None:
+    if not layout.heads:
+        return None
     stored, position = row_attention(row, layout)
     raw = undo_attention_codec(stored, layout.attention_codec)
     owner = torch.repeat_interleave(torch.arange(len(position)), position + 1)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glassbox.errors import GlassboxError
-from glassbox.files import brief_ids
+from glassbox.files import brief_ids, sha256_of
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
 from glassbox.snapshot.schema import (
     CHANNELS_FILE,
@@ -35,6 +35,7 @@ from glassbox.snapshot.storage import REMEDY, CheckedOnce, cells, read_row_group
 
 __all__ = ["Batch", "SampleInfo", "Snapshot", "open_snapshot", "read_manifest", "require_signals"]
 
+KEYS = frozenset({"format", "counts", "rows", "positions", "parts", "files", "provenance"})
 CACHED_BYTES = 1 << 28
 SHARED_BY = 8
 """Row groups with fewer samples are not cached: a sample that fills much of one comes once an epoch, and its bytes
@@ -74,6 +75,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has schema version {manifest.get('schema_version')}, this code reads {SCHEMA_VERSION}: capture "
             "again with `dvc repro --force snapshot`."
         )
+    missing = ((set() if manifest.get("signals") == [] else KEYS) | {"logical_digest", "signals"}) - manifest.keys()
+    if missing:
+        raise GlassboxError(f"{path} lacks {', '.join(sorted(missing))}: it is damaged. {REMEDY}")
     return manifest
 
 
@@ -107,6 +111,11 @@ class Snapshot:
         self._places: dict[str, _Place] = {}
         for part in range(len(self._paths)):
             self._index_part(part)
+        if len(self._places) != self.manifest["rows"]:
+            raise GlassboxError(
+                f"{self.folder} holds {len(self._places)} samples, and its manifest {self.manifest['rows']}: a part is "
+                f"not the one that was captured. {REMEDY}"
+            )
         self._cache: OrderedDict[tuple[int, int, str], list[Cell]] = OrderedDict()
         self._cached_bytes = 0
         self._lock = threading.Lock()
@@ -211,14 +220,22 @@ class Snapshot:
 
     def head(self) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
         """The teacher's output layer as float32: weight and, where it has one, bias."""
-        tensors = load_file(self.folder / HEAD_FILE)
+        tensors = self._tensors(HEAD_FILE)
         bias = tensors.get("bias")
         return tensors["weight"].float(), None if bias is None else bias.float()
 
     def channels(self) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
         """Mean and deviation of every hidden channel over the training split's answer positions."""
-        tensors = load_file(self.folder / CHANNELS_FILE)
+        tensors = self._tensors(CHANNELS_FILE)
         return tensors["mean"], tensors["deviation"]
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a file that was opened under the sha256 of the manifest."""
+        path, expected = self.folder / name, self.manifest["files"][name]["sha256"]
+        found = sha256_of(path) if path.is_file() else "missing"
+        if found != expected:
+            raise GlassboxError(f"{path} is missing or damaged: its sha256 is not the manifest's. {REMEDY}")
+        return load_file(path)
 
 
 def _size(found: list[Cell]) -> int:

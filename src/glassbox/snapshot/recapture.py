@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +15,32 @@ from glassbox.errors import GlassboxError
 from glassbox.snapshot.audit import HIDDEN_COSINE
 from glassbox.snapshot.checks import LOG_PROBABILITY_TOLERANCE, row_attention, stored_hidden
 from glassbox.snapshot.codec import array, undo_attention_codec
-from glassbox.snapshot.composition import batches, compose_items, share_out
+from glassbox.snapshot.composition import Item, batches, share_out
 from glassbox.snapshot.schema import Format, Row
 from glassbox.snapshot.storage import part_rows
-from glassbox.snapshot.teacher import capture_batch, open_teacher
+from glassbox.snapshot.teacher import Teacher, capture_batch, open_teacher
 
 ATTENTION_TOLERANCE = 0.02
 
 
 def recapture(
-    settings: Settings, folder: Path, manifest: dict[str, Any], tasks_folder: Path, tokenizer: PreTrainedTokenizerFast
+    settings: Settings,
+    folder: Path,
+    manifest: dict[str, Any],
+    items: Sequence[Item],
+    tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Any]:
-    """Run the batches of some random samples again, composed as at capture, and compare their rows."""
-    items = compose_items(settings, tokenizer, tasks_folder)
-    generator = np.random.default_rng(settings.prepare.seed)
-    size = min(settings.verify.recaptured_samples, len(items))
-    if not size:
+    """Run random batches again, composed as at capture, and compare their rows, until enough samples are compared."""
+    if not settings.verify.recaptured_samples:
         return {"samples": 0, "same_bits": 0}
-    wanted = {items[i].sample.sample_id for i in generator.choice(len(items), size=size, replace=False)}
     teacher = open_teacher(settings, tokenizer)
-    parts = share_out(items, teacher.layout, settings.snapshot.part_megabytes * 10**6)
-    again: dict[str, Row] = {}
-    for part in parts:
-        for batch in batches(part, settings.snapshot.batch_size):
-            if wanted & {item.sample.sample_id for item in batch}:
-                rows, _ = capture_batch(teacher, batch, {})
-                again |= {row.sample_id: row for row in rows if row.sample_id in wanted}
+    again = {
+        row.sample_id: row for batch in _drawn(settings, items, teacher) for row in capture_batch(teacher, batch, {})[0]
+    }
     same_bits = 0
     for name in manifest["parts"]:
         for group, row in part_rows(folder / name):
-            if row.sample_id in wanted:
+            if row.sample_id in again:
                 fault = recapture_fault(row, again[row.sample_id], teacher.layout)
                 if fault:
                     raise GlassboxError(
@@ -52,7 +49,20 @@ def recapture(
                         "this machine."
                     )
                 same_bits += _same_bits(row, again[row.sample_id])
-    return {"samples": len(wanted), "same_bits": same_bits}
+    return {"samples": len(again), "same_bits": same_bits}
+
+
+def _drawn(settings: Settings, items: Sequence[Item], teacher: Teacher) -> Iterator[list[Item]]:
+    """Whole batches, as many as hold verify.recaptured_samples."""
+    parts = share_out(items, teacher.layout, settings.snapshot.part_megabytes * 10**6)
+    every = [batch for part in parts for batch in batches(part, settings.snapshot.batch_size)]
+    order = np.random.default_rng(settings.prepare.seed).permutation(len(every))
+    drawn = 0
+    for index in order:
+        if drawn >= settings.verify.recaptured_samples:
+            return
+        drawn += len(every[index])
+        yield every[index]
 
 
 def _same_bits(stored: Row, again: Row) -> bool:
@@ -72,6 +82,8 @@ def recapture_fault(stored: Row, again: Row, layout: Format) -> str | None:
     label = np.abs(array(stored.label_logp, "<f4", -1) - array(again.label_logp, "<f4", -1)).max()
     if not label <= LOG_PROBABILITY_TOLERANCE:
         return f"its labels' log-probabilities by {label:.3g}"
+    if not layout.heads:
+        return None
     maps = [undo_attention_codec(row_attention(row, layout)[0], layout.attention_codec) for row in (stored, again)]
     distance = float((maps[0] - maps[1]).abs().max())
     return None if distance <= ATTENTION_TOLERANCE else f"its attention by {distance:.3g}"

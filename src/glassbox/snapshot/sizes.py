@@ -1,13 +1,39 @@
-"""How many bytes each signal takes in the snapshot, from the metadata of its files."""
+"""How many bytes each signal takes in the snapshot, and which samples one cell cannot hold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as parquet
 
-from glassbox.snapshot.schema import CHANNELS_FILE, HEAD_FILE, SIGNAL_COLUMNS
+from glassbox.config.settings import SnapshotSettings
+from glassbox.snapshot.schema import CHANNELS_FILE, HEAD_FILE, SIGNAL_COLUMNS, attention_entries
+
+# Parquet refuses a value of 2 GiB; a page's header and the value's length take some of that
+CELL_BYTES = 2**31 - 2**16
+
+
+def refused_cells(samples: Iterable[tuple[str, int, int]], heads: int, settings: SnapshotSettings) -> list[str]:
+    """A sentence about the largest sample (id, tokens, captured positions) whose attention rows no cell can hold."""
+    width = 1 if settings.attention_codec == "sqrt_uint8" else 2
+    sizes = [(heads * width * attention_entries(tokens, n), name, tokens, n) for name, tokens, n in samples]
+    too_large = [each for each in sizes if each[0] > CELL_BYTES]
+    if not too_large:
+        return []
+    size, name, tokens, positions = max(too_large)
+    helpful = [
+        *(["`-S snapshot.attention_codec=sqrt_uint8` (half the bytes)"] if width == 2 else []),
+        *(["`-S snapshot.positions=answer`"] if settings.positions == "all" else []),
+        f"a snapshot.max_length under {settings.max_length}",
+    ]
+    more = f" ({len(too_large)} samples are too large)" if len(too_large) > 1 else ""
+    return [
+        f"The attention rows of {name} ({tokens} tokens, {positions} captured positions, {heads} heads) take "
+        f"{size / 1e9:.2f} GB, and one cell of the snapshot holds {CELL_BYTES / 1e9:.2f} GB{more}. What helps: "
+        f"{', or '.join(helpful)}."
+    ]
 
 
 def signal_bytes(folder: Path, manifest: dict[str, Any]) -> dict[str, int]:

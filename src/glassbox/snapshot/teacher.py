@@ -16,7 +16,7 @@ from glassbox.errors import GlassboxError
 from glassbox.files import brief_ids
 from glassbox.models.encoding import input_digest
 from glassbox.models.loading import head_logits, load_model, output_head, vocabulary_size
-from glassbox.models.signals import packed_positions, position_signals
+from glassbox.models.signals import gives_attention, packed_positions, position_signals
 from glassbox.snapshot.codec import byte_rows, encode_attention, log_sum_exp, pack_ragged, top_k_with_tails
 from glassbox.snapshot.composition import Item
 from glassbox.snapshot.schema import AuditRow, Format, Row, attention_entries
@@ -40,28 +40,24 @@ class Teacher:
 
 
 def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device: torch.device | None = None) -> Teacher:
-    """Load the teacher onto a device: by default the accelerator, where there is one."""
+    """Load the teacher onto a device: by default the accelerator, where there is one.
+
+    A teacher whose last layer gives no attention map is captured without one: its layout has no heads.
+    """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(settings.teacher)
-    config = model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
-    if context is not None and settings.snapshot.max_length > context:
-        raise GlassboxError(
-            f"snapshot.max_length is {settings.snapshot.max_length}, but the teacher reads at most {context} tokens. "
-            f"Lower it: `-S snapshot.max_length={context}`."
-        )
+    model: PreTrainedModel = load_model(settings.teacher).to(device)  # type: ignore[arg-type]
     vocabulary = vocabulary_size(tokenizer, model)
     layout = Format(
         vocabulary=vocabulary,
         width=output_head(model).weight.shape[1],  # type: ignore[union-attr,index]
-        heads=config.num_attention_heads,
+        heads=model.config.get_text_config().num_attention_heads if gives_attention(model) else 0,
         top_k=min(settings.snapshot.top_k, vocabulary),
         temperatures=settings.snapshot.temperatures,
         hidden_dtype=settings.snapshot.hidden_dtype,
         attention_codec=settings.snapshot.attention_codec,
         positions=settings.snapshot.positions,
     )
-    return Teacher(model.to(device), layout, device)  # type: ignore[arg-type]
+    return Teacher(model, layout, device)
 
 
 @dataclass(frozen=True)
@@ -101,20 +97,20 @@ def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Se
         mask.to(teacher.device),
         first.to(teacher.device),
         count.to(teacher.device),
-        want_attention=True,
+        want_attention=teacher.layout.heads > 0,
     )
-    assert signals.attention is not None
     stored = signals.hidden.to(getattr(torch, teacher.layout.hidden_dtype))
     _refuse_non_finite(teacher, items, count, stored)
     labels = ids[sample_index, position + 1].to(teacher.device)
-    ragged = pack_ragged(signals.attention, position.to(teacher.device))
+    maps = signals.attention if signals.attention is not None else stored.new_zeros(len(stored), 0, ids.shape[1])
+    ragged = pack_ragged(maps, position.to(teacher.device))
     audited = []
     start = 0
     for item in items:
         for offset in audit.get(item.sample.sample_id, ()):
             hidden = signals.hidden[start + offset]
             dense = head_logits(teacher.model, hidden[None], teacher.layout.vocabulary)
-            visible = signals.attention[start + offset, :, : item.first + offset + 1]
+            visible = maps[start + offset, :, : item.first + offset + 1]
             audited.append((item, offset, dense, hidden, visible))
         start += item.n_positions
     cells = {**_logit_cells(teacher, stored, labels), "hidden": stored}
@@ -204,5 +200,5 @@ def _audit_row(item: Item, offset: int, logits: Tensor, hidden: Tensor, attentio
         position=item.first + offset,
         logits=byte_rows(logits.float()).tobytes(),
         hidden=byte_rows(hidden[None].float()).tobytes(),
-        attention=byte_rows(attention.float()).tobytes(),
+        attention=byte_rows(attention.float()).tobytes() if attention.numel() else b"",
     )

@@ -1,14 +1,16 @@
 """The gate between capture and training: nothing trains on a snapshot that fails here.
 
-In order: files, pages and digests; what the snapshot was made from; every row by itself; every row against the stored
-output layer; the audit; some samples captured again.
+In order: files, pages and digests; what the snapshot was made from; every row by itself, as that of its sample and
+against the stored output layer; the channels; the audit; samples captured again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from glassbox.config.curves import points_of
@@ -17,13 +19,16 @@ from glassbox.errors import GlassboxError
 from glassbox.files import brief_ids, sha256_of
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot.audit import audit_figures, banner
+from glassbox.snapshot.capture import Channels
 from glassbox.snapshot.checks import (
     TOP_K_AGREEMENT,
     HeadFigures,
     check_against_head,
+    origin_fault,
     shape_fault,
     value_fault,
 )
+from glassbox.snapshot.composition import Item, compose_items, draw_audit
 from glassbox.snapshot.provenance import provenance_differences, provenance_of
 from glassbox.snapshot.reader import Snapshot, read_manifest, require_signals
 from glassbox.snapshot.recapture import recapture
@@ -35,12 +40,15 @@ from glassbox.snapshot.schema import (
     HEAD_FILE,
     MANIFEST_FILE,
     SCHEMA,
+    AuditRow,
     Format,
     Row,
     logical_digest,
 )
 from glassbox.snapshot.sizes import signal_bytes
 from glassbox.snapshot.storage import REMEDY, merged_rows, open_part, part_rows, read_audit, read_row_group
+
+CHANNEL_TOLERANCE = 1e-4  # another order of the parts adds up to other last bits
 
 
 def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path | str) -> dict[str, Any]:
@@ -57,13 +65,15 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
             "again with `dvc repro snapshot`, or restore what it was made from."
         )
     layout = Format.from_json(manifest["format"])
-    audit = read_audit(folder / AUDIT_FILE)
-    head_figures, audited_rows = _check_rows(folder, manifest, layout, {row.sample_id for row in audit})
+    items = compose_items(settings, tokenizer, tasks_folder)
+    audit = _whole_audit(settings, folder, items)
+    by_id = {item.sample.sample_id: item for item in items}
+    head_figures, audited_rows = _check_rows(folder, manifest, layout, {row.sample_id for row in audit}, by_id)
     in_use = [value for _, value in points_of(settings.objective.temperature)]
     temperatures = sorted({*layout.temperatures, *in_use})
     weight, bias = Snapshot(folder).head()
     figures = audit_figures(folder, audit, audited_rows, layout, (weight, bias), temperatures)
-    recaptured = recapture(settings, folder, manifest, tasks_folder, tokenizer)
+    recaptured = recapture(settings, folder, manifest, items, tokenizer)
     return {
         "logical_digest": manifest["logical_digest"],
         "rows": manifest["rows"],
@@ -139,25 +149,51 @@ def _check_pages(path: Path, audit: bool) -> None:
         read_row_group(file, path, group, AUDIT_SCHEMA.names if audit else COLUMNS)
 
 
+def _whole_audit(settings: Settings, folder: Path, items: Sequence[Item]) -> list[AuditRow]:
+    """The audit, once it holds the positions that the settings draw and no other."""
+    audit = read_audit(folder / AUDIT_FILE)
+    drawn = draw_audit(items, settings.snapshot.audit_positions, np.random.default_rng(settings.prepare.seed))
+    first = {item.sample.sample_id: item.first for item in items}
+    wanted = {(sample_id, first[sample_id] + offset) for sample_id, offsets in drawn.items() for offset in offsets}
+    if len(audit) != len(wanted) or {(row.sample_id, row.position) for row in audit} != wanted:
+        raise GlassboxError(
+            f"{folder / AUDIT_FILE} holds {len(audit)} positions, which are not the {len(wanted)} that "
+            f"snapshot.audit_positions draws. {REMEDY}"
+        )
+    return audit
+
+
+def _check_channels(folder: Path, found: Channels) -> None:
+    """The stored statistics of hidden channels against those of the rows."""
+    for name, stored, true in zip(("mean", "deviation"), Snapshot(folder).channels(), found.statistics(), strict=True):
+        scale = true.abs().clamp(min=float(true.abs().mean()))
+        if stored.shape != true.shape or not bool(((stored - true).abs() <= CHANNEL_TOLERANCE * scale).all()):
+            raise GlassboxError(
+                f"{folder / CHANNELS_FILE}: the channels' {name} is not that of the stored states. {REMEDY}"
+            )
+
+
 def _check_rows(
-    folder: Path, manifest: dict[str, Any], layout: Format, audited: set[str]
+    folder: Path, manifest: dict[str, Any], layout: Format, audited: set[str], items: Mapping[str, Item]
 ) -> tuple[HeadFigures, dict[str, Row]]:
-    """Every row by itself and against the output layer; also returns the rows of the audited samples."""
+    """Every row by itself, as its sample's and against the output layer; also returns the rows of audited samples."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weight, bias = (None if tensor is None else tensor.to(device) for tensor in Snapshot(folder).head())
     assert weight is not None
-    figures = HeadFigures()
+    figures, channels = HeadFigures(), Channels(layout)
     kept: dict[str, Row] = {}
     counted: dict[tuple[str, str], list[int]] = {}
     for name in manifest["parts"]:
         for group, row in part_rows(folder / name):
             fault = (
                 shape_fault(row, layout)
+                or origin_fault(row, items.get(row.sample_id))
                 or value_fault(row, layout, figures)
                 or check_against_head(row, layout, weight, bias, figures)
             )
             if fault:
                 raise GlassboxError(f"{folder / name}, row group {group}, sample {row.sample_id}: {fault}. {REMEDY}")
+            channels.add(row)
             count = counted.setdefault((row.split, row.task), [0, 0])
             count[0] += 1
             count[1] += row.n_positions
@@ -171,4 +207,5 @@ def _check_rows(
     told = {(s, t): [e["rows"], e["positions"]] for s, tasks in manifest["counts"].items() for t, e in tasks.items()}
     if counted != told or audited - kept.keys():
         raise GlassboxError(f"The rows in {folder} are not as many as its manifest counts. {REMEDY}")
+    _check_channels(folder, channels)
     return figures, kept

@@ -32,6 +32,7 @@ from glassbox.objective import liveness
 from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.tracking.items import items_digest, write_items
 from glassbox.tracking.manifest import flat_params
+from glassbox.training.card import model_card
 from glassbox.training.checkpoint import Progress
 from glassbox.training.divergence import DUMP
 from glassbox.training.student import Student, part_of, save_student
@@ -111,7 +112,8 @@ def _write_files(trial: Outcome, folder: Path, items: Sequence[Mapping[str, Any]
     if (trial.scratch / DUMP).exists():
         shutil.copyfile(trial.scratch / DUMP, folder / DUMP)
     if trial.evaluation is not None and _keeps_student(trial.settings, trial.seed):
-        card = _card(trial, trial.evaluation.metrics("test"))
+        snapshot = trial.digests["snapshot"]
+        card = model_card(trial.settings, trial.group, trial.seed, snapshot, trial.evaluation, trial.tokenizer)
         save_student(trial.student, trial.weights, trial.tokenizer, folder / "student", card)
 
 
@@ -150,33 +152,6 @@ def _write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 def _keeps_student(settings: Settings, seed: int) -> bool:
     keep = settings.storage.keep_students
     return keep == "all" or (keep == "one_per_group" and seed == min(settings.seeds))
-
-
-def _card(trial: Outcome, metrics: Mapping[str, float]) -> str:
-    """The model card of a kept student."""
-    group = trial.settings.distill[trial.group]
-    weights = ", ".join(f"{name} {weight}" for name, weight in group.components.items())
-    shuffled = f" Read off other samples: {', '.join(group.shuffled)}." if group.shuffled else ""
-    embedded = any(task.source == "embedded" for task in trial.settings.prepare.tasks.values())
-    note = " (embedded miniature tasks, not the benchmarks they are named for)" if embedded else ""
-    scores = "\n".join(f"| {name.removeprefix('test/')} | {value:.4f} |" for name, value in metrics.items())
-    return f"""---
-library_name: transformers
-tags: [distillation, glassbox]
----
-# {trial.settings.student.model}, distilled as group `{trial.group}`, seed {trial.seed}
-
-Teacher: `{trial.settings.teacher.model}`, read from snapshot `{trial.digests["snapshot"]}`.
-Weights of the objective: {weights}.{shuffled}
-Scale: `{trial.settings.scale}`{note}.
-
-| test metric | value |
-|---|---|
-{scores}
-
-Open it with `AutoModelForCausalLM.from_pretrained("<this folder>")`. `projector.safetensors`, where present, was
-used in training only.
-"""
 
 
 def peak_memory_bytes() -> int:

@@ -16,6 +16,7 @@ from glassbox.config.settings import ModelSettings, TrainSettings
 from glassbox.models.generation import name_end
 from glassbox.models.loading import load_model, output_head, output_rows
 from glassbox.models.signals import PositionSignals, position_signals
+from glassbox.models.tokenizers import beginning_texts
 from glassbox.objective import Objective
 from glassbox.objective.head import Head
 from glassbox.objective.hidden import Projector
@@ -90,7 +91,7 @@ def save_student(
     """
     name_end(student.model, tokenizer)
     student.model.save_pretrained(folder, state_dict=part_of(weights, "model"))
-    tokenizer.save_pretrained(folder)
+    beginning_texts(tokenizer).save_pretrained(folder)
     if student.projector is not None:
         state = {name: tensor.cpu().contiguous() for name, tensor in part_of(weights, "projector").items()}
         save_file(state, folder / "projector.safetensors")
