@@ -26,9 +26,8 @@ from glassbox.errors import GlassboxError
 from glassbox.files import code_digest, write_synced
 from glassbox.models.encoding import encode_sample
 from glassbox.models.generation import generate_tokens
-from glassbox.models.last_layer import feed_forward_at
 from glassbox.models.loading import head_logits, load_model, model_digest, output_head
-from glassbox.models.signals import ATTENTION_NAME, packed_positions, position_signals
+from glassbox.models.signals import ATTENTION_NAME, position_signals
 
 PROBES = 8
 LONGEST = 1024
@@ -229,9 +228,7 @@ def _signal_differences(model: PreTrainedModel, plain: PlainAnswers, wants_atten
     vocabulary = plain.logits[0].shape[1]
     tolerance = _tolerance(model)
     ids, mask, first, count = _padded(plain.probes, next(model.parameters()).device)
-    sample_index, column = packed_positions(first, count)
-    with feed_forward_at(model, sample_index * ids.shape[1] + column):
-        signals = position_signals(model, ids, mask, first, count, want_attention=wants_attention)
+    signals = position_signals(model, ids, mask, first, count, want_attention=wants_attention)
     hidden = _errors(signals.hidden, torch.cat(plain.hidden))
     logits = _errors(head_logits(model, signals.hidden, vocabulary), torch.cat(plain.logits))
     for what, errors in (("hidden states", hidden), ("logits", logits)):
