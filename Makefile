@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan preflight study test test-slow lint types params ui archive bench clean
+.PHONY: help setup plan preflight study test test-slow long lint types params ui archive bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ test: setup ## Run the tests that take a few seconds each
 
 test-slow: setup ## Run the slow tests
 	pytest -m slow -n 2 --dist loadgroup
+
+long: setup ## Run the full counts: 30 kills of a study, every Ray fault, the team's stack
+	.ci/services
+	GLASSBOX_KILLS=30 pytest -m slow tests/grid tests/tracking -n 2 --dist loadgroup
 
 lint: setup ## Check format and lint
 	ruff format --check .

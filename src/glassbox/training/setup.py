@@ -12,8 +12,9 @@ from accelerate.optimizer import AcceleratedOptimizer
 from transformers import PreTrainedTokenizerFast
 
 from glassbox.config.settings import Settings
-from glassbox.config.storage import ANSWERS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER, checkpoints_folder
+from glassbox.config.storage import ANSWERS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER, checkpoints_folder, scratch_folder
 from glassbox.errors import GlassboxError
+from glassbox.models.agreement import require_agreement_once
 from glassbox.models.generation import name_end
 from glassbox.models.loading import configuration_of, model_digest
 from glassbox.models.precision import PrecisionProbe, cpu_has_bf16, cuda_has_bf16, resolve
@@ -107,6 +108,9 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     channels = snapshot.channels() if snapshot and "hidden" in weights.active else None
     vocabulary, width = (snapshot.vocabulary if snapshot else None), (len(channels[0]) if channels else None)
     student = build_student(settings.student, seed, vocabulary, width)
+    validation = read_split(TASKS_FOLDER, "validation")
+    if processes.is_main:
+        _require_agreement(settings, seed, student, tokenizer, validation)
     name_end(student.model, tokenizer)
     initial_student = model_digest(student.model)
     if settings.train.gradient_checkpointing:
@@ -146,8 +150,29 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         schedule=schedule,
         probe=probe,
         heads=_paired_heads(student, snapshot, settings) if snapshot and "attention" in weights.active else None,
-        validation=read_split(TASKS_FOLDER, "validation"),
+        validation=validation,
         test=read_split(TASKS_FOLDER, "test"),
+    )
+
+
+def _require_agreement(
+    settings: Settings,
+    seed: int,
+    student: Student,
+    tokenizer: PreTrainedTokenizerFast,
+    samples: Sequence[Sample],
+) -> None:
+    """Once per weights and code: the student computes here what it computes in Transformers' own forward pass."""
+    require_agreement_once(
+        settings.student.model_copy(update={"dtype": "float32"}),
+        student.model,
+        tokenizer,
+        [(sample.prompt, sample.answer) for sample in samples],
+        max_length=settings.snapshot.max_length,
+        vocabulary=student.vocabulary,
+        wants_attention=any("attention" in settings.distill[name].active for name in settings.groups),
+        remembered=scratch_folder(settings.storage) / "agreement",
+        seed=derived_seed(seed, "student"),
     )
 
 
