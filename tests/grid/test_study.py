@@ -49,6 +49,14 @@ def test_an_estimate_comes_before_the_first_trial_and_what_was_measured_after_th
     assert said[4].endswith("with 2 workers: 40.0 s for a trial, 0.2 s of them before the first step.")
 
 
+def test_trials_that_had_no_step_left_are_measured_without_a_start_up(capsys) -> None:
+    with Board(due=1, planned=1, workers=1, known={}) as board:
+        board.started(CELLS[0])
+        board.ended(CELLS[0], Outcome("finished", seconds=1.0))
+        board.conclude()
+    assert capsys.readouterr().out.splitlines()[-1].endswith("with 1 worker: 1.0 s for a trial.")
+
+
 def test_without_earlier_trials_the_first_steps_give_the_estimate(capsys) -> None:
     with Board(due=3, planned=3, workers=1, known={}) as board:
         board.announce(CELLS)

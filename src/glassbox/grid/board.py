@@ -119,7 +119,9 @@ class Board:
         taken = [seconds for each in self._taken.values() for seconds in each]
         if not taken:
             return
-        starts = f", {statistics.median(self._start_ups):.1f} s of them before the first step" * bool(self._start_ups)
+        starts = (
+            f", {statistics.median(self._start_ups):.1f} s of them before the first step" if self._start_ups else ""
+        )
         self.say(
             f"{len(self._ended)} trials in {in_time(time.monotonic() - self._since)} with {self._workers} "
             f"{'worker' if self._workers == 1 else 'workers'}: {statistics.median(taken):.1f} s for a trial{starts}."
