@@ -119,6 +119,7 @@ def test_generated_answers_are_what_transformers_generates(model, tokenizer, sam
         assert item.prediction == tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_the_answers_is_right_on_every_kind_of_task(tokenizer) -> None:
     known = [
         sst2.sample("test", "a good film", True),

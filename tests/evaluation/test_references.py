@@ -27,8 +27,7 @@ def test_a_teacher_that_never_writes_the_mark_is_not_read_as_one_without_head_ro
     assert found["teacher_scores"]["test/exact_match_gsm8k"] == 0.0
     assert found["teacher_in_format"] == {"gsm8k": 0.0}
     assert found["teacher_unread"] == ["gsm8k"]
-    (note,) = found["teacher_notes"]
-    assert "in 0% of its gsm8k answers at 0 shots" in note
+    (note,) = (each for each in found["teacher_notes"] if "in 0% of its gsm8k answers at 0 shots" in each)
     assert "no head-room can be read from it" in note
     assert "-S evaluation.teacher_shots=8" in note
 
@@ -45,6 +44,7 @@ def test_shots_are_reported_with_the_samples_that_were_shown_and_repeat(study: S
     assert "raise evaluation.teacher_shots" in found["teacher_notes"][0]
 
 
+@pytest.mark.slow
 def test_no_student_is_shown_anything(study: Study, tmp_path: Path) -> None:
     settings = study.settings
     shown = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update={"teacher_shots": 3})})

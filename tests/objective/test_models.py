@@ -395,10 +395,12 @@ def final_loss(label_offset: int, position_offset: int) -> float:
     return sum(losses[-10:]) / 10
 
 
+@pytest.mark.slow
 def test_the_right_shift_drives_a_toy_task_under_a_hundredth() -> None:
     assert final_loss(0, 0) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label_offset", "position_offset"), [(1, 0), (0, -1)], ids=["label late", "state early"])
 def test_a_wrong_shift_cannot(label_offset: int, position_offset: int) -> None:
     assert final_loss(label_offset, position_offset) > 2.0

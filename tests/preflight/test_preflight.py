@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from dataclasses import replace
@@ -24,12 +23,13 @@ from glassbox.config.settings import Settings, load_settings
 from glassbox.evaluation import evaluation
 from glassbox.models import generation
 from glassbox.objective import hidden
+from glassbox.preflight import checks
 from glassbox.preflight.checks import Course
 from glassbox.preflight.findings import Check, Finding, Findings
 from glassbox.preflight.preflight import checks_beforehand, checks_of, longest_samples, preflight, shortened
 from glassbox.preflight.rehearsal import captured_output
 from glassbox.snapshot import reader
-from glassbox.training import checkpoint, student, trial
+from glassbox.training import checkpoint, student
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_missing_attention_maps(project: Path, monkeypatch: pytest.MonkeyPatch):
         return model
 
     monkeypatch.setattr(student, "load_model", without_maps)
-    assert_failed(found(project, "attention maps"), "gave no attention map")
+    assert_failed(found(project, "attention maps"), "gives no attention map")
 
 
 def test_a_dead_component(project: Path, monkeypatch: pytest.MonkeyPatch):
@@ -162,20 +162,16 @@ def test_a_dtype_clash_in_the_final_evaluation(project: Path, monkeypatch: pytes
 
 
 def test_a_log_flood(project: Path, monkeypatch: pytest.MonkeyPatch):
-    right = trial.update
-    planted = logging.getLogger("planted")
-    standard_error = os.fdopen(2, "w", closefd=False)
-    monkeypatch.setattr(planted, "handlers", [logging.StreamHandler(standard_error)])
+    right = checks.Course.trial
 
-    def chatty(*arguments: Any, **options: Any) -> Any:
-        for _ in range(4):
-            planted.warning("a line at every turn")
-            print("another")
-        return right(*arguments, **options)
+    def chatty(course: checks.Course, group: str) -> None:
+        right(course, group)
+        for log in Path(".glassbox/logs").glob(f"{group}-*.log"):
+            log.write_text("a line at every turn\n" * 40, encoding="utf-8")
 
-    monkeypatch.setattr(trial, "update", chatty)
+    monkeypatch.setattr(checks.Course, "trial", chatty)
     finding = found(project, "console", first=("capture", "answers", "gate", "trial combined"))
-    assert_failed(finding, "floods the log", "printed 2")
+    assert_failed(finding, "floods the disk", "wrote 40 lines", "a line at every turn")
 
 
 def test_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch):

@@ -26,6 +26,16 @@ from glassbox.tracking.store import open_client
 from glassbox.tracking.writing import write_waiting
 
 STORAGE = sections.storage()
+
+
+@pytest.fixture(autouse=True)
+def no_writer_outlives_its_test() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if isinstance(thread, writer.Writer):
+            thread.join(30)
+
+
 SNAPSHOT = {"name": "snapshot", "digest": "ab" * 32, "source": "data/snapshot"}
 NOWHERE = "http://127.0.0.1:9"
 
@@ -91,6 +101,7 @@ def test_a_server_that_is_away_from_beginning_to_end_holds_nothing_up_and_gets_a
     assert told.count("is away") == 1 and "has not taken all of this run" in told
     assert journals() == [run.run_id]
 
+    wait_until(lambda: not run._writer.is_alive())
     bring_back(store)
     assert write_waiting(STORAGE) == 1
     record = only(run.run_id)

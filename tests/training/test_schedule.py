@@ -1,6 +1,7 @@
 """The order of the samples and the learning rate."""
 
 import pytest
+import sections
 
 from glassbox.config.settings import TrainSettings
 from glassbox.randomness import data_order, derived_seed
@@ -12,7 +13,7 @@ LENGTHS = {sample_id: 10 + 7 * number % 11 for number, sample_id in enumerate(ID
 
 def settings(**changes: object) -> TrainSettings:
     values = {"epochs": 3, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1.0, "threads": 1} | changes
-    return TrainSettings.model_validate(values)
+    return TrainSettings.model_validate(sections.COMMITTED.train.model_dump() | values)
 
 
 def test_every_epoch_holds_every_sample_once_in_another_order() -> None:

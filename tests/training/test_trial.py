@@ -175,7 +175,7 @@ def test_the_update_gets_a_gradient_no_longer_than_clip_norm(project: Path, monk
 
     monkeypatch.setattr(setup.optimizer, "step", measured)
     logged = update(setup, turns, Progress(), due=True)
-    assert logged["gradient_norm"] > 0.02
+    assert logged["train/gradient_norm"] > 0.02
     assert norms == [pytest.approx(0.01, rel=1e-3)]
 
 

@@ -117,15 +117,16 @@ class LocalEngine:
         log.parent.mkdir(parents=True, exist_ok=True)
         threads = str(self._settings.train.threads)
         path = os.pathsep.join(filter(None, (str(SOURCE.parent), os.environ.get("PYTHONPATH"))))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "glassbox.grid.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("ab"),
-            env=os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": path} | slot.environment,
-            text=True,
-            encoding="utf-8",
-        )
+        with log.open("ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "glassbox.grid.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": path} | slot.environment,
+                text=True,
+                encoding="utf-8",
+            )
         worker = Worker(slot, process, log)
         self._workers.append(worker)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
@@ -142,8 +143,9 @@ class LocalEngine:
 
     def _listen(self, worker: Worker) -> None:
         assert worker.process.stdout is not None
-        for line in worker.process.stdout:
-            self._events.put((worker, json.loads(line)))
+        with worker.process.stdout as lines:
+            for line in lines:
+                self._events.put((worker, json.loads(line)))
         worker.process.wait()
         self._events.put((worker, None))
 
@@ -203,6 +205,7 @@ class LocalEngine:
     def _gone(self, worker: Worker) -> None:
         """A worker's process has ended: its slot is free, and what it was at begins again elsewhere."""
         self._workers.remove(worker)
+        worker.dismiss()
         worker.kill()
         cell = worker.cell
         if cell is not None and self._stopping:

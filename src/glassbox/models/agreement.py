@@ -161,7 +161,12 @@ class _OnlyFrom(LogitsProcessor):
 def require_agreement(
     settings: ModelSettings, model: PreTrainedModel, plain: PlainAnswers, *, wants_attention: bool
 ) -> None:
-    """Raise GlassboxError where `model`, read as this project reads it, differs from the plain answers."""
+    """Raise GlassboxError where `model`, read as this project reads it, differs from the plain answers.
+
+    Plain answers that are not finite are compared to nothing.
+    """
+    if not all(bool(logits.isfinite().all()) for logits in plain.logits):
+        return  # such a teacher is refused at its capture, such a student diverges in its first step
     was_training = model.training
     model.eval()
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from glassbox.config.settings import Settings
-from glassbox.config.storage import TASKS_FOLDER
+from glassbox.config.storage import TASKS_FOLDER, scratch_folder
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.models.agreement import ask_plainly, draw_probes, require_agreement
 from glassbox.models.encoding import encode_sample
@@ -201,13 +201,14 @@ class Course:
         return "a stopped trial goes on to the same student"
 
     def console(self) -> str:
-        """A trial of two steps says a handful of lines; one that prints at every step fills a disk in the long run."""
-        trials = {name: lines for name, lines in self.lines.items() if name.startswith("train")}
-        name, longest = max(trials.items(), key=lambda each: len(each[1]))
+        """A trial of two steps writes a handful of lines to its log; one that prints at every step fills a disk."""
+        logs = list((scratch_folder(self.settings.storage) / "logs").glob("*.log"))
+        lines = {path.stem: path.read_text(encoding="utf-8", errors="replace").splitlines() for path in logs}
+        name, longest = max(lines.items(), key=lambda each: len(each[1]))
         if len(longest) > LINES_PER_TRIAL:
             raise GlassboxError(
-                f"`{name}` printed {len(longest)} lines in two steps (at most {LINES_PER_TRIAL} are expected), which "
-                f"floods the log of a long run. The most frequent: {max(longest, key=longest.count)!r}."
+                f"{name} wrote {len(longest)} lines to its log in two steps (at most {LINES_PER_TRIAL} are expected), "
+                f"which floods the disk in a long run. The most frequent: {max(longest, key=longest.count)!r}."
             )
         return f"at most {len(longest)} lines a trial"
 
