@@ -1,4 +1,4 @@
-"""How every script ends: a fault that the user can mend is a sentence on stderr and an exit code, not a traceback."""
+"""How every script ends: a fault that the user can fix is a sentence on stderr and an exit code, not a traceback."""
 
 from __future__ import annotations
 

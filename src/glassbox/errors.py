@@ -2,7 +2,7 @@
 
 
 class GlassboxError(Exception):
-    """A fault that the user can mend; scripts print its message without a traceback and exit with `exit_code`."""
+    """A fault that the user can fix; scripts print its message without a traceback and exit with `exit_code`."""
 
     exit_code = 1
 

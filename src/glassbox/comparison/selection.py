@@ -247,4 +247,4 @@ def _refuse_unused(use: Mapping[str, str], trials: Sequence[TrialRecord]) -> Non
                 if named
                 else "MLflow holds no finished or diverged run of that id under the key of this cell"
             )
-            raise GlassboxError(f"--use {cell}={run_id} has no effect: {why}. Leave it away, or name another run.")
+            raise GlassboxError(f"--use {cell}={run_id} has no effect: {why}. Omit it, or name another run.")

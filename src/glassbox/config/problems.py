@@ -78,7 +78,7 @@ def problem_of(error: ErrorDetails, model: type[BaseModel]) -> Problem:
     if location[-1] == _KEY:
         why = "a name begins with a letter and holds letters, digits and underscores only"
         return Problem(dotted(location[:-1]), why, "choose another name in conf/", None, False)
-    return Problem(path, _lower_first(error["msg"]), f"-S {path}=<another value>, or mend it in conf/", value)
+    return Problem(path, _lower_first(error["msg"]), f"-S {path}=<another value>, or correct it in conf/", value)
 
 
 def _unknown_key(location: Sequence[str | int], value: Any, model: type[BaseModel]) -> Problem:
@@ -92,7 +92,7 @@ def _unknown_key(location: Sequence[str | int], value: Any, model: type[BaseMode
         shown = "..." if isinstance(value, Mapping) else short(value)
         return Problem(dotted(location), why, f"-S {suggestion}={shown}, or take the key out of conf/", value)
     why = f"{here} has no such key, only {', '.join(known)}"
-    return Problem(dotted(location), why, "leave it away, or take it out of conf/", value)
+    return Problem(dotted(location), why, "omit it, or remove it from conf/", value)
 
 
 def _nearest_elsewhere(name: str, model: type[BaseModel]) -> str | None:

@@ -129,7 +129,7 @@ class Course:
         return trial.heads or "head by head"
 
     def components(self) -> str:
-        """Every component of every group moves the student, and none drowns the others."""
+        """Every component of every group moves the student, and none swamps the others."""
         least = ("", "", 1.0)
         for group in self.settings.groups:
             trial = self.prepared(group)

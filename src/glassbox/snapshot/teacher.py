@@ -146,7 +146,7 @@ def _refuse_unknown_ids(teacher: Teacher, items: Sequence[Item]) -> None:
     if unknown:
         raise GlassboxError(
             f"Samples {brief_ids(unknown)} hold token ids past the teacher's {teacher.layout.vocabulary} output rows: "
-            "its tokenizer belongs to another model. Mend teacher.tokenizer."
+            "its tokenizer belongs to another model. Correct teacher.tokenizer."
         )
 
 
