@@ -59,9 +59,7 @@ def main() -> None:
         return
     for name in ("difference", "deviation"):
         if getattr(arguments, name) is not None:
-            raise GlassboxError(
-                f"--{name} has no effect on a comparison: write --plan-power with it, or omit it."
-            )
+            raise GlassboxError(f"--{name} has no effect on a comparison: write --plan-power with it, or omit it.")
     use = dict(_cell_and_run(choice) for choice in arguments.use)
     comparison = compare_study(settings, keys(), allow_incomplete=arguments.allow_incomplete, use=use)
     print("\n".join([*summary(comparison.results), "", comparison.table, ""]))

@@ -53,9 +53,7 @@ def power_rows(plan: Plan, deviations: Mapping[str, float] | float, difference: 
     for each in planned:
         _refuse(known[each.key], f"deviation of {each.key}")
     if len(plan.seeds) < 2:
-        raise GlassboxError(
-            f"The plan has {len(plan.seeds)} seed: a test needs two. Add seeds in conf/analysis.yaml."
-        )
+        raise GlassboxError(f"The plan has {len(plan.seeds)} seed: a test needs two. Add seeds in conf/analysis.yaml.")
     return [_row(plan, each, known[each.key], difference, sizes[each.counted]) for each in planned]
 
 
