@@ -12,7 +12,7 @@ from projects import shrunk_settings
 
 from glassbox.grid import ray as ray_engine
 from glassbox.grid.attempt import Outcome
-from glassbox.grid.board import Board
+from glassbox.grid.board import Board, Running
 from glassbox.grid.cells import Cell, cells_of
 from glassbox.grid.study import seconds_by_group, table_of
 
@@ -61,11 +61,13 @@ def test_without_earlier_trials_the_first_steps_give_the_estimate(capsys) -> Non
     with Board(due=3, planned=3, workers=1, known={}) as board:
         board.announce(CELLS)
         board.started(CELLS[0])
-        board._running[CELLS[0]].since -= 10.0
-        board.step(CELLS[0], 2, 10, None, 10.0, 0.25)
+        board.step(CELLS[0], 6, 206, None, 10.0, 0.25)
+        running = board._running[CELLS[0]]
+        running.since, running.even = running.since - 10.0, (running.since - 10.0, 6)
+        board.step(CELLS[0], 16, 206, None, 10.0, 0.25)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "3 trials due of 3, its time is told after the first steps with 1 worker; Ctrl-C loses nothing."
-    assert said[1] == "About 2 min, by the first steps of sft/0."
+    assert said[1] == "About 10 min, by the first steps of sft/0."
 
 
 def test_the_time_of_a_trial_comes_from_trials_of_its_group_or_from_the_plan(project: Path) -> None:
@@ -83,3 +85,9 @@ def test_ray_is_refused_with_the_install_line_where_it_is_missing(tmp_path: Path
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ray_engine.GlassboxError, match=r"`pip install -r requirements-ray\.txt`"):
         ray_engine.start_ray(shrunk_settings(tmp_path, engine={"kind": "ray"}))
+
+
+def test_the_pace_of_a_trial_leaves_out_its_slow_first_steps() -> None:
+    running = Running(since=0.0, step=25, steps=105, even=(10.0, 5))
+    assert running.seconds(now=12.0) == pytest.approx(20.0)
+    assert Running(since=0.0, step=5, steps=105, even=(10.0, 5)).seconds(now=10.0) is None

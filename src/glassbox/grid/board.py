@@ -14,6 +14,8 @@ from glassbox.grid.attempt import Outcome
 from glassbox.grid.cells import Cell
 from glassbox.report.notation import in_time
 
+UNEVEN_STEPS = 5
+
 
 @dataclass
 class Running:
@@ -25,6 +27,14 @@ class Running:
     loss: float | None = None
     rate: float = 0.0
     start_up: float | None = None
+    even: tuple[float, int] | None = None
+
+    def seconds(self, now: float) -> float | None:
+        """Of the whole trial, by the pace of its even steps: the first ones also measure gradients and warm up."""
+        if self.even is None or self.step <= self.even[1]:
+            return None
+        began, first = self.even
+        return began - self.since + (now - began) / (self.step - first) * (self.steps - first)
 
     @property
     def line(self) -> str:
@@ -87,6 +97,8 @@ class Board:
         running.step, running.steps, running.loss, running.rate = step, steps, loss, rate
         if running.start_up is None:
             running.start_up = after
+        if running.even is None and step > UNEVEN_STEPS:
+            running.even = (time.monotonic(), step)
         if not self._estimated and step * 20 >= steps and (left := self._seconds_left()) is not None:
             self._estimated = True
             self.say(f"About {in_time(left)}, by the first steps of {cell.name}.")
@@ -135,7 +147,7 @@ class Board:
         """By what trials of each group took, or by the pace of those that run; None where neither is known."""
         now = time.monotonic()
         known = self._known | {group: statistics.median(each) for group, each in self._taken.items()}
-        paces = [(now - r.since) / r.step * r.steps for r in self._running.values() if r.step > 1]
+        paces = [pace for running in self._running.values() if (pace := running.seconds(now)) is not None]
         usual = statistics.fmean([*known.values()] or paces or [0.0])
         if not usual:
             return None
