@@ -36,11 +36,11 @@ test: setup ## Run the tests that take a few seconds each
 	pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: setup ## Run the slow tests
-	pytest -m slow -n 2 --dist loadgroup
+	pytest -m "slow and not long" -n 2 --dist loadgroup
 
 long: setup ## Run the full counts: 30 kills of a study, every Ray fault, the team's stack
 	.ci/services
-	GLASSBOX_KILLS=30 pytest -m slow tests/grid tests/tracking -n 2 --dist loadgroup
+	GLASSBOX_KILLS=30 pytest -m "long or slow" tests/grid tests/tracking -n 2 --dist loadgroup
 
 lint: setup ## Check format and lint
 	ruff format --check .

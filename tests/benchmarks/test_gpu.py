@@ -131,6 +131,7 @@ def test_settings_without_pydantic_keep_their_defaults() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes 8 minutes at the paper's shapes")
 @pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.long
 def test_all_of_it_runs_on_a_cpu(tmp_path: Path, bare: bool) -> None:
     script = [str(BENCHMARKS / "gpu.py"), "--out", str(tmp_path / "gpu"), "--seconds", "240"]
     command = [sys.executable, *(["-c", BARE] if bare else []), *script]

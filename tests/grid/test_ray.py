@@ -63,6 +63,7 @@ def test_a_request_that_no_node_can_meet_is_refused_before_anything_starts(proje
     assert not (project / "runs").exists()
 
 
+@pytest.mark.long
 def test_a_killed_node_and_a_killed_worker_change_no_bit(project: Path, cluster: Any, undisturbed: dict) -> None:
     nodes = [cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1") for _ in range(2)]
     write_params(project, cluster.address)
@@ -91,6 +92,7 @@ def keys_of_running(project: Path) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_after_the_driver_is_killed_the_same_command_does_the_rest(
     project: Path, cluster: Any, undisturbed: dict
 ) -> None:
@@ -104,6 +106,7 @@ def test_after_the_driver_is_killed_the_same_command_does_the_rest(
     assert grids.digests(project) == undisturbed
 
 
+@pytest.mark.long
 def test_nodes_with_folders_of_their_own_send_their_trials_back(
     project: Path, cluster: Any, undisturbed: dict, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

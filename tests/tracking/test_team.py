@@ -109,6 +109,7 @@ def test_a_store_that_works_is_made_once_and_a_wrong_password_is_told(
     assert f"{stack.uri} refuses the user name or password" in told and "another-word" not in told
 
 
+@pytest.mark.long
 def test_the_server_is_killed_and_comes_back_while_four_trials_write(stack: TeamStack, tmp_path: Path) -> None:
     early, late = tmp_path / "early", tmp_path / "late"
     writers = {name: write(name, late if name > "b" else early, tmp_path) for name in "abcd"}
@@ -138,6 +139,7 @@ def test_the_server_is_killed_and_comes_back_while_four_trials_write(stack: Team
     assert list(folder_of_journals().iterdir()) == []
 
 
+@pytest.mark.long
 def test_dvc_keeps_its_copies_in_the_same_s3(stack: TeamStack, tmp_path: Path) -> None:
     def dvc(*arguments: str) -> None:
         command = [str(TOOLS / "dvc"), *arguments]
@@ -155,6 +157,7 @@ def test_dvc_keeps_its_copies_in_the_same_s3(stack: TeamStack, tmp_path: Path) -
     assert (tmp_path / "snapshot").read_bytes() == b"signals"
 
 
+@pytest.mark.long
 def test_a_full_bucket_is_told_before_training_and_fails_no_trial(stack: TeamStack, tmp_path: Path) -> None:
     stack.fill_s3()
     assert "cannot keep a file of" in refusal()
@@ -168,6 +171,7 @@ def test_a_full_bucket_is_told_before_training_and_fails_no_trial(stack: TeamSta
     assert [path.name for path in folder_of_journals().iterdir()] != []
 
 
+@pytest.mark.long
 def test_a_server_that_is_away_is_told_before_training(stack: TeamStack) -> None:
     stack.kill_server()
     assert f"{stack.uri} does not answer (Connection refused)" in refusal()
