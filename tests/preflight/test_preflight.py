@@ -219,7 +219,6 @@ def test_the_samples_are_the_longest_of_every_task(project: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_sound_study_passes_every_check_and_nothing_is_left_behind(project: Path, monkeypatch: pytest.MonkeyPatch):
     before = sorted(path for path in project.rglob("*") if path.is_file())
     store_before = (project / "mlflow.db").read_bytes()
@@ -253,7 +252,6 @@ def test_the_script_says_what_failed_and_exits_with_1(
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_the_embedded_scale_passes(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     for name in ("conf", "data/embedded"):
         shutil.copytree(ROOT / name, store / name)

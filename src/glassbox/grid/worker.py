@@ -29,7 +29,7 @@ class Orders:
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         self._writing = threading.Lock()
         self._orders: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self.ended = False
+        self.ended = self._idle = False
         write_to(os.devnull)
         threading.Thread(target=self._read, args=(os.fdopen(os.dup(0)),), daemon=True).start()
 
@@ -38,10 +38,15 @@ class Orders:
             self._orders.put(json.loads(line))
         self.ended = True
         self._orders.put(None)
-        signal.raise_signal(signal.SIGTERM)
+        if not self._idle:
+            signal.raise_signal(signal.SIGTERM)
 
     def next(self) -> dict[str, Any] | None:
-        return self._orders.get()
+        """The next order; None at the end, which interrupts what is under way but not a worker that waits here."""
+        self._idle = True
+        order = self._orders.get()
+        self._idle = order is None
+        return None if self.ended else order
 
     def tell(self, event: str, **values: Any) -> None:
         with self._writing:
@@ -109,7 +114,8 @@ def main() -> None:
         outcome = attempt(settings, Cell(**order["cell"]), start["params"], Reporter(orders, began))
         orders.tell("ended", status=outcome.status, reason=outcome.reason, seconds=time.monotonic() - began)
         if outcome.status == "failed":
-            return  # what went wrong may have spoilt this process
+            break  # what went wrong may have spoilt this process
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is under way that it could stop
 
 
 class Reporter:
