@@ -11,7 +11,8 @@ import sys
 from glassbox.command import is_launched, is_main, launch, run
 from glassbox.config.settings import load_settings
 from glassbox.config.storage import SNAPSHOT_FOLDER, TASKS_FOLDER, scratch_folder
-from glassbox.snapshot.keys import MANIFEST, snapshot_key, written_json
+from glassbox.files import read_json
+from glassbox.snapshot.keys import MANIFEST, snapshot_key
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     settings = load_settings(parser.parse_args().params)
     uses_signals = any(settings.distill[name].uses_signals for name in settings.groups)
     maps = {"attention"} if any("attention" in settings.distill[name].active for name in settings.groups) else set()
-    key, found = snapshot_key(settings, TASKS_FOLDER), written_json(SNAPSHOT_FOLDER / MANIFEST)
+    key, found = snapshot_key(settings, TASKS_FOLDER), read_json(SNAPSHOT_FOLDER / MANIFEST)
     if found.get("key") == key and (found["signals"] or not uses_signals) and maps <= {*found["signals"]}:
         print(f"{SNAPSHOT_FOLDER}: nothing that it depends on has changed")
         return

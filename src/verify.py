@@ -16,7 +16,8 @@ import yaml
 from glassbox.command import run
 from glassbox.config.settings import SPLITS, Settings, load_settings
 from glassbox.config.storage import REPORTS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
-from glassbox.snapshot.keys import verify_key, written_json
+from glassbox.files import read_json
+from glassbox.snapshot.keys import verify_key
 
 REPORT = REPORTS_FOLDER / "snapshot.json"
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
     key = verify_key(settings, SNAPSHOT_FOLDER, TASKS_FOLDER)
-    if written_json(REPORT).get("key") == key:
+    if read_json(REPORT).get("key") == key:
         print(f"{REPORT}: nothing that it depends on has changed")
         return
 

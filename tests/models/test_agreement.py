@@ -24,7 +24,7 @@ from glassbox.models.agreement import (
     require_agreement_once,
 )
 from glassbox.models.context import require_lengths
-from glassbox.models.loading import load_model
+from glassbox.models.loading import load_model, model_digest
 from glassbox.models.signals import ATTENTION_NAME, gives_attention
 
 TEXTS = [(text[:-9], text[-9:]) for text in CORPUS] + [(CORPUS[3] * 2, " 12 - 5 = 7")]
@@ -164,12 +164,12 @@ def test_what_agreed_once_is_remembered_by_its_weights(folders: Path, tmp_path: 
     monkeypatch.setattr(agreement, "ask_plainly", counted)
     options: dict[str, Any] = {"max_length": 256, "vocabulary": 320, "wants_attention": True, "remembered": tmp_path}
     for _ in range(2):
-        require_agreement_once(settings, model, tiny_tokenizer(), TEXTS, **options)
+        require_agreement_once(settings, model, tiny_tokenizer(), TEXTS, weights=model_digest(model), **options)
     assert len(asked) == 1
     with torch.no_grad():
         model.lm_head.weight[0] += 1  # type: ignore[union-attr]
     with pytest.raises(GlassboxError, match="logits differ"):
-        require_agreement_once(settings, model, tiny_tokenizer(), TEXTS, **options)
+        require_agreement_once(settings, model, tiny_tokenizer(), TEXTS, weights=model_digest(model), **options)
 
 
 def test_a_quantised_model_is_refused_by_name_before_it_is_opened(folders: Path, tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ def test_a_full_artifact_store_keeps_no_run_from_ending(store: Path, tmp_path: P
     with closing(sqlite3.connect(store / "mlflow.db")) as connection:
         assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
     assert len(journals()) == 1
+    wait_until(lambda: not run._writer.is_alive())
     (tmp_path / "mlartifacts").unlink()
     record = only(run.run_id)
     found = tracking.artifact(record.run_id, "items.parquet")

@@ -9,11 +9,10 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from glassbox.config.settings import ModelSettings, PrepareSettings, Settings
 from glassbox.config.storage import root
-from glassbox.files import sha256_of, write_synced
+from glassbox.files import read_json, sha256_of, write_synced
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 
@@ -58,7 +57,7 @@ def files_in(names: Iterable[str | None]) -> list[Path]:
 def digests_of(paths: Iterable[Path]) -> dict[str, str]:
     """sha256 by path; a file is read once per size, time and inode (kept in .glassbox/digests.json)."""
     place = root() / ".glassbox" / "digests.json"
-    known = _known(place)
+    known = read_json(place)
     found, fresh = {}, {}
     for path in sorted(set(paths)):
         status = path.stat()
@@ -70,12 +69,5 @@ def digests_of(paths: Iterable[Path]) -> dict[str, str]:
         found[path.as_posix()] = str(entry[3])
     if fresh:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(place, json.dumps(_known(place) | fresh).encode())
+        write_synced(place, json.dumps(read_json(place) | fresh).encode())
     return found
-
-
-def _known(place: Path) -> dict[str, list[Any]]:
-    try:
-        return json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

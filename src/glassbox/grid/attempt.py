@@ -15,9 +15,9 @@ from glassbox.command import launch
 from glassbox.config.settings import Settings
 from glassbox.config.storage import scratch_folder
 from glassbox.errors import GlassboxError
-from glassbox.files import SOURCE
+from glassbox.files import SOURCE, read_json
 from glassbox.grid import kept
-from glassbox.grid.cells import Cell, is_current, read_json
+from glassbox.grid.cells import Cell, is_current
 from glassbox.grid.locks import Lease, is_valid
 from glassbox.grid.parents import follow
 
@@ -112,7 +112,7 @@ def _train(settings: Settings, cell: Cell, params: str, watch: Watch, token: str
     sys.argv = [str(SOURCE.parent / "train.py"), "--group", cell.group, "--seed", str(cell.seed), "--params", params]
     if launch(settings.train.processes, settings.train.parallelism):
         raise RuntimeError(f"one of its {settings.train.processes} processes failed; its log says why")
-    return (read_json(cell.manifest) or {})["status"]
+    return read_json(cell.manifest)["status"]
 
 
 def train_here(settings: Settings, group: str, seed: int, watch: Watch) -> Literal["finished", "diverged"]:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER, RUNS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
 from glassbox.errors import GlassboxError
+from glassbox.files import read_json
 from glassbox.tracking.key import trial_key
 
 SNAPSHOT_MANIFEST = SNAPSHOT_FOLDER / "manifest.json"
@@ -56,20 +56,11 @@ def _snapshot_digest() -> str:
 def _answers_digest(settings: Settings, group: str) -> str | None:
     if settings.distill[group].labels != "teacher":
         return None
-    return (read_json(ANSWERS_FOLDER / group / "manifest.json") or {}).get("digest")
+    return read_json(ANSWERS_FOLDER / group / "manifest.json").get("digest")
 
 
 def is_current(cell: Cell) -> bool:
     """Whether runs/ holds this trial, with every file that its manifest names."""
-    manifest = read_json(cell.manifest) or {}
+    manifest = read_json(cell.manifest)
     folder = cell.manifest.with_suffix("")
     return manifest.get("key") == cell.key and all((folder / name).is_file() for name in manifest["files"])
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where the file is absent or holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -11,8 +11,8 @@ from typing import Any
 from glassbox.config.settings import Settings
 from glassbox.config.storage import scratch_folder
 from glassbox.errors import GlassboxError
-from glassbox.files import sha256_of, write_synced
-from glassbox.grid.cells import Cell, read_json
+from glassbox.files import read_json, sha256_of, write_synced
+from glassbox.grid.cells import Cell
 
 MANIFEST = "manifest.json"
 FILES = "files"
@@ -25,7 +25,7 @@ def folder_of(settings: Settings) -> Path:
 def keep(manifest_path: Path, settings: Settings) -> None:
     """Link or copy a published trial to where it is kept by its key, then drop the oldest ones over the limit."""
     manifest = read_json(manifest_path)
-    if manifest is None or "key" not in manifest or not _is_whole(manifest, manifest_path.with_suffix("")):
+    if "key" not in manifest or not _is_whole(manifest, manifest_path.with_suffix("")):
         return
     target = folder_of(settings) / manifest["key"]
     if not (target / MANIFEST).is_file():
@@ -63,7 +63,7 @@ def adopt(cell: Cell, settings: Settings) -> str:
     """
     kept = folder_of(settings) / cell.key
     manifest = read_json(kept / MANIFEST)
-    if manifest is None:
+    if not manifest:
         return ""
     if not _is_sound(manifest, cell, kept / FILES):
         shutil.rmtree(kept, ignore_errors=True)

@@ -11,10 +11,11 @@ from glassbox.command import Interruption
 from glassbox.config.settings import Settings
 from glassbox.config.storage import REPORTS_FOLDER, RUNS_FOLDER
 from glassbox.errors import GlassboxError
+from glassbox.files import read_json
 from glassbox.grid import kept
 from glassbox.grid.attempt import Outcome, adopt_kept
 from glassbox.grid.board import Board
-from glassbox.grid.cells import Cell, is_current, read_json
+from glassbox.grid.cells import Cell, is_current
 from glassbox.grid.local import LocalEngine
 from glassbox.grid.parents import dvc_above, follow
 from glassbox.grid.ray import RayEngine
@@ -87,11 +88,11 @@ def table_of(missing: Mapping[Cell, Outcome], planned: int) -> str:
 
 def seconds_by_group(settings: Settings) -> dict[str, float]:
     """Of a whole trial, as trials of these groups took here; else as `make plan` found for this scale."""
-    plan = read_json(PLAN) or {}
+    plan = read_json(PLAN)
     known = plan.get("time", {}).get("trial_seconds", {}) if plan.get("scale") == settings.scale else {}
     taken: dict[str, list[float]] = {}
     for path in [*RUNS_FOLDER.glob("*/*.json"), *kept.folder_of(settings).glob(f"*/{kept.MANIFEST}")]:
-        manifest = read_json(path) or {}
+        manifest = read_json(path)
         if manifest.get("tags", {}).get("scale") == settings.scale and manifest.get("seconds"):
             taken.setdefault(manifest["group"], []).append(manifest["seconds"])
     found = {group: statistics.median(each) + SECONDS_BESIDE_TRAINING for group, each in taken.items()}

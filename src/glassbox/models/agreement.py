@@ -26,7 +26,7 @@ from glassbox.errors import GlassboxError
 from glassbox.files import code_digest, write_synced
 from glassbox.models.encoding import encode_sample
 from glassbox.models.generation import generate_tokens
-from glassbox.models.loading import head_logits, load_model, model_digest, output_head
+from glassbox.models.loading import head_logits, load_model, output_head
 from glassbox.models.signals import ATTENTION_NAME, position_signals
 
 PROBES = 8
@@ -200,17 +200,18 @@ def require_agreement_once(
     max_length: int,
     vocabulary: int,
     wants_attention: bool,
+    weights: str,
     remembered: Path,
     seed: int | None = None,
 ) -> None:
     """`require_agreement` on texts (prompt and answer), unless `remembered` (a folder) has these weights already.
 
-    What is remembered belongs to weights, configuration, texts, code and library versions. `model` is as `load_model`
-    gave it from `settings` and `seed`.
+    What is remembered belongs to `weights` (their digest), configuration, texts, code and library versions. `model`
+    is as `load_model` gave it from `settings` and `seed`.
     """
     probes = draw_probes(tokenizer, texts, max_length)
     facts = {
-        "weights": model_digest(model),
+        "weights": weights,
         "configuration": model.config.to_json_string(use_diff=False),
         "device": str(next(model.parameters()).device.type),
         "probes": [[*probe.ids, probe.loss_start] for probe in probes],

@@ -44,15 +44,6 @@ def verify_key(settings: Settings, snapshot_folder: Path, tasks_folder: Path) ->
     )
 
 
-def written_json(path: Path) -> dict[str, Any]:
-    """What a stage wrote there, its key among it; empty where nothing readable is."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _contents(files: dict[str, str]) -> dict[str, str]:
     """By name, so that the same model in another folder is the same model."""
     return {Path(path).name: digest for path, digest in files.items()}

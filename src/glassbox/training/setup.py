@@ -108,11 +108,10 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     channels = snapshot.channels() if snapshot and "hidden" in weights.active else None
     vocabulary, width = (snapshot.vocabulary if snapshot else None), (len(channels[0]) if channels else None)
     student = build_student(settings.student, seed, vocabulary, width)
-    validation = read_split(TASKS_FOLDER, "validation")
+    validation, initial_student = read_split(TASKS_FOLDER, "validation"), model_digest(student.model)
     if processes.is_main:
-        _require_agreement(settings, seed, student, tokenizer, validation)
+        _require_agreement(settings, seed, student, initial_student, tokenizer, validation)
     name_end(student.model, tokenizer)
-    initial_student = model_digest(student.model)
     if settings.train.gradient_checkpointing:
         checkpoint_layers(student.model)
     probe = PrecisionProbe(student.model)
@@ -159,6 +158,7 @@ def _require_agreement(
     settings: Settings,
     seed: int,
     student: Student,
+    weights: str,
     tokenizer: PreTrainedTokenizerFast,
     samples: Sequence[Sample],
 ) -> None:
@@ -171,6 +171,7 @@ def _require_agreement(
         max_length=settings.snapshot.max_length,
         vocabulary=student.vocabulary,
         wants_attention=any("attention" in settings.distill[name].active for name in settings.groups),
+        weights=weights,
         remembered=scratch_folder(settings.storage) / "agreement",
         seed=derived_seed(seed, "student"),
     )

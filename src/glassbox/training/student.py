@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from glassbox.config.settings import ModelSettings, TrainSettings
-from glassbox.models.generation import name_end
 from glassbox.models.loading import load_model, output_head, output_rows
 from glassbox.models.signals import PositionSignals, position_signals
 from glassbox.models.tokenizers import beginning_texts
@@ -85,11 +84,7 @@ def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 def save_student(
     student: Student, weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerFast, folder: Path, card: str
 ) -> None:
-    """A plain Transformers folder; the projector lies beside the model, which opens without it.
-
-    Its configurations name the tokenizer's end, which the answers were trained with.
-    """
-    name_end(student.model, tokenizer)
+    """A plain Transformers folder; the projector lies beside the model, which opens without it."""
     student.model.save_pretrained(folder, state_dict=part_of(weights, "model"))
     beginning_texts(tokenizer).save_pretrained(folder)
     if student.projector is not None:
