@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sections
 
-from glassbox.config.inputs import digests_of, files_in, local_inputs, tokenizer_inputs
+from glassbox.config.inputs import contents, digests_of, files_in, local_inputs, tokenizer_inputs
 from glassbox.files import sha256_of
 
 
@@ -62,3 +62,10 @@ def test_the_embedded_models_are_inputs_and_the_embedded_tasks_have_no_file() ->
     assert {Path(name).name for name in inputs["teacher"]} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert inputs["tasks"] == {}
     assert all("safetensors" not in name for name in tokenizer_inputs(sections.COMMITTED.student))
+
+
+def test_two_files_of_one_name_both_count_and_their_folder_does_not() -> None:
+    first = contents({"here/config.json": "a", "here/deep/config.json": "b"})
+    assert first == contents({"there/config.json": "a", "there/deep/config.json": "b"})
+    assert first != contents({"here/config.json": "c", "here/deep/config.json": "b"})
+    assert first != contents({"here/config.json": "a", "here/deep/config.json": "c"})

@@ -37,6 +37,11 @@ def tokenizer_inputs(settings: ModelSettings) -> dict[str, str]:
     return digests_of(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file())
 
 
+def contents(digests: dict[str, str]) -> list[tuple[str, str]]:
+    """Names and digests without their folders: the same model in another folder is the same model."""
+    return sorted((Path(path).name, digest) for path, digest in digests.items())
+
+
 def task_inputs(settings: PrepareSettings) -> dict[str, str]:
     """Every file that a task names, files in a folder that it names, and a local copy of the hub."""
     named = [name for task in settings.tasks.values() if task.files for name in task.files.model_dump().values()]

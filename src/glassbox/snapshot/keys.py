@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glassbox.config.inputs import digests_of, files_in, model_inputs, tokenizer_inputs
+from glassbox.config.inputs import contents, digests_of, files_in, model_inputs, tokenizer_inputs
 from glassbox.config.settings import Settings
 from glassbox.files import code_digest
 from glassbox.tasks.splits import tasks_digest
@@ -20,9 +20,9 @@ def snapshot_key(settings: Settings, tasks_folder: Path) -> str:
     return _key(
         snapshot=settings.snapshot.model_dump(mode="json", exclude={"processes"}),
         teacher=settings.teacher.model_dump(mode="json"),
-        teacher_files=_contents(model_inputs(settings.teacher)),
+        teacher_files=contents(model_inputs(settings.teacher)),
         student_tokenizer=settings.student.tokenizer or settings.student.model,
-        student_tokenizer_files=_contents(tokenizer_inputs(settings.student)),
+        student_tokenizer_files=contents(tokenizer_inputs(settings.student)),
         student_revision=settings.student.revision,
         audit_seed=settings.prepare.seed,
         tasks=tasks_digest(tasks_folder),
@@ -36,17 +36,12 @@ def verify_key(settings: Settings, snapshot_folder: Path, tasks_folder: Path) ->
     return _key(
         files=digests_of(files_in([str(snapshot_folder)])),
         settings={name: getattr(settings, name).model_dump(mode="json") for name in sections},
-        models=[_contents(model_inputs(model)) for model in (settings.teacher, settings.student)],
+        models=[contents(model_inputs(model)) for model in (settings.teacher, settings.student)],
         seed=settings.seeds[0],
         threads=settings.train.threads,
         tasks=tasks_digest(tasks_folder),
         code=code_digest("snapshot/verify.py", "evaluation/references.py", "tasks/reading.py"),
     )
-
-
-def _contents(files: dict[str, str]) -> dict[str, str]:
-    """By name, so that the same model in another folder is the same model."""
-    return {Path(path).name: digest for path, digest in files.items()}
 
 
 def _key(**facts: Any) -> str:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from glassbox.config.inputs import model_inputs
+from glassbox.config.inputs import contents, model_inputs
 from glassbox.config.settings import Settings
 from glassbox.files import code_digest
 
@@ -40,7 +40,7 @@ def trial_key(
         "tasks": tasks_digest,
         "code": code_digest(CODE),
         "settings": sections_of(settings),
-        "student": {Path(path).name: digest for path, digest in model_inputs(settings.student).items()},
+        "student": contents(model_inputs(settings.student)),
         "encoding": {"max_length": settings.snapshot.max_length, "overflow": settings.snapshot.overflow},
         "weights": own.model_dump(mode="json") if own is not None else None,
         "answers": answers_digest if own is not None and own.labels == "teacher" else None,
