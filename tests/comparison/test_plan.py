@@ -32,13 +32,13 @@ def test_the_committed_plan_has_a_margin_with_a_reason_for_every_task_at_every_s
     plan = read_plan(studies.CONF, scale)
     assert plan.margins.keys() == plan.margin_reasons.keys() == plan.tasks.keys()
     assert all(0 < margin < 0.2 for margin in plan.margins.values())
-    assert plan.seeds == tuple(range(7, 14)) and plan.confidence == 0.95
+    assert plan.seeds == tuple(range(14, 21)) and plan.confidence == 0.95
     assert plan.margin_scale == ("default" if scale == "another" else scale)
 
 
 def test_the_committed_plan_had_seen_none_of_the_seeds_that_it_plans_and_says_which_it_had() -> None:
     plan = read_plan(studies.CONF, "embedded")
-    assert plan.seen_seeds == tuple(range(7)) and "none of which had been run" in plan.seen_note
+    assert plan.seen_seeds == tuple(range(14)) and "none of which had been run" in plan.seen_note
     assert not set(plan.seeds) & set(plan.seen_seeds)
     assert read_plan(studies.CONF, "paper").seen_seeds == ()
 
