@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,13 @@ def test_line_ends_change_nothing(package: Path) -> None:
     before, path = digest(ENTRIES["snapshot"]), package / "snapshot" / "codec.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert digest(ENTRIES["snapshot"]) == before
+
+
+def test_two_writers_of_one_file_at_once_both_succeed_and_leave_nothing_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "digests.json"
+    contents = [bytes([letter]) * 50_000 for letter in b"ab"]
+    with ThreadPoolExecutor(2) as pool:
+        for written in [pool.submit(files.write_synced, target, contents[turn % 2]) for turn in range(40)]:
+            written.result()
+    assert target.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [target]

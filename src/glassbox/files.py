@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -34,13 +35,19 @@ def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to the drive, then rename: readers see all of it or nothing."""
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Write beside the target, flush to the drive, then rename: readers see all of it or nothing.
+
+    Each writer has a partial file of its own, so that of two at once the last one wins and neither fails.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL_SUFFIX}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
