@@ -36,7 +36,7 @@ test: setup ## Run the tests that take a few seconds each
 	pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: setup ## Run the slow tests
-	pytest -m "slow and not long" -n 2 --dist loadgroup
+	pytest -m "slow and not long" -n 2 --dist loadgroup --durations 30
 
 long: setup ## Run the full counts: 30 kills of a study, every Ray fault, the team's stack
 	.ci/services
