@@ -1,6 +1,7 @@
-"""Stage `answers`: the teacher's own answers to the training prompts -> data/answers, for `labels: teacher`.
+"""Stage `answers`: the teacher's own answers to the training prompts -> data/answers.
 
-Without such a group the teacher is not asked: every other group gets a folder that names the data's labels.
+They are the labels of groups with `labels: teacher`, and the texts of samples without labels (train.labelled under 1).
+Without either the teacher is not asked.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
-    asking = [name for name, group in settings.distill.items() if group.labels == "teacher"]
+    asking = [name for name in settings.groups if settings.reads_answers(name)]
 
     from glassbox.snapshot.labels import write_data_labels, write_teacher_labels
 
     shutil.rmtree(ANSWERS_FOLDER, ignore_errors=True)
-    for name in settings.distill.keys() - set(asking):
-        write_data_labels(ANSWERS_FOLDER / name)
     if not asking:
+        write_data_labels(ANSWERS_FOLDER)
         print(f"{ANSWERS_FOLDER}: no selected group learns from the teacher's answers, so it was not asked")
         return
 
@@ -34,9 +34,10 @@ def main() -> None:
 
     torch.set_num_threads(settings.train.threads)
     answers, facts = ask_teacher(settings, TASKS_FOLDER, scratch_folder(settings.storage))
-    refuse_the_datas_labels(facts["accuracy"], asking[0])
-    for name in asking:
-        write_teacher_labels(ANSWERS_FOLDER / name, answers, facts)
+    copying = [name for name in asking if settings.distill[name].labels == "teacher" and settings.labelled(name) == 1]
+    if copying:
+        refuse_the_datas_labels(facts["accuracy"], copying[0])
+    write_teacher_labels(ANSWERS_FOLDER, answers, facts)
     print(f"{ANSWERS_FOLDER}: {len(answers)} answers of {settings.teacher.model}, {settings.answers.mode}")
     for task, found in facts["accuracy"]["tasks"].items():
         print(

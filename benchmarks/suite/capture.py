@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from glassbox.config.settings import Settings
+from glassbox.config.settings import CapturedPositions, Settings
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.processes import join_processes
 from glassbox.snapshot.capture import capture_parts
@@ -77,7 +77,8 @@ def measure() -> list[Row]:
 
 
 def _capturing(settings: Settings, positions: str) -> Settings:
-    return settings.model_copy(update={"snapshot": settings.snapshot.model_copy(update={"positions": positions})})
+    both = CapturedPositions.model_validate({"hidden": positions, "attention": positions})
+    return settings.model_copy(update={"snapshot": settings.snapshot.model_copy(update={"positions": both})})
 
 
 def _capture(settings: Settings, teacher: Teacher, items: Sequence[Item], staging: Path) -> Callable[[], None]:

@@ -23,6 +23,7 @@ LAYOUT = Format(
     hidden_dtype="float16",
     attention_codec="sqrt_uint8",
     positions="answer",
+    attention_positions="answer",
 )
 PROMPT_TOKENS = {"sst2": (30, 60), "mmlu": (100, 150), "gsm8k": (60, 140)}
 SHORT_ANSWER = 2  # the answer and the end of sequence
@@ -44,8 +45,7 @@ def write_snapshot(folder: Path, counts: dict[str, int], layout: Format = LAYOUT
     write_part(part, rows)
     write_audit(folder / AUDIT_FILE, [])
     save_file({"weight": torch.zeros(layout.vocabulary, 1)}, folder / HEAD_FILE)
-    mean, deviation = channel_statistics([part], layout)
-    save_file({"mean": mean, "deviation": deviation}, folder / CHANNELS_FILE)
+    save_file(channel_statistics([part], layout), folder / CHANNELS_FILE)
     counted = {"train": {task: {"rows": counts[task], "positions": positions[task]} for task in counts}}
     write_manifest(folder, build_manifest(folder, [part.name], layout, {}, counted))
 

@@ -68,6 +68,7 @@ FORMAT = Format(
     hidden_dtype="float16",
     attention_codec="sqrt_uint8",
     positions="answer",
+    attention_positions="answer",
 )
 SIGNALS = frozenset({"hidden", "attention", "topk"})
 SHARES = {"sst2": 5_000, "mmlu": 1_000, "gsm8k": 1_000}

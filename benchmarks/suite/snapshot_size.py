@@ -171,7 +171,7 @@ def _mean(sizes: Sequence[Size], task: str, field: str) -> float:
 def _predicted(settings: Settings, sizes: Sequence[Size]) -> dict[str, int]:
     """What `make plan` says of the whole mixture at these lengths."""
     lengths = tuple(
-        Length(f"{task}/{index}", task, "train", size.tokens, size.positions, size.positions)
+        Length(f"{task}/{index}", task, "train", size.tokens, size.positions, size.positions, size.positions)
         for task, share in SHARES.items()
         for own in [[size for size in sizes if size.task == task]]
         for index, size in enumerate((own * (share // len(own) + 1))[:share])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from glassbox.config.settings import Settings
-from glassbox.objective import Objective, position_weights
+from glassbox.objective import Objective, component_weights, totals_of
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.reader import Snapshot
 from glassbox.training.student import Student, Trainee, build_optimizer, build_student
@@ -40,14 +40,10 @@ class TrainingStep:
 
     def __call__(self, batches: Sequence[Batch]) -> None:
         """Called with the step's micro-batches."""
-        samples, positions = sum(len(each.count) for each in batches), sum(len(each.labels) for each in batches)
+        totals = totals_of(batches, self.objective.positions, self.objective.weights)
         for batch in batches:
-            weights = position_weights(
-                batch.sample_index,
-                batch.count,
-                samples_in_step=samples,
-                positions_in_step=positions,
-                reduction=self.settings.objective.reduction,
+            weights = component_weights(
+                batch, self.objective.positions, self.objective.weights, totals, self.settings.objective.reduction
             )
             loss = self.trainee(self.signals_of(batch), weights, self.objective)[0]
             if not math.isfinite(loss.item()):

@@ -56,6 +56,7 @@ def _bytes(settings: Settings, samples: list[Sample]) -> Row:
         hidden_dtype=snapshot.hidden_dtype,
         attention_codec=snapshot.attention_codec,
         positions="answer",
+        attention_positions="answer",
     )
     items = []
     for sample in samples:

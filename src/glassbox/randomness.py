@@ -16,7 +16,7 @@ def generator_for(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(derived_seed(seed, purpose))
 
 
-def data_order(sample_ids: Sequence[str], seed: int, epoch: int) -> list[str]:
+def data_order(sample_ids: Sequence[str], seed: int, epoch: str) -> list[str]:
     """The samples of one epoch in the order of this seed: the same for every group, on every machine."""
     shuffler = np.random.Generator(np.random.PCG64(derived_seed(seed, f"data_order/{epoch}")))
     ordered = sorted(sample_ids)

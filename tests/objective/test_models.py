@@ -108,6 +108,7 @@ def make_batch(samples: Sequence[Sample], side: str = "right", extra: int = 0, f
         attention_mask=mask,
         first=torch.tensor([start + sample.loss_start for sample, start in zip(samples, starts, strict=True)]),
         count=count,
+        answer_count=count,
         labels=torch.cat([sample.ids[sample.loss_start + 1 :] for sample in samples]),
         sample_index=torch.repeat_interleave(torch.arange(len(samples)), count),
         hidden=torch.cat([sample.hidden for sample in samples]),
@@ -143,7 +144,7 @@ def components_of(
     signals = position_signals(
         model, ids, batch.attention_mask, batch.first, batch.count, want_attention=objective.needs_attention
     )
-    weights = torch.ones(len(batch.labels), dtype=torch.float64)
+    weights = dict.fromkeys(objective.weights, torch.ones(len(batch.labels), dtype=torch.float64))
     return objective.loss(signals, head_of(model), batch, weights)[1]
 
 
@@ -176,7 +177,7 @@ class Trainee(nn.Module):
             positions_in_step=positions_in_step,
             reduction=objective.settings.reduction,
         )
-        return objective.loss(signals, head_of(self.student), batch, weights)[0]
+        return objective.loss(signals, head_of(self.student), batch, dict.fromkeys(objective.weights, weights))[0]
 
 
 def step(batches: Sequence[Batch], samples: Sequence[Sample], **settings: object) -> tuple[float, dict[str, Tensor]]:

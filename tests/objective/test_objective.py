@@ -9,7 +9,7 @@ import sections
 import torch
 from torch import Tensor
 
-from glassbox.config.settings import Group, Weights
+from glassbox.config.settings import COMPONENTS, Group, Weights
 from glassbox.errors import GlassboxError
 from glassbox.models.signals import PositionSignals
 from glassbox.objective import Objective, Projector, position_weights, shares
@@ -53,6 +53,7 @@ def make_batch() -> Batch:
         attention_mask=nowhere.bool(),
         first=torch.zeros(len(COUNTS), dtype=torch.long),
         count=torch.tensor(COUNTS),
+        answer_count=torch.tensor(COUNTS),
         labels=torch.arange(POSITIONS),
         sample_index=torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS)),
         topk_ids=ids,
@@ -86,7 +87,12 @@ def make_objective(weights: Weights, **settings) -> Objective:
     )
 
 
-def weights_of(batch: Batch, reduction: str = "sample") -> Tensor:
+def weights_of(batch: Batch) -> dict[str, Tensor]:
+    """The same weight of a position in every component."""
+    return dict.fromkeys(COMPONENTS, share_of(batch))
+
+
+def share_of(batch: Batch, reduction: str = "sample") -> Tensor:
     return position_weights(
         batch.sample_index,
         batch.count,
@@ -99,12 +105,12 @@ def weights_of(batch: Batch, reduction: str = "sample") -> Tensor:
 def test_sample_reduction_is_the_mean_over_a_samples_positions_and_then_over_samples() -> None:
     batch, values = make_batch(), draw(POSITIONS)
     naive = torch.stack([part.mean() for part in values.split(COUNTS)]).mean()
-    assert (weights_of(batch) * values).sum().item() == pytest.approx(naive.item(), abs=1e-6)
+    assert (share_of(batch) * values).sum().item() == pytest.approx(naive.item(), abs=1e-6)
 
 
 def test_position_reduction_is_the_plain_mean() -> None:
     batch, values = make_batch(), draw(POSITIONS)
-    assert (weights_of(batch, "position") * values).sum().item() == pytest.approx(values.mean().item(), abs=1e-6)
+    assert (share_of(batch, "position") * values).sum().item() == pytest.approx(values.mean().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("reduction", ["sample", "position"])
@@ -139,6 +145,7 @@ def test_an_empty_micro_batch_contributes_zero_and_a_zero_gradient() -> None:
     batch = replace(
         full,
         count=torch.zeros(4, dtype=torch.long),
+        answer_count=torch.zeros(4, dtype=torch.long),
         labels=full.labels[:0],
         sample_index=full.sample_index[:0],
         hidden=full.hidden[:0],
@@ -192,7 +199,7 @@ def test_the_total_is_the_weighted_sum_not_divided_by_the_weights() -> None:
     weights = weights_of(batch)
     loss, components = objective.loss(student, head, batch, weights)
     expected = sum(
-        weight * (components[name] * weights).sum().item()
+        weight * (components[name] * weights[name]).sum().item()
         for name, weight in {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.2}.items()
     )
     assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -216,7 +223,7 @@ def test_the_log_holds_every_component_plain_and_weighted_the_total_and_its_coun
     values = objective.values(components, weights, batch)
     assert not any(value.requires_grad for value in values.values())
     for name, weight in {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.2}.items():
-        plain = (components[name] * weights).sum().item()
+        plain = (components[name] * weights[name]).sum().item()
         assert values[f"loss_{name}"].item() == pytest.approx(plain, rel=1e-5)
         assert values[f"weighted_{name}"].item() == pytest.approx(weight * plain, rel=1e-5)
     assert values["loss_total"].item() == pytest.approx(loss.item(), rel=1e-5)
@@ -289,7 +296,7 @@ def test_the_divergence_at_temperature_one_is_logged_without_a_gradient(target: 
     assert not logged.requires_grad
     assert torch.allclose(logged, components_of(at_one, student, head, batch)["logits"], atol=1e-6)
     values = objective.values(components, weights_of(batch))
-    assert values[AT_ONE].item() == pytest.approx((logged * weights_of(batch)).sum().item())
+    assert values[AT_ONE].item() == pytest.approx((logged * share_of(batch)).sum().item())
     assert f"loss_{AT_ONE}" not in values
     assert AT_ONE not in components_of(objective, student, head, batch)
     assert AT_ONE not in components_of(make_objective(GROUPS["sft"]), student, head, batch, at_one=True)
@@ -376,7 +383,9 @@ def test_a_weights_curve_counts_at_its_progress_and_is_logged(progress: float, w
     assert moment.logged == {"weight_logits": pytest.approx(weight)}
     assert values["loss_logits"] > 0
     assert values["weighted_logits"].item() == pytest.approx(weight * values["loss_logits"].item())
-    expected = plain.loss(student, head, batch, weights)[0] + (weight - 0.5) * (components["logits"] * weights).sum()
+    expected = (
+        plain.loss(student, head, batch, weights)[0] + (weight - 0.5) * (components["logits"] * weights["logits"]).sum()
+    )
     torch.testing.assert_close(loss, expected)
 
 
@@ -423,7 +432,7 @@ def test_balanced_signals_are_as_large_as_the_task_before_their_weights() -> Non
     batch, (student, head) = make_batch(), make_student()
     objective = make_objective(ALL)
     components, weights = components_of(objective, student, head, batch), weights_of(batch)
-    losses = {name: (values * weights).sum().item() for name, values in components.items()}
+    losses = {name: (values * weights[name]).sum().item() for name, values in components.items()}
     balanced = objective.balanced(losses)
     values = balanced.values(components, weights)
     for name, weight in {"task": 1.0, "logits": 0.5, "hidden": 0.1, "attention": 0.2}.items():

@@ -17,6 +17,7 @@ LAYOUT = Format(
     hidden_dtype="float16",
     attention_codec="sqrt_uint8",
     positions="answer",
+    attention_positions="answer",
 )
 PINNED = "1dba29c77cbb24123d8f15ee220bc4663e07c604b31ff26b2be5a826045f5fa4"
 

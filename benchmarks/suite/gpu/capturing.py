@@ -119,7 +119,9 @@ def stored(row: Row) -> StoredSample:
 def _memory(teacher: Teacher, items: Sequence[Item], pair: shapes.Pair) -> Iterator[Figure]:
     longest = batches(items, pair.capture_batch)[0]
     lengths = tuple(
-        memory.Length(item.sample.sample_id, item.sample.task, item.split, item.n_tokens, item.n_positions, 1)
+        memory.Length(
+            item.sample.sample_id, item.sample.task, item.split, item.n_tokens, item.n_positions, item.n_attention, 1
+        )
         for item in longest
     )
     with TemporaryDirectory() as folder:

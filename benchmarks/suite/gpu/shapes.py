@@ -13,7 +13,15 @@ import torch
 import yaml
 from transformers import LlamaConfig, PreTrainedModel
 
-from glassbox.config.settings import Group, ModelSettings, ObjectiveSettings, SnapshotSettings, TrainSettings
+from glassbox.config.settings import (
+    CapturedPositions,
+    Group,
+    ModelSettings,
+    ObjectiveSettings,
+    Positions,
+    SnapshotSettings,
+    TrainSettings,
+)
 from glassbox.models.encoding import Encoded
 from glassbox.models.loading import load_model
 from glassbox.objective import Objective
@@ -100,12 +108,17 @@ def train_settings() -> TrainSettings:
         logging_interval=10,
         liveness_steps=3,
         early_stopping=None,
+        samples=None,
+        labelled=1.0,
+        labelled_per_step=None,
+        dropout=None,
     )
 
 
 def objective_settings() -> ObjectiveSettings:
     """Those of conf/config.yaml."""
     return ObjectiveSettings(
+        positions=Positions(task="answer", logits="answer", hidden="answer", attention="answer"),
         temperature=2.0,
         temperature_squared=True,
         reduction="sample",
@@ -122,7 +135,7 @@ def settings(folder: Path, pair: Pair) -> Any:
     snapshot = SnapshotSettings(
         max_length=512,
         overflow="truncate",
-        positions="answer",
+        positions=CapturedPositions(hidden="answer", attention="answer"),
         top_k=64,
         temperatures=(1.0, 2.0, 4.0),
         hidden_dtype="float16",
@@ -159,6 +172,7 @@ def layout(pair: Pair, positions: Any = "answer") -> Format:
         hidden_dtype="float16",
         attention_codec="sqrt_uint8",
         positions=positions,
+        attention_positions=positions,
     )
 
 
@@ -218,7 +232,9 @@ def steps(pair: Pair) -> list[list[list[StoredSample]]]:
 
 def length(sample: StoredSample) -> Length:
     """What `plan` knows of a sample."""
-    return Length(sample.sample_id, sample.task, "train", sample.n_tokens, sample.n_answer, sample.n_answer)
+    return Length(
+        sample.sample_id, sample.task, "train", sample.n_tokens, sample.n_answer, sample.n_answer, sample.n_answer
+    )
 
 
 def linear_weights(model: PreTrainedModel) -> int:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from glassbox.models.loading import output_head
 from glassbox.models.precision import PrecisionProbe, cuda_has_bf16, resolve
 from glassbox.models.signals import position_signals
-from glassbox.objective import Objective, position_weights
+from glassbox.objective import Objective, component_weights, totals_of
 from glassbox.preflight import memory
 from glassbox.processes import start_accelerator
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
@@ -68,15 +68,9 @@ class Step:
     def __call__(
         self, objective: Objective, batches: Sequence[Batch], signals: Callable[[Batch], Batch] | None = None
     ) -> None:
-        samples, positions = sum(len(each.count) for each in batches), sum(len(each.labels) for each in batches)
+        totals = totals_of(batches, objective.positions, objective.weights)
         for batch in batches:
-            weights = position_weights(
-                batch.sample_index,
-                batch.count,
-                samples_in_step=samples,
-                positions_in_step=positions,
-                reduction="sample",
-            )
+            weights = component_weights(batch, objective.positions, objective.weights, totals, "sample")
             filled = batch if signals is None else signals(batch)
             with self.accelerator.autocast():
                 loss, _ = self.trainee(filled, weights, objective)

@@ -101,10 +101,15 @@ def _differing(selection: Selection) -> list[Breach]:
         breaches += _one_value(f"digest of the {digest}", trials, lambda trial, name=digest: trial.digests[name])
     for seed in selection.seeds:
         of_seed = [trial for trial in trials if trial.seed == seed]
-        for digest in ("data_order", "initial_student"):
+        for digest in ("label_rank", "initial_student"):
             field = f"{digest.replace('_', ' ')} of seed {seed}"
             recorded = [trial for trial in of_seed if trial.digests[digest]]
             breaches += _one_value(field, recorded, lambda trial, name=digest: trial.digests[name])
+        for share in sorted({labelled(trial) for trial in of_seed}):
+            where = "" if share == "1" else f" at a label share of {share}"
+            recorded = [trial for trial in of_seed if labelled(trial) == share and trial.digests["data_order"]]
+            field = f"data order of seed {seed}{where}"
+            breaches += _one_value(field, recorded, lambda trial: trial.digests["data_order"])
         recorded = [trial for trial in of_seed if trial.precision not in UNRECORDED]
         breaches += _one_value(f"precision of seed {seed}", recorded, lambda trial: trial.precision)
     for group in selection.groups:
@@ -113,6 +118,11 @@ def _differing(selection: Selection) -> list[Breach]:
         answers = f"teacher's answers of {group}"
         breaches += _one_value(answers, selection.of(group), lambda trial: trial.digests["answers"])
     return breaches
+
+
+def labelled(trial: TrialRecord) -> str:
+    """The share of samples that had labels."""
+    return trial.objective.get("labelled", "1")
 
 
 def _one_value(

@@ -32,6 +32,8 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _balance_has_a_task_loss,
         _topk_temperature_is_captured,
         _micro_batches_are_whole,
+        _steps_hold_labels,
+        _positions_are_captured,
         _tasks_have_their_source,
         _hub_data_sets_are_whole,
         _generators_hold_what_is_asked,
@@ -148,6 +150,32 @@ def _micro_batches_are_whole(tree: Tree) -> Iterator[Problem]:
         near = max(size for size in range(1, batch + 1) if batch % size == 0 and size <= micro)
         why = f"train.batch_size {batch} is not a multiple of it"
         yield Problem("train.micro_batch_size", why, f"-S train.micro_batch_size={near}", micro)
+
+
+def _steps_hold_labels(tree: Tree) -> Iterator[Problem]:
+    """Where some samples have no labels, every step needs a fixed number of those that have."""
+    batch, count = _at(tree, "train.batch_size"), _at(tree, "train.labelled_per_step")
+    shares = [_at(tree, "train.labelled"), *(group.get("labelled") for group in _sections(tree, "distill").values())]
+    few = [share for share in shares if share is not None and share < 1]
+    if few and batch and not (count and count < batch):
+        why = f"only {min(few):g} of the samples are labelled, and a step of {batch} must hold some of either kind"
+        yield Problem("train.labelled_per_step", why, f"-S train.labelled_per_step={max(1, batch // 4)}", count)
+
+
+def _positions_are_captured(tree: Tree) -> Iterator[Problem]:
+    captured = {name: _at(tree, f"snapshot.positions.{name}") for name in ("hidden", "attention")}
+    if captured["hidden"] == "answer" and captured["attention"] == "all":
+        why = "hidden states would be stored at answer positions only, and attention maps at more"
+        yield Problem("snapshot.positions.hidden", why, "-S snapshot.positions.hidden=all", "answer")
+    for name, group in _sections(tree, "distill").items():
+        positions = {**(_at(tree, "objective.positions") or {}), **(group.get("positions") or {})}
+        for component in SIGNALS:
+            signal = "attention" if component == "attention" else "hidden"
+            active = highest(group.get(component, 0.0)) > 0
+            if active and positions.get(component) == "all" and captured[signal] == "answer":
+                why = f"group {name} compares {component} at all positions, and the snapshot has answer positions only"
+                step = f"-S snapshot.positions.{signal}=all, or -S objective.positions.{component}=answer"
+                yield Problem(f"snapshot.positions.{signal}", why, step, "answer")
 
 
 def _tasks_have_their_source(tree: Tree) -> Iterator[Problem]:

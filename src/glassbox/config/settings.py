@@ -23,6 +23,8 @@ from glassbox.errors import GlassboxError
 SPLITS = ("train", "validation", "test")
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Part = Annotated[float, Field(gt=0.0, le=1.0)]
+Reach = Literal["answer", "all"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -66,12 +68,17 @@ class Weights(Section):
 class Group(Weights):
     """A group's objective.
 
-    `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks'. `shuffled`: the components
-    that read their signal off another sample, as a control.
+    `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks', and beside the tasks' where
+    not all samples are labelled. `shuffled`: the components that read their signal off another sample, as a control.
+    `labelled` and `positions` replace train.labelled and entries of objective.positions. `replica`: the same group with
+    other random numbers for projector and dropout.
     """
 
     labels: Literal["data", "teacher"] = "data"
     shuffled: tuple[Literal["logits", "hidden", "attention"], ...] = ()
+    labelled: Part | None = None
+    positions: dict[Literal["task", "logits", "hidden", "attention"], Reach] = {}
+    replica: int = Field(0, ge=0)
 
     @property
     def uses_signals(self) -> bool:
@@ -151,10 +158,17 @@ class AnswersSettings(Section):
     max_new_tokens: PositiveInt
 
 
+class CapturedPositions(Section):
+    """Where the teacher's signals are stored; logits are stored with the hidden states that they are formed from."""
+
+    hidden: Reach
+    attention: Reach
+
+
 class SnapshotSettings(Section):
     max_length: PositiveInt
     overflow: Literal["truncate", "refuse"]
-    positions: Literal["answer", "all"]
+    positions: CapturedPositions
     top_k: PositiveInt
     temperatures: tuple[PositiveFloat, ...] = Field(min_length=1)
     hidden_dtype: Literal["float16", "bfloat16"]
@@ -169,8 +183,22 @@ class VerifySettings(Section):
     recaptured_samples: int = Field(ge=0)
 
 
+class Positions(Section):
+    """Where each component counts: at the positions that predict the answer, or at `all` that predict a token.
+
+    Padding predicts nothing, and neither does a sample's last token.
+    """
+
+    task: Reach
+    logits: Reach
+    hidden: Reach
+    attention: Reach
+
+
 class ObjectiveSettings(Section):
     """`balance: magnitude` scales every signal to the task loss, step by step, before its weight."""
+
+    positions: Positions
 
     temperature: TemperatureCurve
     temperature_squared: bool
@@ -188,7 +216,12 @@ class EarlyStopping(Section):
 
 
 class TrainSettings(Section):
-    """`parallelism` names a file of conf/accelerate, which says how `processes` share a trial."""
+    """`parallelism` names a file of conf/accelerate, which says how `processes` share a trial.
+
+    `samples`: how many of each task a seed draws from those that are prepared (null: all of them). `labelled`: the
+    share of these that have labels, by a rank that each seed draws; every step then holds `labelled_per_step` of them.
+    `dropout` (null: the student's own) is that of every layer that has one.
+    """
 
     epochs: PositiveInt
     max_steps: PositiveInt | None
@@ -207,6 +240,10 @@ class TrainSettings(Section):
     logging_interval: PositiveInt
     liveness_steps: int = Field(ge=0)
     early_stopping: EarlyStopping | None
+    samples: PositiveInt | None
+    labelled: Part
+    labelled_per_step: PositiveInt | None
+    dropout: Share | None
 
 
 class EvaluationSettings(Section):
@@ -294,6 +331,25 @@ class Settings(Section):
     storage: StorageSettings
     engine: EngineSettings
     pretrain: PretrainSettings
+
+    def labelled(self, group: str) -> float:
+        """The share of samples that have labels in this group's trials."""
+        own = self.distill[group].labelled
+        return self.train.labelled if own is None else own
+
+    def positions(self, group: str) -> dict[str, str]:
+        """Where each component of this group counts."""
+        return {**self.objective.positions.model_dump(), **self.distill[group].positions}
+
+    def reads_answers(self, group: str) -> bool:
+        """Whether this group's trials read the teacher's own answers: as labels, or as the texts without labels."""
+        own = self.distill[group]
+        return own.labels == "teacher" or (own.uses_signals and self.labelled(group) < 1)
+
+    @property
+    def captures_answers(self) -> bool:
+        """Whether the teacher's signals are wanted of its own answers too."""
+        return any(self.distill[name].uses_signals and self.labelled(name) < 1 for name in self.groups)
 
     @model_validator(mode="after")
     def rules_hold(self) -> Settings:

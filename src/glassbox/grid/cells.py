@@ -11,7 +11,7 @@ from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER, RUNS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
 from glassbox.errors import GlassboxError
 from glassbox.files import read_json
-from glassbox.tracking.key import trial_key
+from glassbox.tracking.key import recorded_answers, trial_key
 
 SNAPSHOT_MANIFEST = SNAPSHOT_FOLDER / "manifest.json"
 
@@ -39,9 +39,9 @@ def cells_of(settings: Settings, groups: Iterable[str], seeds: Iterable[int]) ->
 
     groups = list(groups)
     snapshot, tasks = _snapshot_digest(), tasks_digest(TASKS_FOLDER)
-    answers = {group: _answers_digest(settings, group) for group in groups}
+    answers = recorded_answers(ANSWERS_FOLDER)
     return [
-        Cell(group, seed, trial_key(settings, group, seed, snapshot, tasks, answers[group]))
+        Cell(group, seed, trial_key(settings, group, seed, snapshot, tasks, answers))
         for seed in seeds
         for group in groups
     ]
@@ -51,12 +51,6 @@ def _snapshot_digest() -> str:
     if not SNAPSHOT_MANIFEST.is_file():
         raise GlassboxError(f"There is no snapshot in {SNAPSHOT_MANIFEST.parent.resolve()}: run `dvc repro snapshot`.")
     return json.loads(SNAPSHOT_MANIFEST.read_text(encoding="utf-8"))["logical_digest"]
-
-
-def _answers_digest(settings: Settings, group: str) -> str | None:
-    if settings.distill[group].labels != "teacher":
-        return None
-    return read_json(ANSWERS_FOLDER / group / "manifest.json").get("digest")
 
 
 def is_current(cell: Cell) -> bool:

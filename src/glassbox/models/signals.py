@@ -30,11 +30,11 @@ class PositionSignals:
     """Signals at the wanted positions of a batch, packed sample by sample in ascending order.
 
     `hidden` follows the final norm, in the model's dtype. Column 0 of `attention` is the sample's first real token;
-    columns that a position may not see are 0.
+    columns that a position may not see are 0. Its rows may be fewer positions than those of `hidden`.
     """
 
     hidden: Float[Tensor, "positions width"]
-    attention: Float[Tensor, "positions heads length"] | None
+    attention: Float[Tensor, "rows heads length"] | None
 
 
 @dataclass
@@ -149,9 +149,11 @@ def position_signals(
     count: Int[Tensor, " batch"],
     *,
     want_attention: bool,
+    attention_count: Int[Tensor, " batch"] | None = None,
 ) -> PositionSignals:
     """Run `model` once and read its signals at columns [first, first + count) of every sample.
 
+    Attention rows are those of the last `attention_count` of these columns (None: of all).
     The mask marks one unbroken run of real tokens per row: left and right padding both work. Right padding needs no
     mask in a causal model, so it takes the faster kernel. Raises GlassboxError where the model never reached the
     recorder, for a missing map must not pass as a zero.
@@ -160,8 +162,9 @@ def position_signals(
     start = mask.int().argmax(1)
     padded_left = bool(start.any())
     recorder = None
-    if want_attention and int(count.sum()):
-        recorder = _Recorder(_layers(model) - 1, start if padded_left else None, first, count)
+    rows = count if attention_count is None else attention_count
+    if want_attention and int(rows.sum()):
+        recorder = _Recorder(_layers(model) - 1, start if padded_left else None, first + count - rows, rows)
     padding: dict[str, Tensor] = {}
     if padded_left:
         padding = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}

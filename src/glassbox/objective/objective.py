@@ -1,8 +1,8 @@
 """The only place where weights meet components: `L = alpha task + beta logits + gamma_1 hidden + gamma_2 attention`.
 
 Weights are not divided by their sum. A component that never has a weight is not computed; one whose curve is at 0 for
-the moment is computed, and logged, and adds exactly 0. Every component is one value per answer position, and
-`position_weights` in reduction.py says how positions are averaged over a whole optimizer step.
+the moment is computed, and logged, and adds exactly 0. Every component is one value per packed position of the batch, 0
+where it does not count, and reduction.py says how positions are averaged over a whole optimizer step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from glassbox.config.curves import highest, is_constant, points_of, value_at
@@ -51,7 +51,9 @@ class Objective:
         projector: hidden.Projector | None = None,
     ) -> None:
         self.curves = {name: points_of(weight) for name, weight in weights.active.items()}
-        self.shuffled = frozenset(weights.shuffled) if isinstance(weights, Group) else frozenset()
+        own = weights if isinstance(weights, Group) else Group()
+        self.shuffled = frozenset(own.shuffled)
+        self.positions: dict[str, str] = {**settings.positions.model_dump(), **own.positions}
         self.settings = settings
         self.weights = {name: value_at(curve, 0.0) for name, curve in self.curves.items()}
         self.temperature = value_at(points_of(settings.temperature), 0.0)
@@ -72,6 +74,12 @@ class Objective:
     def partner_signals(self) -> frozenset[str]:
         """What it must deliver of the samples' partners, for the components that are shuffled."""
         return self._read_by(set(self.weights) & self.shuffled)
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Of what it must deliver all positions, where the answer's are not enough: signals, and "tokens"."""
+        everywhere = {name for name in self.weights if self.positions[name] == "all"}
+        return self._read_by(everywhere) | frozenset({"tokens"} if everywhere else ())
 
     def _read_by(self, components: set[str]) -> frozenset[str]:
         source = {"logits": "topk" if self.settings.logits_target == "topk" else "hidden"}
@@ -139,34 +147,39 @@ class Objective:
         student: PositionSignals,
         head: Head,
         batch: Batch,
-        position_weights: Float[Tensor, " positions"],
+        position_weights: Mapping[str, Float[Tensor, " positions"]],
         *,
         at_one: bool = False,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, " positions"]]]:
-        """This micro-batch's part of the step's loss, and its active components, unweighted, per answer position.
+        """This micro-batch's part of the step's loss, and its active components, unweighted, per packed position.
 
-        Summed over micro-batches and processes the parts are the loss; the components carry no gradient. `head` is the
-        student's output layer. `at_one` adds the KL at T = 1 for the log, where the group has logits and the snapshot
+        Summed over micro-batches and processes the parts are the loss; the components carry no gradient, and are 0 at
+        positions where they are not compared. `position_weights` says what a position counts in each of them, `head` is
+        the student's output layer. `at_one` adds the KL at T = 1 for the log, where the group has logits and the snapshot
         can give it. Shuffled components read the signals of `batch.partner`.
         """
         parts, components = [], {}
-        of_logits = {name: self.weights[name] * position_weights for name in ("task", "logits") if name in self.weights}
+        of_logits = {n: self.weights[n] * position_weights[n] for n in ("task", "logits") if n in self.weights}
         if of_logits:
-            terms = self._head_terms(batch, at_one)
-            part, components = head_losses(student.hidden, head, terms, of_logits)
+            rows = batch.rows("all" if any(self.positions[name] == "all" for name in of_logits) else "answer")
+            terms = self._head_terms(batch, rows, at_one)
+            counted = {name: at(weights, rows) for name, weights in of_logits.items()}
+            part, found = head_losses(at(student.hidden, rows), head, terms, counted)
             parts.append(part)
+            components = {name: spread(values, rows) for name, values in found.items()}
         for name, compute in (("hidden", self._hidden), ("attention", self._attention)):
             if name in self.weights:
-                values = compute(student, batch)
-                parts.append(self.weights[name] * (values * position_weights).sum())
-                components[name] = values.detach()
+                rows = batch.rows(self.positions[name])
+                values = compute(student, batch, rows)
+                parts.append(self.weights[name] * (values * at(position_weights[name], rows)).sum())
+                components[name] = spread(values.detach(), rows)
         return torch.stack(parts).sum(), components
 
     @torch.no_grad()
     def values(
         self,
         components: Mapping[str, Float[Tensor, " positions"]],
-        position_weights: Float[Tensor, " positions"],
+        position_weights: Mapping[str, Float[Tensor, " positions"]],
         batch: Batch | None = None,
         task_names: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
@@ -177,11 +190,11 @@ class Objective:
         `part_<component>/<task>`, what the task's positions add to the component (`shares` turns sums of parts into
         shares); `task_names` fixes the keys where processes must agree on them, else they are the batch's own.
         """
-        parts = torch.stack([components[name] for name in self.weights]) * position_weights
+        parts = torch.stack([components[name] * position_weights[name] for name in self.weights])
         sums = parts.sum(dim=1)
         result = {"loss_total": sums.new_zeros(()), "positions": sums.new_tensor(parts.shape[1])}
         if AT_ONE in components:
-            result[AT_ONE] = (components[AT_ONE] * position_weights).sum()
+            result[AT_ONE] = (components[AT_ONE] * position_weights["logits"]).sum()
         for name, value in zip(self.weights, sums, strict=True):
             result[f"loss_{name}"] = value
             result[f"weighted_{name}"] = self.weights[name] * value
@@ -195,36 +208,37 @@ class Objective:
         """Where a component reads its signal: the batch, or its partner where the component is shuffled."""
         return _present(batch.partner, "partner") if component in self.shuffled else batch
 
-    def _head_terms(self, batch: Batch, at_one: bool) -> HeadTerms:
-        """What is wanted of the student's logits."""
+    def _head_terms(self, batch: Batch, rows: Tensor | None, at_one: bool) -> HeadTerms:
+        """What is wanted of the student's logits at these rows."""
+        labels = at(batch.labels, rows)
         if "logits" not in self.weights:
-            return HeadTerms(batch.labels)
-        target = self._target(self._source("logits", batch))
+            return HeadTerms(labels)
+        target = self._target(self._source("logits", batch), rows)
         logs_at_one = at_one and (isinstance(target, DenseTarget) or self._captured(1.0) is not None)
-        return HeadTerms(batch.labels, target, self.temperature, self.settings.temperature_squared, logs_at_one)
+        return HeadTerms(labels, target, self.temperature, self.settings.temperature_squared, logs_at_one)
 
-    def _target(self, batch: Batch) -> DenseTarget | TopkTarget:
+    def _target(self, batch: Batch, rows: Tensor | None) -> DenseTarget | TopkTarget:
         if self.settings.logits_target == "topk":
-            ids, values, tails = (getattr(batch, name) for name in ("topk_ids", "topk_logits", "log_tail"))
-            tails = _present(tails, "topk")
-            return TopkTarget(_present(ids, "topk"), _present(values, "topk"), tails, self.temperatures)
+            stored = (_present(getattr(batch, name), "topk") for name in ("topk_ids", "topk_logits", "log_tail"))
+            ids, values, tails = (at(each, rows) for each in stored)
+            return TopkTarget(ids, values, tails, self.temperatures)
         weight, bias = _present(self.head, "head")
-        return DenseTarget(_present(batch.hidden, "hidden"), weight, bias)
+        return DenseTarget(at(_present(batch.hidden, "hidden"), rows), weight, bias)
 
-    def _hidden(self, student: PositionSignals, batch: Batch) -> Tensor:
-        batch = self._source("hidden", batch)
-        target = hidden.standardise(_present(batch.hidden, "hidden"), *_present(self.channels, "channels"))
-        predicted = _present(self.projector, "projector")(student.hidden)
+    def _hidden(self, student: PositionSignals, batch: Batch, rows: Tensor | None) -> Tensor:
+        stored = at(_present(self._source("hidden", batch).hidden, "hidden"), rows)
+        target = hidden.standardise(stored, *_present(self.channels, "channels"))
+        predicted = _present(self.projector, "projector")(at(student.hidden, rows))
         return (hidden.cosine if self.settings.hidden_loss == "cosine" else hidden.mse)(predicted, target)
 
-    def _attention(self, student: PositionSignals, batch: Batch) -> Tensor:
+    def _attention(self, student: PositionSignals, batch: Batch, rows: Tensor | None) -> Tensor:
         if student.attention is None:
             raise GlassboxError(
                 "The student's final layer gave no attention map although the attention component is active. Load "
                 "the model with attn_implementation='glassbox' and ask position_signals for maps (want_attention=True)."
             )
-        teacher = _present(self._source("attention", batch).attention, "attention")
-        mine, theirs, _ = attention.match_heads(student.attention, teacher, self.settings.heads == "strict")
+        teacher = at(_present(self._source("attention", batch).attention, "attention"), rows)
+        mine, theirs, _ = attention.match_heads(at(student.attention, rows), teacher, self.settings.heads == "strict")
         return (attention.map_kl if self.settings.attention_loss == "kl" else attention.map_mse)(mine, theirs)
 
     def _captured(self, temperature: float) -> int | None:
@@ -267,6 +281,18 @@ class Objective:
                 f"its top k only at temperatures {captured}. Use `-S objective.logits_target=dense`, which is "
                 "exact at any temperature, or one of those captured."
             )
+
+
+def at(values: Tensor, rows: Bool[Tensor, " positions"] | None) -> Tensor:
+    """The values at the packed positions that `rows` marks (None: at all); those of just these stay as they are."""
+    return values if rows is None or len(values) != len(rows) else values[rows]
+
+
+def spread(values: Float[Tensor, " rows"], rows: Bool[Tensor, " positions"] | None) -> Float[Tensor, " positions"]:
+    """Values of the marked positions in their places among all packed positions, 0 elsewhere."""
+    if rows is None:
+        return values
+    return values.new_zeros(len(rows)).masked_scatter_(rows, values)
 
 
 def _present(value: Value | None, name: str) -> Value:

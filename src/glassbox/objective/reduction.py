@@ -1,12 +1,68 @@
-"""How the values of answer positions are averaged over an optimizer step."""
+"""How the values of positions are averaged over an optimizer step, each component over the samples that have it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.errors import GlassboxError
+
+if TYPE_CHECKING:
+    from glassbox.snapshot.batch import Batch
+
+
+def component_counts(batch: Batch, positions: Mapping[str, str], components: Iterable[str]) -> dict[str, Tensor]:
+    """At how many positions of each sample a component counts: none in a task loss without a label. [samples] each."""
+    counts = {name: batch.counts(positions[name]) for name in components}
+    if "task" in counts and batch.labelled is not None:
+        counts["task"] = counts["task"] * batch.labelled
+    return counts
+
+
+def totals_of(batches: Iterable[Batch], positions: Mapping[str, str], components: Iterable[str]) -> dict[str, float]:
+    """`samples/<component>` and `positions/<component>`: how many count over these micro-batches."""
+    names = list(components)
+    found = {f"{what}/{name}": 0.0 for what in ("samples", "positions") for name in names}
+    for batch in batches:
+        for name, counts in component_counts(batch, positions, names).items():
+            found[f"samples/{name}"] += int((counts > 0).sum())
+            found[f"positions/{name}"] += int(counts.sum())
+    return found
+
+
+def component_weights(
+    batch: Batch, positions: Mapping[str, str], components: Iterable[str], totals: Mapping[str, float], reduction: str
+) -> dict[str, Float[Tensor, " positions"]]:
+    """What each packed position of a micro-batch counts in each component of its optimizer step, 0 where in none.
+
+    `totals` are those of `totals_of` over the whole step of all processes. Over the step the weights of a component sum
+    to 1, and to 0 where no sample of the step has it. Raises GlassboxError for a step in which no component has any.
+    """
+    names = list(components)
+    empty = [name for name in names if totals[f"positions/{name}"] <= 0]
+    found = {}
+    for name, counts in component_counts(batch, positions, names).items():
+        if name in empty and len(empty) < len(names):
+            found[name] = torch.zeros(len(batch.sample_index), device=batch.sample_index.device)
+            continue
+        weights = position_weights(
+            batch.sample_index,
+            counts.clamp(min=1),
+            samples_in_step=int(totals[f"samples/{name}"]),
+            positions_in_step=int(totals[f"positions/{name}"]),
+            reduction=reduction,
+        )
+        rows = batch.rows(positions[name])
+        if rows is not None:
+            weights = weights * rows
+        if name == "task" and batch.labelled is not None:
+            weights = weights * batch.labelled.index_select(0, batch.sample_index.long())
+        found[name] = weights
+    return found
 
 
 def position_weights(
@@ -19,8 +75,8 @@ def position_weights(
 ) -> Float[Tensor, " positions"]:
     """What each position of a micro-batch counts in its optimizer step; over the step the weights sum to 1.
 
-    `counts` are the answer positions of the micro-batch's samples. `samples_in_step` (those with at least one position)
-    and `positions_in_step` are totals over all micro-batches and processes of the step. `sample`: a sample's mean over
+    `counts` are the positions of the micro-batch's samples that count. `samples_in_step` (those with at least one of
+    them) and `positions_in_step` are totals over all micro-batches and processes of the step. `sample`: a sample's mean over
     its positions, then the mean over samples; `position`: the plain mean over positions. A micro-batch without a
     position gets no weights and so contributes zero; a step without one is a GlassboxError, to be met before the
     update.

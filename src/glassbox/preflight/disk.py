@@ -58,7 +58,7 @@ def snapshot_bytes(settings: Settings, workload: Workload, teacher: Teacher) -> 
     lengths = workload.lengths
     positions = sum(length.n_captured for length in lengths)
     tokens = sum(length.n_tokens for length in lengths)
-    entries = sum(attention_entries(length.n_tokens, length.n_captured) for length in lengths) * layout.heads
+    entries = sum(attention_entries(length.n_tokens, length.n_attention) for length in lengths) * layout.heads
     audited = min(settings.snapshot.audit_positions, positions)
     audit_attention = 4 * entries / positions * ATTENTION_COMPRESSED["float32"]
     itemsize = teacher.dtype.itemsize
@@ -84,7 +84,8 @@ def format_of(settings: Settings, teacher: Teacher) -> Format:
         temperatures=snapshot.temperatures,
         hidden_dtype=snapshot.hidden_dtype,
         attention_codec=snapshot.attention_codec,
-        positions=snapshot.positions,
+        positions=snapshot.positions.hidden,
+        attention_positions=snapshot.positions.attention,
     )
 
 

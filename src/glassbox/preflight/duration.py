@@ -75,7 +75,7 @@ def measured_time(
         return {"reason": reason}
     started = time.monotonic()
     capture_rate, teacher_rate, trials = _probe(settings, tasks_folder)
-    samples, asked = estimate["samples"], any(group.labels == "teacher" for group in settings.distill.values())
+    samples, asked = estimate["samples"], any(settings.reads_answers(group) for group in settings.groups)
     evaluation_rate = trials[settings.groups[0]].rate("test")
     seconds = {
         group: start_up
@@ -135,10 +135,10 @@ def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, float, dict[s
         started = time.perf_counter()
         measure_teacher(small, TASKS_FOLDER)
         teacher_rate = (time.perf_counter() - started) / len(chosen["test"])
+        if any(small.reads_answers(group) for group in small.groups):
+            _stand_in_for_answers(ANSWERS_FOLDER)
         run_stage("snapshot")
         for group in small.groups:
-            if small.distill[group].labels == "teacher":
-                _stand_in_for_answers(ANSWERS_FOLDER / group)
             timings, started = Timings(), time.perf_counter()
             with captured_output():
                 setup = prepare(small, group, small.seeds[0])

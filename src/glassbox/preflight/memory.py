@@ -27,7 +27,7 @@ from glassbox.models.context import context_of
 from glassbox.models.generation import GROWTH, cache_of
 from glassbox.models.loading import configuration_of, head_logits, loaded_dtype, model_without_weights
 from glassbox.models.signals import checkpoint_layers, gives_attention, packed_positions, position_signals
-from glassbox.objective import Objective, liveness, position_weights
+from glassbox.objective import Objective, liveness
 from glassbox.objective.hidden import Projector
 from glassbox.preflight.workload import Length, Question, Workload
 from glassbox.snapshot.batch import Batch
@@ -64,16 +64,18 @@ def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Pe
     model = abstract_model(abstraction, settings.teacher, teacher.dtype).eval()
     ids, mask = _ids_and_mask(batch)
     count = torch.tensor([length.n_captured for length in batch])
+    rows = torch.tensor([length.n_attention for length in batch])
     first = torch.tensor([length.n_tokens for length in batch]) - 1 - count
     with abstraction, torch.no_grad():
-        signals = position_signals(model, ids, mask, first, count, want_attention=gives_attention(model))
+        maps = gives_attention(model)
+        signals = position_signals(model, ids, mask, first, count, want_attention=maps, attention_count=rows)
         stored = signals.hidden.to(getattr(torch, settings.snapshot.hidden_dtype))
         rows = max(1, CHUNK_LOGITS // teacher.vocabulary)
         logits = head_logits(model, stored[:rows].float(), teacher.vocabulary)
         _ = top_k_with_tails(logits, min(settings.snapshot.top_k, teacher.vocabulary), settings.snapshot.temperatures)
         del logits, _
         if signals.attention is not None:
-            ragged = pack_ragged(signals.attention, packed_positions(first, count)[1])
+            ragged = pack_ragged(signals.attention, packed_positions(first + count - rows, rows)[1])
             encode_attention(ragged, settings.snapshot.attention_codec)
     return _without_nothing(abstraction.peak)
 
@@ -123,13 +125,7 @@ def training_peak(
 
 def _backward(settings: Settings, student: Student, objective: Objective, batch: Batch, precision: str) -> None:
     """A micro-batch as in the trial's step, on a step that is logged."""
-    share = position_weights(
-        batch.sample_index,
-        batch.count,
-        samples_in_step=len(batch.sample_ids),
-        positions_in_step=len(batch.labels),
-        reduction=settings.objective.reduction,
-    )
+    share = {name: torch.full(batch.labels.shape, 1.0 / len(batch.labels)) for name in objective.weights}
     with _autocast(precision)():
         loss, _ = Trainee(student)(batch, share, objective, at_one=True)
     loss.backward()
@@ -315,18 +311,21 @@ def _batch(
 ) -> Batch:
     """What the snapshot's reader would deliver for these samples, with their partners where signals are shuffled."""
     ids, mask = _ids_and_mask(lengths)
-    first = torch.tensor([length.first for length in lengths])
-    count = torch.tensor([length.n_answer for length in lengths])
-    sample_index, _ = packed_positions(first, count)
-    positions = len(sample_index)
+    tokens, answer = (torch.tensor([getattr(length, name) for length in lengths]) for name in ("n_tokens", "n_answer"))
+    whole = objective.whole
+    count = tokens - 1 if "tokens" in whole else answer
+    first = tokens - 1 - count
+    sample_index, column = packed_positions(first, count)
+    positions = {name: int((tokens - 1 if name in whole else answer).sum()) for name in ("hidden", "attention", "topk")}
     k = min(settings.snapshot.top_k, teacher.vocabulary)
+    maps = (positions["attention"], teacher.heads, ids.shape[1])
     shapes = {
-        "hidden": (("hidden", (positions, teacher.width), torch.float32, "activations"),),
-        "attention": (("attention", (positions, teacher.heads, ids.shape[1]), torch.float32, "attention maps"),),
+        "hidden": (("hidden", (positions["hidden"], teacher.width), torch.float32, "activations"),),
+        "attention": (("attention", maps, torch.float32, "attention maps"),),
         "topk": (
-            ("topk_ids", (positions, k), torch.int64, "logits"),
-            ("topk_logits", (positions, k), torch.float32, "logits"),
-            ("log_tail", (positions, len(settings.snapshot.temperatures)), torch.float32, "logits"),
+            ("topk_ids", (positions["topk"], k), torch.int64, "logits"),
+            ("topk_logits", (positions["topk"], k), torch.float32, "logits"),
+            ("log_tail", (positions["topk"], len(settings.snapshot.temperatures)), torch.float32, "logits"),
         ),
     }
 
@@ -343,8 +342,10 @@ def _batch(
             attention_mask=mask,
             first=first,
             count=count,
-            labels=torch.zeros(positions, dtype=torch.int64),
+            answer_count=answer,
+            labels=torch.zeros(len(sample_index), dtype=torch.int64),
             sample_index=sample_index,
+            answer=column >= (tokens - 1 - answer)[sample_index] if "tokens" in whole else None,
             partner=partner,
             **signals,
         )

@@ -16,6 +16,7 @@ from glassbox.snapshot.schema import CAPTURED_SPLITS
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
 from glassbox.tasks.splits import read_split
+from glassbox.training.draws import draw
 from glassbox.training.schedule import make_schedule
 
 # Rows of the hub's splits that the settings take whole, at the commits of conf/scale/paper.yaml (docs/paper_scale.md)
@@ -29,18 +30,18 @@ HUB_ROWS = {
 
 @dataclass(frozen=True)
 class Length:
-    """One training or validation sample. `n_captured` positions are stored, the last `n_answer` of them trained on."""
+    """One training or validation sample: `n_captured` hidden states and `n_attention` rows are stored, the last ones.
+
+    The last `n_answer` positions predict its answer.
+    """
 
     sample_id: str
     task: str
     split: str
     n_tokens: int
     n_captured: int
+    n_attention: int
     n_answer: int
-
-    @property
-    def first(self) -> int:
-        return self.n_tokens - 1 - self.n_answer
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,9 @@ def _counted(
             )
             tokens = len(encoded.ids)
             answer = tokens - 1 - encoded.loss_start
-            captured = answer if snapshot.positions == "answer" else tokens - 1
-            lengths.append(Length(sample.sample_id, sample.task, split, tokens, captured, answer))
+            reaches = (snapshot.positions.hidden, snapshot.positions.attention)
+            hidden, attention = (answer if reach == "answer" else tokens - 1 for reach in reaches)
+            lengths.append(Length(sample.sample_id, sample.task, split, tokens, hidden, attention, answer))
     questions = []
     for sample in splits["test"]:
         prompt = len(encode_prompt(tokenizer, sample.prompt, snapshot.max_length))
@@ -140,7 +142,7 @@ def _bound(settings: Settings, reason: str) -> Workload:
     for name in settings.prepare.tasks:
         for split in CAPTURED_SPLITS:
             for index in range(_rows(settings, name, split, reason)):
-                lengths.append(Length(f"{name}/{split}/{index}", name, split, most, most - 1, most - 1))
+                lengths.append(Length(f"{name}/{split}/{index}", name, split, most, most - 1, most - 1, most - 1))
         questions += [Question(name, most, ())] * _rows(settings, name, "test", reason)
     source = f"an upper bound, every sample {most} tokens long (snapshot.max_length): {reason}"
     return Workload(tuple(lengths), tuple(questions), False, source, None)
@@ -163,7 +165,12 @@ def training_of(settings: Settings, workload: Workload) -> Training:
     """The trials' own step plans; steps are equal in all seeds, the candidates come from all of them."""
     by_id = {length.sample_id: length for length in workload.split("train")}
     tokens_by_id = {sample_id: length.n_tokens for sample_id, length in by_id.items()}
-    plans = [make_schedule(tokens_by_id, settings.train, seed) for seed in settings.seeds]
+    tasks = {sample_id: length.task for sample_id, length in by_id.items()}
+    plans = []
+    for seed in settings.seeds:
+        chosen = draw(tasks, settings.train.samples, settings.train.labelled, seed)
+        drawn = {sample_id: tokens_by_id[sample_id] for sample_id in chosen.samples}
+        plans.append(make_schedule(drawn, settings.train, seed, chosen.labelled))
     steps = [
         [tuple(by_id[sample_id] for sample_id in batch) for batch in step] for plan in plans for step in plan.steps
     ]

@@ -47,17 +47,18 @@ def audit_figures(
     )
     cosine = float(nn.functional.cosine_similarity(hidden.double(), true_hidden.double(), dim=1).min())
     attention = [
-        _attention_kl_per_column(each, rows[each.sample_id], o, layout)
-        for each, o in zip(audit if layout.heads else (), offsets if layout.heads else (), strict=True)
+        _attention_kl_per_column(each, rows[each.sample_id], layout)
+        for each in audit
+        if len(memoryview(each.attention))
     ]
     figures: dict[str, Any] = {
         "positions": len(audit),
         "hidden_cosine_min": cosine,
-        "attention_kl_per_column_mean": float(np.mean(attention)) if layout.heads else None,
+        "attention_kl_per_column_mean": float(np.mean(attention)) if attention else None,
     }
     if not cosine >= HIDDEN_COSINE:
         raise _worse(folder, f"hidden states have a cosine of {cosine:.7f} (at least {HIDDEN_COSINE})")
-    if layout.heads and not figures["attention_kl_per_column_mean"] <= ATTENTION_KL_PER_COLUMN:
+    if attention and not figures["attention_kl_per_column_mean"] <= ATTENTION_KL_PER_COLUMN:
         raise _worse(
             folder,
             f"attention rows have a mean KL of {figures['attention_kl_per_column_mean']:.2e} per column (at most "
@@ -80,13 +81,13 @@ def _stored_topk(row: Row, offset: int, layout: Format) -> tuple[np.ndarray, np.
     return ids, array(row.topk_logits, "<f2", -1, layout.top_k)[offset].astype(np.float32)
 
 
-def _attention_kl_per_column(audited: AuditRow, row: Row, offset: int, layout: Format) -> float:
+def _attention_kl_per_column(audited: AuditRow, row: Row, layout: Format) -> float:
     """KL(decoded | dense) of one position, mean over heads, divided by the row's length."""
     length = audited.position + 1
     true = torch.from_numpy(array(audited.attention, "<f4", layout.heads, length).copy()).double()
     stored, position = row_attention(row, layout)
     decoded = decode_attention(stored, position, len(row.input_ids), layout.attention_codec)[
-        offset, :, :length
+        int(audited.position - position[0]), :, :length
     ].double()
     tiny = torch.finfo(torch.float32).tiny
     terms = torch.xlogy(decoded, decoded) - torch.xlogy(decoded, true.clamp(min=tiny))

@@ -1,4 +1,4 @@
-"""A batch as trials read it: packed answer positions, decoded on the device they are used on."""
+"""A batch as trials read it: packed positions, decoded on the device they are used on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from glassbox.snapshot.schema import SIGNAL_COLUMNS, Cell, Format, attention_ent
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples and the teacher's signals at their answer positions, packed sample by sample in ascending order.
+    """Samples and the teacher's signals at their positions, packed sample by sample in ascending order.
 
+    The positions are those that predict the answer, or all that predict a token: `count` of each sample from column
+    `first`, the last `answer_count` of them its answer's. A signal may be there at answer positions alone (`rows`).
     input_ids are padded on the right with 0. `attention` is 0 outside a row's columns, and every row sums to 1.
-    `partner` is the same batch with the signals of its samples' partners (partners.py), where a component is shuffled.
+    `labelled` says which samples have labels (None: all). `partner` is the same batch with the signals of its samples'
+    partners (partners.py), where a component is shuffled.
     """
 
     sample_ids: tuple[str, ...]
@@ -28,14 +31,31 @@ class Batch:
     attention_mask: Bool[Tensor, "batch length"]
     first: Int[Tensor, " batch"]
     count: Int[Tensor, " batch"]
+    answer_count: Int[Tensor, " batch"]
     labels: Int[Tensor, " positions"]
     sample_index: Int[Tensor, " positions"]
-    topk_ids: Int[Tensor, "positions k"] | None = None
-    topk_logits: Float[Tensor, "positions k"] | None = None
-    log_tail: Float[Tensor, "positions temperatures"] | None = None
-    hidden: Float[Tensor, "positions width"] | None = None
-    attention: Float[Tensor, "positions heads length"] | None = None
+    answer: Bool[Tensor, " positions"] | None = None
+    labelled: Bool[Tensor, " batch"] | None = None
+    topk_ids: Int[Tensor, "rows k"] | None = None
+    topk_logits: Float[Tensor, "rows k"] | None = None
+    log_tail: Float[Tensor, "rows temperatures"] | None = None
+    hidden: Float[Tensor, "rows width"] | None = None
+    attention: Float[Tensor, "rows heads length"] | None = None
     partner: Batch | None = None
+
+    def rows(self, reach: str) -> Bool[Tensor, " positions"] | None:
+        """Which packed positions are meant by "answer" or "all"; None for every one of them."""
+        return self.answer if reach == "answer" else None
+
+    def counts(self, reach: str) -> Int[Tensor, " batch"]:
+        """How many packed positions of each sample are meant by "answer" or "all"."""
+        return self.answer_count if reach == "answer" else self.count
+
+    def span(self, signal: Tensor) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
+        """First column and number of the positions at which a signal of this batch is there, by sample."""
+        if len(signal) == len(self.labels):
+            return self.first, self.count
+        return self.first + self.count - self.answer_count, self.answer_count
 
 
 @dataclass(frozen=True)
@@ -64,51 +84,59 @@ def _carried(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def assemble_tokens(samples: Sequence[StoredSample], device: torch.device) -> Batch:
-    """Pack samples into a batch that carries no signal."""
+def assemble_tokens(samples: Sequence[StoredSample], device: torch.device, whole: bool = False) -> Batch:
+    """Pack samples into a batch that carries no signal: their answers' positions, or with `whole` all of them."""
     length = max(sample.n_tokens for sample in samples)
     ids = np.zeros((len(samples), length), dtype=np.int64)
     for row, sample in enumerate(samples):
         ids[row, : sample.n_tokens] = sample.input_ids
     tokens = np.array([sample.n_tokens for sample in samples])
-    first = np.array([sample.loss_start for sample in samples])
-    count = tokens - 1 - first
+    answer = np.array([sample.n_answer for sample in samples])
+    count = tokens - 1 if whole else answer
     sample_index = np.repeat(np.arange(len(samples)), count)
-    labels = ids[sample_index, _positions(samples) + 1]
+    column = _positions(samples, whole)
+    in_answer = column >= (tokens - 1 - answer)[sample_index] if whole else None
     return Batch(
         sample_ids=tuple(sample.sample_id for sample in samples),
         tasks=tuple(sample.task for sample in samples),
         input_ids=_carried(ids, device),
         attention_mask=_carried(np.arange(length) < tokens[:, None], device),
-        first=_carried(first, device),
+        first=_carried(tokens - 1 - count, device),
         count=_carried(count, device),
-        labels=_carried(labels, device),
+        answer_count=_carried(answer, device),
+        labels=_carried(ids[sample_index, column + 1], device),
         sample_index=_carried(sample_index, device),
+        answer=None if in_answer is None else _carried(in_answer, device),
     )
 
 
-def _positions(samples: Sequence[StoredSample]) -> np.ndarray:
-    """The columns of all answer positions, sample by sample."""
-    return np.concatenate([np.arange(sample.loss_start, sample.n_tokens - 1) for sample in samples])
+def _positions(samples: Sequence[StoredSample], whole: bool) -> np.ndarray:
+    """The columns of all positions, sample by sample."""
+    return np.concatenate([np.arange(0 if whole else s.loss_start, s.n_tokens - 1) for s in samples])
 
 
-def assemble(samples: list[StoredSample], layout: Format, device: torch.device) -> Batch:
-    """Pack stored cells into a batch: undecoded bytes travel to `device` and are decoded there."""
-    batch = assemble_tokens(samples, device)
-    packed = {name: _carried(values, device) for name, values in pack(samples, layout).items()}
+def assemble(
+    samples: list[StoredSample], layout: Format, device: torch.device, whole: frozenset[str] = frozenset()
+) -> Batch:
+    """Pack stored cells into a batch: undecoded bytes travel to `device` and are decoded there.
+
+    `whole` names the signals that are wanted at all positions, and "tokens" where the batch is to hold all of them.
+    """
+    batch = assemble_tokens(samples, device, "tokens" in whole)
+    packed = {name: _carried(values, device) for name, values in pack(samples, layout, whole).items()}
     signals: dict[str, Tensor] = {}
     if "hidden" in packed:
         stored = hidden_tensor(packed["hidden"], layout)
         signals["hidden"] = empty(stored.shape, device).copy_(stored)
     if "attention" in packed:
-        length, position = batch.input_ids.shape[1], _carried(_positions(samples), device)
+        length, position = batch.input_ids.shape[1], _carried(_positions(samples, "attention" in whole), device)
         signals["attention"] = decode_attention(packed["attention"], position, length, layout.attention_codec)
     signals |= {name: packed[name] for name in SIGNAL_COLUMNS["topk"] if name in packed}
     return replace(batch, **signals)
 
 
-def pack(samples: Sequence[StoredSample], layout: Format) -> dict[str, np.ndarray]:
-    """The cells' answer positions by column, sample by sample, in one copy.
+def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] = frozenset()) -> dict[str, np.ndarray]:
+    """The cells' answer positions by column, sample by sample, in one copy; of signals in `whole` all positions.
 
     hidden [positions, width] and attention [heads, ragged] are as stored (bfloat16 as its 16 bits), topk_ids int64,
     topk_logits and log_tail float32.
@@ -116,28 +144,38 @@ def pack(samples: Sequence[StoredSample], layout: Format) -> dict[str, np.ndarra
     columns = samples[0].cells.keys()
     packed: dict[str, np.ndarray] = {}
     if "hidden" in columns:
-        packed["hidden"] = np.concatenate([hidden_array(s.cells["hidden"], layout)[-s.n_answer :] for s in samples])
+        counts = [_wanted(sample, "hidden" in whole) for sample in samples]
+        stored = [hidden_array(sample.cells["hidden"], layout) for sample in samples]
+        packed["hidden"] = np.concatenate([cell[len(cell) - n :] for cell, n in zip(stored, counts, strict=True)])
     if "attention" in columns:
-        packed["attention"] = np.concatenate([_answer_entries(sample, layout) for sample in samples], axis=1)
+        entries = [_wanted_entries(sample, layout, "attention" in whole) for sample in samples]
+        packed["attention"] = np.concatenate(entries, axis=1)
     if "topk_ids" in columns:
-        packed |= _topk(samples, layout)
+        packed |= _topk(samples, layout, "topk" in whole)
     return packed
 
 
-def _answer_entries(sample: StoredSample, layout: Format) -> np.ndarray:
-    """[heads, ragged]: the rows of answer positions, which are the last ones of each head."""
-    entries = attention_entries(sample.n_tokens, sample.n_positions)
-    wanted = attention_entries(sample.n_tokens, sample.n_answer)
+def _wanted(sample: StoredSample, whole: bool) -> int:
+    return sample.n_tokens - 1 if whole else sample.n_answer
+
+
+def _wanted_entries(sample: StoredSample, layout: Format, whole: bool) -> np.ndarray:
+    """[heads, ragged]: the rows of the wanted positions, which are the last ones of each head."""
+    stored = layout.attention_count(sample.n_tokens, sample.loss_start)
+    entries, wanted = (attention_entries(sample.n_tokens, n) for n in (stored, _wanted(sample, whole)))
     return array(sample.cells["attention"], layout.attention_dtype, layout.heads, entries)[:, entries - wanted :]
 
 
-def _topk(samples: Sequence[StoredSample], layout: Format) -> dict[str, np.ndarray]:
+def _topk(samples: Sequence[StoredSample], layout: Format, whole: bool) -> dict[str, np.ndarray]:
     dtypes = {
         "topk_ids": (layout.topk_id_dtype, layout.top_k, np.int64),
         "topk_logits": ("<f2", layout.top_k, np.float32),
         "log_tail": ("<f4", len(layout.temperatures), np.float32),
     }
     return {
-        name: np.concatenate([array(s.cells[name], stored, -1, width)[-s.n_answer :] for s in samples], dtype=decoded)
+        name: np.concatenate(
+            [array(s.cells[name], stored, -1, width)[s.n_positions - _wanted(s, whole) :] for s in samples],
+            dtype=decoded,
+        )
         for name, (stored, width, decoded) in dtypes.items()
     }

@@ -31,7 +31,15 @@ from glassbox.models.context import require_lengths
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.processes import Processes, join_processes
 from glassbox.snapshot.codec import hidden_array, hidden_tensor
-from glassbox.snapshot.composition import Item, batches, compose_items, draw_audit, estimated_bytes, share_out
+from glassbox.snapshot.composition import (
+    Item,
+    batches,
+    captured_answers,
+    compose_items,
+    draw_audit,
+    estimated_bytes,
+    share_out,
+)
 from glassbox.snapshot.provenance import provenance_key, provenance_of
 from glassbox.snapshot.schema import (
     AUDIT_FILE,
@@ -68,10 +76,11 @@ def capture(
     processes = join_processes()
     require_lengths(settings)
     tokenizer = load_tokenizer(settings.teacher)
-    provenance = provenance_of(settings, tokenizer, tasks_folder)
-    items = compose_items(settings, tokenizer, tasks_folder)
+    labels = captured_answers(settings, tasks_folder)
+    provenance = provenance_of(settings, tokenizer, tasks_folder, labels.digest if labels else None)
+    items = compose_items(settings, tokenizer, tasks_folder, labels.answers if labels else None)
     teacher = open_agreeing_teacher(settings, tokenizer, items, processes.device)
-    sizes = [(item.sample.sample_id, item.n_tokens, item.n_positions) for item in items]
+    sizes = [(item.sample.sample_id, item.n_tokens, item.n_attention) for item in items]
     for sentence in refused_cells(sizes, teacher.layout.heads, settings.snapshot):
         raise GlassboxError(sentence)
     staging = Path(scratch) / f"snapshot-{provenance_key(provenance)}"
@@ -221,8 +230,7 @@ def _finish(
     weight, bias = teacher.head()
     head = {"weight": weight.contiguous().cpu()} | ({} if bias is None else {"bias": bias.contiguous().cpu()})
     save_file(head, finished / HEAD_FILE)
-    mean, deviation = channel_statistics([finished / name for name in names], teacher.layout)
-    save_file({"mean": mean, "deviation": deviation}, finished / CHANNELS_FILE)
+    save_file(channel_statistics([finished / name for name in names], teacher.layout), finished / CHANNELS_FILE)
     manifest = build_manifest(finished, names, teacher.layout, provenance, counts_of(items))
     write_manifest(finished, manifest | {"key": key})
 
@@ -235,8 +243,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def channel_statistics(parts: Sequence[Path], layout: Format) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation of every hidden channel over the training split's answer positions, float32."""
+def channel_statistics(parts: Sequence[Path], layout: Format) -> dict[str, Tensor]:
+    """What `Channels` finds in the rows of all parts."""
     channels = Channels(layout)
     for path in parts:
         for _, row in part_rows(path):
@@ -245,25 +253,32 @@ def channel_statistics(parts: Sequence[Path], layout: Format) -> tuple[Tensor, T
 
 
 class Channels:
-    """Sums over the hidden channels of the rows that are added."""
+    """Sums over the hidden channels of the training rows that are added: at answer positions, and at all captured."""
 
     def __init__(self, layout: Format) -> None:
-        self.layout, self.count = layout, 0
-        self.total, self.squares = torch.zeros(2, layout.width, dtype=torch.float64)
+        self.layout = layout
+        self.reaches = ("answer", "all") if layout.positions == "all" else ("answer",)
+        self.counts = dict.fromkeys(self.reaches, 0)
+        self.sums = {reach: torch.zeros(2, layout.width, dtype=torch.float64) for reach in self.reaches}
 
     def add(self, row: Row) -> None:
         if row.split == "train":
             stored = hidden_tensor(hidden_array(row.hidden, self.layout).copy(), self.layout).double()
-            answer = stored[row.n_positions - (len(row.input_ids) - 1 - row.loss_start) :]
-            self.total += answer.sum(0)
-            self.squares += answer.square().sum(0)
-            self.count += len(answer)
+            for reach in self.reaches:
+                read = (
+                    stored if reach == "all" else stored[row.n_positions - (len(row.input_ids) - 1 - row.loss_start) :]
+                )
+                self.sums[reach] += torch.stack([read.sum(0), read.square().sum(0)])
+                self.counts[reach] += len(read)
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and population deviation of every channel, float32."""
-        mean = self.total / max(self.count, 1)
-        deviation = (self.squares / max(self.count, 1) - mean.square()).clamp(min=0).sqrt()
-        return mean.float(), deviation.float()
+    def statistics(self) -> dict[str, Tensor]:
+        """`mean_<positions>` and `deviation_<positions>` (of the population) of every channel, float32."""
+        found = {}
+        for reach, (total, squares) in self.sums.items():
+            mean = total / max(self.counts[reach], 1)
+            deviation = (squares / max(self.counts[reach], 1) - mean.square()).clamp(min=0).sqrt()
+            found |= {f"mean_{reach}": mean.float(), f"deviation_{reach}": deviation.float()}
+        return found
 
 
 def counts_of(items: Sequence[Item]) -> dict[str, Any]:

@@ -43,8 +43,7 @@ class HeadFigures:
 def shape_fault(row: Row, layout: Format) -> str | None:
     """What is wrong with a row's sizes and digest, as a phrase; None where nothing is."""
     n, tokens = row.n_positions, len(row.input_ids)
-    answers = tokens - 1 - row.loss_start
-    if not 0 <= row.loss_start < tokens - 1 or n != (answers if layout.positions == "answer" else tokens - 1):
+    if not 0 <= row.loss_start < tokens - 1 or n != layout.count(tokens, row.loss_start):
         return f"{n} positions do not fit {tokens} tokens with the answer's loss from {row.loss_start}"
     expected = {
         "topk_ids": n * layout.top_k * layout.topk_id_dtype.itemsize,
@@ -52,7 +51,9 @@ def shape_fault(row: Row, layout: Format) -> str | None:
         "log_tail": n * len(layout.temperatures) * 4,
         "label_logp": n * 4,
         "hidden": n * layout.width * 2,
-        "attention": layout.heads * attention_entries(tokens, n) * layout.attention_dtype.itemsize,
+        "attention": layout.heads
+        * attention_entries(tokens, layout.attention_count(tokens, row.loss_start))
+        * layout.attention_dtype.itemsize,
         "byte_spans": tokens * 8,
     }
     for name, size in expected.items():
@@ -116,9 +117,11 @@ def _bad_ids(row: Row, layout: Format) -> bool:
 
 def row_attention(row: Row, layout: Format) -> tuple[Tensor, Tensor]:
     """A row's stored entries [heads, ragged] and the positions whose rows they are."""
-    entries = attention_entries(len(row.input_ids), row.n_positions)
+    tokens = len(row.input_ids)
+    count = layout.attention_count(tokens, row.loss_start)
+    entries = attention_entries(tokens, count)
     stored = torch.from_numpy(array(row.attention, layout.attention_dtype, layout.heads, entries).copy())
-    return stored, torch.arange(row.n_positions) + len(row.input_ids) - 1 - row.n_positions
+    return stored, torch.arange(count) + tokens - 1 - count
 
 
 def _attention_fault(row: Row, layout: Format, figures: HeadFigures) -> str | None:

@@ -7,29 +7,32 @@ the same batches: padding changes the last bits of half-precision arithmetic.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from glassbox.config.settings import Settings
+from glassbox.config.storage import ANSWERS_FOLDER
 from glassbox.errors import GlassboxError
 from glassbox.models.encoding import Encoded, byte_spans, encode_sample
-from glassbox.snapshot.schema import CAPTURED_SPLITS, Format, attention_entries
+from glassbox.snapshot.labels import Answer, TeacherLabels, read_teacher_labels
+from glassbox.snapshot.schema import ANSWERED, CAPTURED_SPLITS, Format, answered_id, attention_entries
 from glassbox.tasks.sample import Sample
-from glassbox.tasks.splits import read_split
+from glassbox.tasks.splits import read_split, tasks_digest
 
 
 @dataclass(frozen=True)
 class Item:
-    """A tokenized sample; `n_positions` are captured, the last of them predicts eos."""
+    """A tokenized sample. `n_positions` hidden states and `n_attention` rows are captured, the last ones of it."""
 
     sample: Sample
     split: str
     encoded: Encoded
     n_positions: int
+    n_attention: int
 
     @property
     def n_tokens(self) -> int:
@@ -43,8 +46,21 @@ class Item:
         return byte_spans(self.sample.prompt + self.sample.answer, self.encoded)
 
 
-def compose_items(settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_folder: Path) -> list[Item]:
-    """Every training and validation sample, tokenized, by ascending id; GlassboxError for an id that comes twice."""
+def captured_answers(settings: Settings, tasks_folder: Path) -> TeacherLabels | None:
+    """The teacher's answers to training prompts, where signals are wanted of them: not all samples are labelled."""
+    return read_teacher_labels(ANSWERS_FOLDER, tasks_digest(tasks_folder)) if settings.captures_answers else None
+
+
+def compose_items(
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerFast,
+    tasks_folder: Path,
+    answers: Mapping[str, Answer] | None = None,
+) -> list[Item]:
+    """Every training and validation sample, tokenized, by ascending id; GlassboxError for an id that comes twice.
+
+    A training sample whose answer in `answers` differs from the data's comes once more with that one.
+    """
     items = {}
     for split in CAPTURED_SPLITS:
         for sample in read_split(tasks_folder, split):
@@ -52,18 +68,36 @@ def compose_items(settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_
                 raise GlassboxError(
                     f"Sample id {sample.sample_id} comes twice in {tasks_folder}. Run `dvc repro --force prepare`."
                 )
-            encoded = encode_sample(
-                tokenizer,
-                sample.prompt,
-                sample.answer,
-                max_length=settings.snapshot.max_length,
-                overflow=settings.snapshot.overflow,
-            )
-            first = encoded.loss_start if settings.snapshot.positions == "answer" else 0
-            items[sample.sample_id] = Item(sample, split, encoded, len(encoded.ids) - 1 - first)
+            item = _item(settings, tokenizer, sample, split)
+            items[sample.sample_id] = item
+            if answers is not None and split == "train":
+                again = _item(settings, tokenizer, sample, ANSWERED, answers[sample.sample_id])
+                if again.encoded.ids != item.encoded.ids:
+                    items[again.sample.sample_id] = again
     if not items:
         raise GlassboxError(f"{tasks_folder} holds no training or validation sample. Run `dvc repro prepare`.")
     return [items[sample_id] for sample_id in sorted(items)]
+
+
+def _item(
+    settings: Settings, tokenizer: PreTrainedTokenizerFast, sample: Sample, split: str, answer: Answer | None = None
+) -> Item:
+    if answer is not None:
+        sample = replace(sample, sample_id=answered_id(sample.sample_id), answer=answer.answer)
+    encoded = encode_sample(
+        tokenizer,
+        sample.prompt,
+        sample.answer,
+        max_length=settings.snapshot.max_length,
+        overflow=settings.snapshot.overflow,
+        ends=answer is None or answer.ended,
+        may_be_empty=answer is not None,
+    )
+    positions, last = settings.snapshot.positions, len(encoded.ids) - 1
+    hidden, attention = (
+        last - (0 if reach == "all" else encoded.loss_start) for reach in (positions.hidden, positions.attention)
+    )
+    return Item(sample, split, encoded, hidden, attention)
 
 
 def estimated_bytes(items: Sequence[Item], layout: Format) -> int:
@@ -71,7 +105,7 @@ def estimated_bytes(items: Sequence[Item], layout: Format) -> int:
     entry = layout.attention_dtype.itemsize * layout.heads
     position = layout.top_k * (layout.topk_id_dtype.itemsize + 2) + 4 * len(layout.temperatures) + 4 + 2 * layout.width
     return sum(
-        item.n_positions * position + attention_entries(item.n_tokens, item.n_positions) * entry + 12 * item.n_tokens
+        item.n_positions * position + attention_entries(item.n_tokens, item.n_attention) * entry + 12 * item.n_tokens
         for item in items
     )
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from glassbox.config.inputs import contents, digests_of, files_in, model_inputs, tokenizer_inputs
 from glassbox.config.settings import Settings
+from glassbox.config.storage import ANSWERS_FOLDER
 from glassbox.files import code_digest
 from glassbox.tasks.splits import tasks_digest
+from glassbox.tracking.key import recorded_answers
 
 MANIFEST = "manifest.json"
 
@@ -26,6 +28,7 @@ def snapshot_key(settings: Settings, tasks_folder: Path) -> str:
         student_revision=settings.student.revision,
         audit_seed=settings.prepare.seed,
         tasks=tasks_digest(tasks_folder),
+        answers=recorded_answers(ANSWERS_FOLDER) if settings.captures_answers else None,
         code=code_digest("snapshot/capture.py"),
     )
 

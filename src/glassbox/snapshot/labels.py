@@ -1,7 +1,6 @@
-"""The teacher's own answers as labels: how they are stored, and what a trial reads of them.
+"""The teacher's own answers to the training prompts: how data/answers stores them, and what is read of them.
 
-data/answers holds a folder for each group. That of a group with the data's labels says so and no more, so that what the
-teacher answers concerns no trial but those that learn from it.
+Where no selected group learns from them, its manifest says so and no more.
 """
 
 from __future__ import annotations
@@ -81,13 +80,13 @@ def read_table(path: Path) -> list[Answer]:
 
 
 def write_data_labels(folder: Path) -> None:
-    """The folder of a group that learns from the data's labels."""
+    """The folder of a study whose groups learn from the data's labels alone."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_manifest(folder, OF_THE_DATA)
 
 
 def write_teacher_labels(folder: Path, answers: Sequence[Answer], facts: Mapping[str, Any]) -> None:
-    """The folder of a group that learns from the teacher's answers; the manifest, with `facts`, is written last."""
+    """The folder of a study that reads the teacher's answers; the manifest, with `facts`, is written last."""
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / ANSWERS_FILE, answers)
     _write_manifest(folder, {"labels": "teacher", "digest": answers_digest(answers), "rows": len(answers), **facts})
@@ -98,11 +97,11 @@ def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_teacher_labels(folder: Path, tasks_digest: str) -> TeacherLabels:
-    """The answers of one group's folder; GlassboxError where they are absent, damaged, or answer other prompts."""
+    """The answers; GlassboxError where they are absent, damaged, or answer other prompts."""
     path = folder / MANIFEST_FILE
     manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if manifest.get("labels") != "teacher":
-        raise GlassboxError(f"{folder} holds no answers of the teacher, which are this group's labels. {REMEDY}")
+        raise GlassboxError(f"{folder} holds no answers of the teacher, which a group reads. {REMEDY}")
     if manifest["provenance"]["tasks"] != tasks_digest:
         raise GlassboxError(f"The answers in {folder} belong to other samples than those in data/tasks. {REMEDY}")
     answers = read_table(folder / ANSWERS_FILE)

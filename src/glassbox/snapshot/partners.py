@@ -48,6 +48,19 @@ def partners_of(samples: Iterable[SampleInfo], split: str) -> dict[str, str]:
     return partners
 
 
+def with_answered(partners: Mapping[str, str], answered: Mapping[str, str]) -> dict[str, str]:
+    """The partners, and those of texts with the teacher's own answer: `answered` names such a text by its sample.
+
+    A text's partner is its sample's partner with the teacher's answer, where that one differs from the data's.
+    """
+    added = {
+        text: answered.get(partners[sample_id], partners[sample_id])
+        for sample_id, text in answered.items()
+        if sample_id in partners
+    }
+    return {**partners, **added}
+
+
 def partners_digest(partners: Mapping[str, str]) -> str:
     """sha256 in hex over every sample and its partner, in id order."""
     lines = "\x1e".join(f"{sample_id}\x1f{partner}" for sample_id, partner in sorted(partners.items()))
@@ -61,34 +74,49 @@ def batches_with_partners(
     partner_signals: frozenset[str],
     partners: Mapping[str, str],
     device: torch.device | str = "cpu",
+    whole: frozenset[str] = frozenset(),
 ) -> Iterator[Batch]:
     """The planned batches, and as `partner` of each the signals in `partner_signals` of its samples' partners."""
     if not partner_signals:
-        yield from snapshot.batches(plan, signals, device)
+        yield from snapshot.batches(plan, signals, device, whole)
         return
     others = [[partners[sample_id] for sample_id in sample_ids] for sample_ids in plan]
     with (
-        closing(snapshot.batches(plan, signals, device)) as own,  # pyright: ignore[reportArgumentType]
-        closing(snapshot.batches(others, partner_signals, device)) as lent,  # pyright: ignore[reportArgumentType]
+        closing(snapshot.batches(plan, signals, device, whole)) as own,  # pyright: ignore[reportArgumentType]
+        closing(snapshot.batches(others, partner_signals, device, whole)) as lent,  # pyright: ignore[reportArgumentType]
     ):
         for batch, other in zip(own, lent, strict=True):
             yield replace(batch, partner=with_signals_of(batch, other))
 
 
 def with_signals_of(batch: Batch, other: Batch) -> Batch:
-    """`batch` with the signals of `other`, sample by sample: position i reads position min(i, n - 1) of n."""
-    sample = batch.sample_index
-    within = torch.arange(len(sample), device=sample.device) - _starts(batch.count)[sample]
-    read = torch.minimum(within, other.count[sample] - 1)
-    source = _starts(other.count)[sample] + read
+    """`batch` with the signals of `other`, sample by sample: position i reads position min(i, n - 1) of n.
+
+    Positions are those at which a signal is there: counted from the prompt's start where it is at all of them, from the
+    answer's where it is at the answer's alone.
+    """
     packed = {name: getattr(other, name) for name in ("topk_ids", "topk_logits", "log_tail", "hidden")}
-    taken = {name: None if values is None else values.index_select(0, source) for name, values in packed.items()}
-    attention = None
-    if other.attention is not None:
-        rows = other.attention.index_select(0, source)
-        own, lent = batch.first[sample] + within, other.first[sample] + read
-        attention = right_aligned(rows, lent, own, batch.input_ids.shape[1])
-    return replace(batch, **taken, attention=attention)
+    taken = {}
+    for name, values in packed.items():
+        taken[name] = None if values is None else values.index_select(0, _matched(batch, other, values)[0])
+    if other.attention is None:
+        return replace(batch, **taken, attention=None)
+    source, lent, own = _matched(batch, other, other.attention)
+    rows = other.attention.index_select(0, source)
+    return replace(batch, **taken, attention=right_aligned(rows, lent, own, batch.input_ids.shape[1]))
+
+
+def _matched(batch: Batch, other: Batch, signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every row that `batch` is to get of a signal of `other`: the row there, its column, and the column here."""
+    (other_first, other_count) = other.span(signal)
+    is_whole = len(signal) == len(other.labels)
+    first, count = (
+        (batch.first, batch.count) if is_whole else (batch.first + batch.count - batch.answer_count, batch.answer_count)
+    )
+    sample = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+    within = torch.arange(len(sample), device=sample.device) - _starts(count)[sample]
+    read = torch.minimum(within, other_count[sample] - 1)
+    return _starts(other_count)[sample] + read, other_first[sample] + read, first[sample] + within
 
 
 def right_aligned(

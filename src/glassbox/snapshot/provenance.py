@@ -19,13 +19,17 @@ from glassbox.tasks.splits import tasks_digest
 IDS = ("teacher.model", "teacher.revision", "teacher.commit")
 
 
-def provenance_of(settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_folder: Path) -> dict[str, Any]:
-    """Teacher (id, revision, commit, sha256 of configuration and weight files), tokenizer, tasks, capture settings."""
+def provenance_of(
+    settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_folder: Path, answers: str | None = None
+) -> dict[str, Any]:
+    """Teacher (id, revision, commit, sha256 of configuration and weight files), tokenizer, tasks, capture settings, and
+    the digest of the teacher's answers where these were captured too."""
     return {
         "schema_version": SCHEMA_VERSION,
         "teacher": teacher_facts(settings.teacher),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "tasks": tasks_digest(tasks_folder),
+        "answers": answers,
         "settings": settings.snapshot.model_dump(mode="json", exclude={"processes"}),
     }
 

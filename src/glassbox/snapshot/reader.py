@@ -134,15 +134,24 @@ class Snapshot:
                 self._places[sample_id] = _Place(sample, split, part, group, row)
 
     def samples(self, split: str) -> list[SampleInfo]:
-        """The samples of "train" or "validation" in the order of their ids."""
+        """The samples of "train", "validation" or "answered" in the order of their ids."""
         chosen = sorted((p.sample for p in self._places.values() if p.split == split), key=lambda s: s.sample_id)
         return [SampleInfo(s.sample_id, s.task, s.n_tokens, s.n_answer) for s in chosen]
 
-    def read(self, sample_ids: Sequence[str], signals: frozenset[str], device: torch.device | str = "cpu") -> Batch:
+    def read(
+        self,
+        sample_ids: Sequence[str],
+        signals: frozenset[str],
+        device: torch.device | str = "cpu",
+        whole: frozenset[str] = frozenset(),
+    ) -> Batch:
         """One batch in the order of `sample_ids`, with the named signals ("hidden", "attention", "topk").
 
-        Raises GlassboxError for a signal or a sample that the snapshot lacks, and for a damaged page.
+        `whole` names those that are wanted at all positions and not at the answer's alone, and "tokens" where the batch
+        is to hold all positions. Raises GlassboxError for a signal or a sample that the snapshot lacks, for positions
+        that were not captured, and for a damaged page.
         """
+        self.require_positions(whole & signals)
         missing = signals - set(self.manifest["signals"])
         if missing:
             raise GlassboxError(
@@ -157,7 +166,18 @@ class Snapshot:
                 else "The batch is empty."
             )
         columns = [column for signal in sorted(signals) for column in SIGNAL_COLUMNS[signal]]
-        return assemble(self.stored(sample_ids, columns), self.format, torch.device(device))
+        return assemble(self.stored(sample_ids, columns), self.format, torch.device(device), whole)
+
+    def require_positions(self, whole: frozenset[str]) -> None:
+        """Raise GlassboxError for a signal that is wanted at all positions and was stored at the answer's alone."""
+        kept = {"attention": self.format.attention_positions}
+        lacking = sorted(name for name in whole - {"tokens"} if kept.get(name, self.format.positions) != "all")
+        if lacking:
+            setting = "attention" if lacking == ["attention"] else "hidden"
+            raise GlassboxError(
+                f"The snapshot in {self.folder} holds {' and '.join(lacking)} at answer positions only, and all "
+                f"positions are asked for. Capture them: `dvc exp run -S snapshot.positions.{setting}=all`."
+            )
 
     def stored(self, sample_ids: Sequence[str], columns: Sequence[str]) -> list[StoredSample]:
         """The samples with their cells of the named columns, undecoded; each row group is read once."""
@@ -200,7 +220,11 @@ class Snapshot:
             self._cached_bytes -= _size(evicted)
 
     def batches(
-        self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
+        self,
+        plan: Sequence[Sequence[str]],
+        signals: frozenset[str],
+        device: torch.device | str = "cpu",
+        whole: frozenset[str] = frozenset(),
     ) -> Iterator[Batch]:
         """The planned batches in order, read ahead by one background thread that ends with the iterator.
 
@@ -210,7 +234,7 @@ class Snapshot:
         ahead: deque[Future[Batch]] = deque()
         try:
             for sample_ids in plan:
-                ahead.append(thread.submit(self.read, sample_ids, signals, device))
+                ahead.append(thread.submit(self.read, sample_ids, signals, device, whole))
                 if len(ahead) > BATCHES_AHEAD:
                     yield ahead.popleft().result()
             while ahead:
@@ -224,10 +248,15 @@ class Snapshot:
         bias = tensors.get("bias")
         return tensors["weight"].float(), None if bias is None else bias.float()
 
-    def channels(self) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
-        """Mean and deviation of every hidden channel over the training split's answer positions."""
-        tensors = self._tensors(CHANNELS_FILE)
-        return tensors["mean"], tensors["deviation"]
+    def channels(self, reach: str = "answer") -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
+        """Mean and deviation of every hidden channel over the training split's positions: "answer", or "all"."""
+        self.require_positions(frozenset({"hidden"} if reach == "all" else ()))
+        tensors = self.channel_tensors()
+        return tensors[f"mean_{reach}"], tensors[f"deviation_{reach}"]
+
+    def channel_tensors(self) -> dict[str, Tensor]:
+        """`mean_<positions>` and `deviation_<positions>` as they were stored."""
+        return self._tensors(CHANNELS_FILE)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a file that was opened under the sha256 of the manifest."""

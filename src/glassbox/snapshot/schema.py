@@ -1,6 +1,6 @@
 """Columns, files and digests of the snapshot: the only place that names them.
 
-Each signal of a sample is one raw binary cell, little-endian in C order, over its `n_positions` captured positions.
+Each signal of a sample is one raw binary cell, little-endian in C order, over its captured positions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MANIFEST_FILE = "manifest.json"
 CHANNELS_FILE = "channels.safetensors"
@@ -22,6 +22,8 @@ AUDIT_FILE = "audit.parquet"
 HEAD_FILE = "head.safetensors"
 NOTHING_CAPTURED = "none"
 CAPTURED_SPLITS = ("train", "validation")
+ANSWERED = "answered"
+"""The split of rows that hold a training prompt with the teacher's own answer, where it is not the data's."""
 
 Cell = bytes | memoryview | pa.Buffer
 
@@ -32,8 +34,9 @@ def part_file(index: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One sample. n captured positions end at the one that predicts eos: [n_tokens - 1 - n, n_tokens - 1).
+    """One sample. n captured positions end at the one that predicts the last token: [n_tokens - 1 - n, n_tokens - 1).
 
+    n is `n_positions`; of attention it is what `Format.attention_count` says.
     topk_ids [n, k] uint16 or uint32, by descending logit; topk_logits [n, k] float16 minus the row's maximum;
     log_tail [n, temperatures] float32, log-sum-exp of the rest under the same offset; label_logp [n] float32;
     hidden [n, width] after the final norm; attention [heads, ragged], the row of position t with t + 1 entries;
@@ -110,6 +113,15 @@ class Format:
     hidden_dtype: str
     attention_codec: str
     positions: str
+    attention_positions: str
+
+    def count(self, n_tokens: int, loss_start: int) -> int:
+        """How many positions of a sample have hidden states and logits."""
+        return n_tokens - 1 - (0 if self.positions == "all" else loss_start)
+
+    def attention_count(self, n_tokens: int, loss_start: int) -> int:
+        """How many positions of a sample have attention rows."""
+        return n_tokens - 1 - (0 if self.attention_positions == "all" else loss_start)
 
     @property
     def topk_id_dtype(self) -> np.dtype:
@@ -125,6 +137,11 @@ class Format:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Format:
         return cls(**{**content, "temperatures": tuple(content["temperatures"])})
+
+
+def answered_id(sample_id: str) -> str:
+    """The id under which a sample stands with the teacher's own answer."""
+    return f"{sample_id}@teacher"
 
 
 def attention_entries(n_tokens: int, n_positions: int) -> int:

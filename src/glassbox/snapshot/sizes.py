@@ -25,7 +25,7 @@ def refused_cells(samples: Iterable[tuple[str, int, int]], heads: int, settings:
     size, name, tokens, positions = max(too_large)
     helpful = [
         *(["`-S snapshot.attention_codec=sqrt_uint8` (half the bytes)"] if width == 2 else []),
-        *(["`-S snapshot.positions=answer`"] if settings.positions == "all" else []),
+        *(["`-S snapshot.positions.attention=answer`"] if settings.positions.attention == "all" else []),
         f"a snapshot.max_length under {settings.max_length}",
     ]
     more = f" ({len(too_large)} samples are too large)" if len(too_large) > 1 else ""

@@ -55,7 +55,8 @@ def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device:
         temperatures=settings.snapshot.temperatures,
         hidden_dtype=settings.snapshot.hidden_dtype,
         attention_codec=settings.snapshot.attention_codec,
-        positions=settings.snapshot.positions,
+        positions=settings.snapshot.positions.hidden,
+        attention_positions=settings.snapshot.positions.attention,
     )
     return Teacher(model, layout, device)
 
@@ -65,6 +66,7 @@ class Reading:
     """What the teacher said of one batch, packed sample by sample: cells to be stored, and dense signals to audit.
 
     `cells` are [positions, ...] by column, `attention` [heads, ragged] as stored; all may be on the teacher's device.
+    An audited position without an attention row has an empty one.
     """
 
     items: Sequence[Item]
@@ -89,6 +91,7 @@ def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Se
     ids, mask = padded_ids(items)
     first = torch.tensor([item.first for item in items])
     count = torch.tensor([item.n_positions for item in items])
+    rows = torch.tensor([item.n_attention for item in items])
     _refuse_unknown_ids(teacher, items)
     sample_index, position = packed_positions(first, count)
     signals = position_signals(
@@ -98,19 +101,25 @@ def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Se
         first.to(teacher.device),
         count.to(teacher.device),
         want_attention=teacher.layout.heads > 0,
+        attention_count=rows.to(teacher.device),
     )
     stored = signals.hidden.to(getattr(torch, teacher.layout.hidden_dtype))
     _refuse_non_finite(teacher, items, count, stored)
     labels = ids[sample_index, position + 1].to(teacher.device)
-    maps = signals.attention if signals.attention is not None else stored.new_zeros(len(stored), 0, ids.shape[1])
-    ragged = pack_ragged(maps, position.to(teacher.device))
+    mapped = packed_positions(first + count - rows, rows)[1]
+    maps = signals.attention if signals.attention is not None else stored.new_zeros(len(mapped), 0, ids.shape[1])
+    ragged = pack_ragged(maps, mapped.to(teacher.device))
     audited = []
-    start = 0
+    start = end_of_maps = 0
     for item in items:
+        end_of_maps += item.n_attention
         for offset in audit.get(item.sample.sample_id, ()):
             hidden = signals.hidden[start + offset]
             dense = head_logits(teacher.model, hidden[None], teacher.layout.vocabulary)
-            visible = maps[start + offset, :, : item.first + offset + 1]
+            from_the_end = item.n_positions - offset
+            row = end_of_maps - from_the_end
+            has_row = from_the_end <= item.n_attention
+            visible = maps[row, :, : item.first + offset + 1] if has_row else maps.new_zeros(0)
             audited.append((item, offset, dense, hidden, visible))
         start += item.n_positions
     cells = {**_logit_cells(teacher, stored, labels), "hidden": stored}
@@ -127,7 +136,7 @@ def rows_of(reading: Reading, layout: Format) -> tuple[list[Row], list[AuditRow]
     position_end = entry_end = 0
     for item in reading.items:
         here = slice(position_end, position_end + item.n_positions)
-        entries = slice(entry_end, entry_end + attention_entries(item.n_tokens, item.n_positions))
+        entries = slice(entry_end, entry_end + attention_entries(item.n_tokens, item.n_attention))
         position_end, entry_end = here.stop, entries.stop
         own = {name: value[here].tobytes() for name, value in packed.items()}
         rows.append(_row(item, {**own, "attention": attention[:, entries].tobytes()}))

@@ -28,7 +28,7 @@ from glassbox.snapshot.checks import (
     shape_fault,
     value_fault,
 )
-from glassbox.snapshot.composition import Item, compose_items, draw_audit
+from glassbox.snapshot.composition import Item, captured_answers, compose_items, draw_audit
 from glassbox.snapshot.provenance import provenance_differences, provenance_of
 from glassbox.snapshot.reader import Snapshot, read_manifest, require_signals
 from glassbox.snapshot.recapture import recapture
@@ -58,14 +58,16 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
     require_signals(folder, manifest)
     _check_files(folder, manifest)
     tokenizer = load_tokenizer(settings.teacher)
-    changed = provenance_differences(manifest["provenance"], provenance_of(settings, tokenizer, tasks_folder))
+    labels = captured_answers(settings, tasks_folder)
+    current = provenance_of(settings, tokenizer, tasks_folder, labels.digest if labels else None)
+    changed = provenance_differences(manifest["provenance"], current)
     if changed:
         raise GlassboxError(
             f"The snapshot in {folder} was made from something else: {', '.join(changed)} changed since. Capture it "
             "again with `dvc repro snapshot`, or restore what it was made from."
         )
     layout = Format.from_json(manifest["format"])
-    items = compose_items(settings, tokenizer, tasks_folder)
+    items = compose_items(settings, tokenizer, tasks_folder, labels.answers if labels else None)
     audit = _whole_audit(settings, folder, items)
     by_id = {item.sample.sample_id: item for item in items}
     head_figures, audited_rows = _check_rows(folder, manifest, layout, {row.sample_id for row in audit}, by_id)
@@ -165,9 +167,10 @@ def _whole_audit(settings: Settings, folder: Path, items: Sequence[Item]) -> lis
 
 def _check_channels(folder: Path, found: Channels) -> None:
     """The stored statistics of hidden channels against those of the rows."""
-    for name, stored, true in zip(("mean", "deviation"), Snapshot(folder).channels(), found.statistics(), strict=True):
-        scale = true.abs().clamp(min=float(true.abs().mean()))
-        if stored.shape != true.shape or not bool(((stored - true).abs() <= CHANNEL_TOLERANCE * scale).all()):
+    stored = Snapshot(folder).channel_tensors()
+    for name, true in found.statistics().items():
+        own, scale = stored.get(name, torch.empty(0)), true.abs().clamp(min=float(true.abs().mean()))
+        if own.shape != true.shape or not bool(((own - true).abs() <= CHANNEL_TOLERANCE * scale).all()):
             raise GlassboxError(
                 f"{folder / CHANNELS_FILE}: the channels' {name} is not that of the stored states. {REMEDY}"
             )

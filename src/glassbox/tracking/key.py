@@ -7,7 +7,7 @@ from typing import Any
 
 from glassbox.config.inputs import contents, model_inputs
 from glassbox.config.settings import Settings
-from glassbox.files import code_digest
+from glassbox.files import code_digest, read_json
 
 CODE = "training/trial.py"
 SECTIONS = ("student", "objective", "train", "evaluation")
@@ -32,7 +32,7 @@ def trial_key(
 ) -> str:
     """sha256 in hex over snapshot, tasks, the sections a trial reads, its resolved weights, its seed and the code.
 
-    `answers_digest` names the teacher's answers; it counts for a group whose labels they are, and for no other.
+    `answers_digest` names the teacher's answers; it counts for a group that reads them, and for no other.
     """
     own = settings.distill[group] if group is not None else None
     facts = {
@@ -43,7 +43,7 @@ def trial_key(
         "student": contents(model_inputs(settings.student)),
         "encoding": {"max_length": settings.snapshot.max_length, "overflow": settings.snapshot.overflow},
         "weights": own.model_dump(mode="json") if own is not None else None,
-        "answers": answers_digest if own is not None and own.labels == "teacher" else None,
+        "answers": answers_digest if group is not None and settings.reads_answers(group) else None,
         "group": group,
         "seed": seed,
     }
@@ -56,6 +56,5 @@ def study_key(settings: Settings, snapshot_digest: str, tasks_digest: str) -> st
 
 
 def recorded_answers(folder: Path) -> str | None:
-    """The digest of the teacher's answers under data/answers, one for all groups; None where no group has any."""
-    manifests = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/manifest.json")))
-    return next((manifest["digest"] for manifest in manifests if manifest["labels"] == "teacher"), None)
+    """The digest of the teacher's answers in data/answers; None where it was not asked."""
+    return read_json(folder / "manifest.json").get("digest")

@@ -14,7 +14,8 @@ from glassbox.errors import GlassboxError
 from glassbox.tracking.key import sections_of
 
 SCHEMA = 1
-DIGESTS = ("snapshot", "tasks", "answers", "data_order", "initial_student", "final_student", "items")
+DIGESTS = ("snapshot", "tasks", "answers", "label_rank", "data_order", "initial_student", "final_student", "items")
+OBJECTIVE = ("shuffled", "labelled", "positions", "replica")
 Source = Literal["manifest", "store"]
 
 
@@ -105,8 +106,8 @@ def _number(value: Any) -> float:
 
 
 def _objective(params: Mapping[str, Any]) -> dict[str, str]:
-    """The group's own weights among a trial's flat params, and what it shuffles."""
-    return {key: str(value) for key, value in params.items() if key.startswith("weight_") or key == "shuffled"}
+    """The group's own weights among a trial's flat params, and what else is its own."""
+    return {key: str(value) for key, value in params.items() if key.startswith("weight_") or key in OBJECTIVE}
 
 
 def outcome_of(record: tracking.RunRecord) -> str | None:
@@ -144,7 +145,9 @@ def flat_params(settings: Settings, group: str, seed: int) -> dict[str, Any]:
     params: dict[str, Any] = {"group": group, "seed": seed, "scale": settings.scale}
     objective = settings.distill[group]
     params |= {f"weight_{name}": weight for name, weight in objective.components.items()}
-    params |= {"labels": objective.labels}
+    params |= {"labels": objective.labels, "labelled": f"{settings.labelled(group):g}"}
+    params |= {"positions": ", ".join(f"{c} {settings.positions(group)[c]}" for c in objective.active)}
+    params |= {"replica": objective.replica} if objective.replica else {}
     params |= {"shuffled": ", ".join(objective.shuffled)} if objective.shuffled else {}
     params |= {"teacher": settings.teacher.model, "student": settings.student.model}
     for section, values in sections_of(settings).items():

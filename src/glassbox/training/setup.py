@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,14 +24,15 @@ from glassbox.objective import Objective, pair_heads
 from glassbox.processes import Processes, start_accelerator
 from glassbox.randomness import derived_seed
 from glassbox.snapshot.labels import read_teacher_labels
-from glassbox.snapshot.partners import batches_with_partners, partners_digest, partners_of
-from glassbox.snapshot.reader import Batch, Snapshot, open_snapshot
-from glassbox.snapshot.schema import NOTHING_CAPTURED
+from glassbox.snapshot.partners import batches_with_partners, partners_digest, partners_of, with_answered
+from glassbox.snapshot.reader import Batch, SampleInfo, Snapshot, open_snapshot
+from glassbox.snapshot.schema import ANSWERED, NOTHING_CAPTURED, answered_id
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.splits import read_split, tasks_digest
 from glassbox.tracking.key import study_key, trial_key
+from glassbox.training.draws import Draw, draw
 from glassbox.training.schedule import Schedule, make_schedule
-from glassbox.training.student import Student, Trainee, build_optimizer, build_student
+from glassbox.training.student import Student, Trainee, build_optimizer, build_student, stream
 from glassbox.training.texts import Source, Texts
 
 
@@ -39,9 +40,10 @@ from glassbox.training.texts import Source, Texts
 class Setup:
     """Everything that the first step of a trial needs; `prepare` makes it whole or raises.
 
-    digests: of snapshot, tasks, data order and what else the trial reads. partners: whose signals a sample gets where a
-    component is shuffled. heads: how attention maps of unlike head counts are compared. trainee and optimizer are
-    Accelerate's; student is the module inside the trainee.
+    digests: of snapshot, tasks, data order and what else the trial reads. draw: which samples train, and which of them
+    have labels. texts: the id of the text that stands for a sample where that is the teacher's own answer. partners:
+    whose signals a text gets where a component is shuffled. heads: how attention maps of unlike head counts are
+    compared. trainee and optimizer are Accelerate's; student is the module inside the trainee.
     """
 
     settings: Settings
@@ -56,6 +58,8 @@ class Setup:
     tokenizer: PreTrainedTokenizerFast
     snapshot: Snapshot | None
     source: Source
+    draw: Draw
+    texts: Mapping[str, str]
     partners: Mapping[str, str]
     student: Student
     initial_student: str
@@ -77,11 +81,24 @@ class Setup:
         return sorted(self.settings.prepare.tasks)
 
     def batches(self, plan: Sequence[Sequence[str]]) -> Iterator[Batch]:
-        """The planned batches, decoded on the device, with all that the objective reads."""
+        """The planned batches of samples, decoded on the device, with all that the objective reads."""
         signals, lent, device = self.objective.signals, self.objective.partner_signals, self.accelerator.device
+        whole = self.objective.whole
+        texts = [[self.texts.get(sample_id, sample_id) for sample_id in sample_ids] for sample_ids in plan]
         if self.snapshot and lent:
-            return batches_with_partners(self.snapshot, plan, signals, lent, self.partners, device)
-        return self.source.batches(plan, signals, device)
+            found = batches_with_partners(self.snapshot, texts, signals, lent, self.partners, device, whole)
+        else:
+            found = self.source.batches(texts, signals, device, whole)
+        if self.draw.all_labelled or self.settings.distill[self.group].labels == "teacher":
+            return found
+        return self._marked(plan, found)
+
+    def _marked(self, plan: Sequence[Sequence[str]], batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, each with which of its samples have labels; those of no draw have theirs."""
+        unlabelled = {*self.draw.samples} - self.draw.labelled
+        for sample_ids, batch in zip(plan, batches, strict=True):
+            marks = torch.tensor([sample_id not in unlabelled for sample_id in sample_ids])
+            yield replace(batch, labelled=marks.to(batch.count.device))
 
 
 def prepare(settings: Settings, group: str, seed: int) -> Setup:
@@ -94,20 +111,23 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     }
     own_study = study_key(settings, *digests.values())
     answers = None
-    if weights.labels == "teacher":
-        labels = read_teacher_labels(ANSWERS_FOLDER / group, digests["tasks"])
+    if settings.reads_answers(group):
+        labels = read_teacher_labels(ANSWERS_FOLDER, digests["tasks"])
         answers, digests["answers"] = labels.answers, labels.digest
     key = trial_key(settings, group, seed, *digests.values())
     accelerator = _accelerator(settings, group)
     processes = Processes(accelerator.device)
     torch.set_num_threads(settings.train.threads)
-    torch.manual_seed(derived_seed(seed, f"dropout/{processes.index}"))
+    torch.manual_seed(derived_seed(seed, stream(f"dropout/{processes.index}", weights.replica)))
     tokenizer = load_tokenizer(settings.student)
     snapshot = _shared_snapshot(captured, tokenizer, settings, group)
-    source = snapshot if snapshot and answers is None else Texts(TASKS_FOLDER, tokenizer, settings.snapshot, answers)
-    channels = snapshot.channels() if snapshot and "hidden" in weights.active else None
+    from_text = weights.labels == "teacher" or snapshot is None
+    source = Texts(TASKS_FOLDER, tokenizer, settings.snapshot, answers) if from_text or snapshot is None else snapshot
+    reach = settings.positions(group)["hidden"]
+    channels = snapshot.channels(reach) if snapshot and "hidden" in weights.active else None
     vocabulary, width = (snapshot.vocabulary if snapshot else None), (len(channels[0]) if channels else None)
-    student = build_student(settings.student, seed, vocabulary, width)
+    train = settings.train
+    student = build_student(settings.student, seed, vocabulary, width, dropout=train.dropout, replica=weights.replica)
     validation, initial_student = read_split(TASKS_FOLDER, "validation"), model_digest(student.model)
     if processes.is_main:
         _require_agreement(settings, seed, student, initial_student, tokenizer, validation)
@@ -124,8 +144,17 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         projector=student.projector,
     ).to(accelerator.device)
     trainee, optimizer = accelerator.prepare(Trainee(student), build_optimizer(student, settings.train))
-    partners = _partners(snapshot, objective)
-    schedule = make_schedule({s.sample_id: s.n_tokens for s in source.samples("train")}, settings.train, seed)
+    infos = {info.sample_id: info for split in ("train", ANSWERED) for info in source.samples(split)}
+    chosen = draw({s.sample_id: s.task for s in source.samples("train")}, train.samples, settings.labelled(group), seed)
+    texts = _texts(chosen, infos, weights.labels == "teacher")
+    partners = _partners(snapshot, objective, infos)
+    schedule = make_schedule(
+        {sample_id: infos[texts.get(sample_id, sample_id)].n_tokens for sample_id in chosen.samples},
+        train,
+        seed,
+        chosen.labelled,
+        labels_alone=not weights.uses_signals and weights.labels == "data",
+    )
     digests |= {"partners": partners_digest(partners)} if partners else {}
     return Setup(
         settings=settings,
@@ -133,13 +162,15 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         seed=seed,
         key=key,
         study_key=own_study,
-        digests=digests | {"data_order": schedule.digest()},
+        digests=digests | {"data_order": schedule.digest(), "label_rank": chosen.digest()},
         scratch=checkpoints_folder(settings.storage, key),
         accelerator=accelerator,
         processes=processes,
         tokenizer=tokenizer,
         snapshot=captured,
         source=source,
+        draw=chosen,
+        texts=texts,
         partners=partners,
         student=student,
         initial_student=initial_student,
@@ -202,12 +233,23 @@ def _shared_snapshot(
     return None
 
 
-def _partners(snapshot: Snapshot | None, objective: Objective) -> dict[str, str]:
-    """Whose signals each sample gets where a component is shuffled; the same for every trial of a study."""
+def _texts(chosen: Draw, infos: Mapping[str, SampleInfo], every: bool) -> dict[str, str]:
+    """Sample -> the text with the teacher's own answer, for samples without labels, or for `every` one.
+
+    Where not all samples are labelled, labelled ones keep the data's. A sample that is not here has the data's answer,
+    for the teacher's is the same.
+    """
+    wanted = [each for each in chosen.samples if each not in chosen.labelled or (every and chosen.all_labelled)]
+    return {sample_id: text for sample_id in wanted if (text := answered_id(sample_id)) in infos}
+
+
+def _partners(snapshot: Snapshot | None, objective: Objective, infos: Mapping[str, SampleInfo]) -> dict[str, str]:
+    """Whose signals each text gets where a component is shuffled; the same for every trial of a study."""
     if snapshot is None or not objective.partner_signals:
         return {}
     splits = ("train", "validation")
-    return {k: v for split in splits for k, v in partners_of(snapshot.samples(split), split).items()}
+    found = {k: v for split in splits for k, v in partners_of(snapshot.samples(split), split).items()}
+    return with_answered(found, {each: text for each in found if (text := answered_id(each)) in infos})
 
 
 def _paired_heads(student: Student, snapshot: Snapshot, settings: Settings) -> str:

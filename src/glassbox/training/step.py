@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import torch
 
 from glassbox.errors import DivergedError
-from glassbox.objective import Objective, liveness, position_weights, shares
+from glassbox.objective import Objective, component_weights, liveness, shares, totals_of
 from glassbox.processes import own_part, whole
 from glassbox.snapshot.reader import Batch
 from glassbox.training import divergence
@@ -71,26 +71,16 @@ def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -
     return {f"train/{name}": value for name, value in logged.items() if not name.startswith("part_")}
 
 
-def weights_of(setup: Setup, turns: Sequence[Turn]) -> list[torch.Tensor]:
-    """What each position of this rank's micro-batches counts in the step of all ranks."""
-    counted = [batch for batch, counts in turns if counts]
-    size = setup.processes.totals(
-        {
-            "samples": sum(int((batch.count > 0).sum()) for batch in counted),
-            "positions": sum(len(batch.labels) for batch in counted),
-        }
-    )
-    return [
-        counts
-        * position_weights(
-            batch.sample_index,
-            batch.count,
-            samples_in_step=int(size["samples"]),
-            positions_in_step=int(size["positions"]),
-            reduction=setup.settings.objective.reduction,
-        )
-        for batch, counts in turns
-    ]
+def weights_of(setup: Setup, turns: Sequence[Turn]) -> list[dict[str, torch.Tensor]]:
+    """What each position of this rank's micro-batches counts in each component, in the step of all ranks."""
+    objective, reduction = setup.objective, setup.settings.objective.reduction
+    own = totals_of([batch for batch, counts in turns if counts], objective.positions, objective.weights)
+    totals = setup.processes.totals(own)
+    found = []
+    for batch, counts in turns:
+        weights = component_weights(batch, objective.positions, objective.weights, totals, reduction)
+        found.append({name: counts * values for name, values in weights.items()})
+    return found
 
 
 def balanced(setup: Setup, objective: Objective, turns: Sequence[Turn]) -> Objective:
@@ -104,7 +94,7 @@ def balanced(setup: Setup, objective: Objective, turns: Sequence[Turn]) -> Objec
     for (batch, _), weights in zip(turns, weights_of(setup, turns), strict=True):
         with torch.no_grad(), setup.accelerator.autocast():
             _, components = setup.trainee(batch, weights, objective)
-        losses = {name: losses[name] + float((values * weights).sum()) for name, values in components.items()}
+        losses = {name: losses[name] + float((values * weights[name]).sum()) for name, values in components.items()}
     return objective.balanced(setup.processes.totals(losses))
 
 

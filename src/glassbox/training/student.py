@@ -37,28 +37,59 @@ class Student(nn.Module):
         """The output layer without its padding past the vocabulary."""
         return Head(*output_rows(self.model, self.vocabulary))
 
-    def forward(self, batch: Batch, want_attention: bool) -> PositionSignals:
-        """Signals at the batch's answer positions."""
+    def forward(self, batch: Batch, want_attention: bool, reach: str = "answer") -> PositionSignals:
+        """Signals at the batch's positions; attention rows at those that `reach` names, "answer" or "all"."""
         return position_signals(
-            self.model, batch.input_ids, batch.attention_mask, batch.first, batch.count, want_attention=want_attention
+            self.model,
+            batch.input_ids,
+            batch.attention_mask,
+            batch.first,
+            batch.count,
+            want_attention=want_attention,
+            attention_count=batch.counts(reach),
         )
 
 
-def build_student(settings: ModelSettings, seed: int, vocabulary: int | None, teacher_width: int | None) -> Student:
+def build_student(
+    settings: ModelSettings,
+    seed: int,
+    vocabulary: int | None,
+    teacher_width: int | None,
+    *,
+    dropout: float | None = None,
+    replica: int = 0,
+) -> Student:
     """The student before its first step; `teacher_width` None means that no hidden states are distilled.
 
-    `vocabulary` None stands for all rows of the student's own output layer: no teacher shares them.
+    `vocabulary` None stands for all rows of the student's own output layer: no teacher shares them. `dropout` takes the
+    place of the model's own in every layer that has one; `replica` draws another projector.
 
     Weights are float32 whatever the files hold: mixed precision needs full-precision master weights.
     """
     full = settings.model_copy(update={"dtype": "float32"})
     model = load_model(full, seed=derived_seed(seed, "student"))
+    if dropout is not None:
+        set_dropout(model, dropout)
     projector = None
     if teacher_width is not None:
         width = model.config.get_text_config().hidden_size
-        projector = Projector(width, teacher_width, generator_for(seed, "projector"))
+        projector = Projector(width, teacher_width, generator_for(seed, stream("projector", replica)))
     own: int = len(output_head(model).weight)  # type: ignore[arg-type]
     return Student(model, projector, own if vocabulary is None else vocabulary)
+
+
+def stream(purpose: str, replica: int) -> str:
+    """The purpose of a random stream; each replica of a group has its own."""
+    return f"{purpose}/replica-{replica}" if replica else purpose
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Give every dropout layer, and every attention that drops by itself, this probability."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        if isinstance(getattr(module, "attention_dropout", None), float | int):
+            module.attention_dropout = probability  # type: ignore[assignment]
 
 
 def build_optimizer(student: Student, settings: TrainSettings) -> torch.optim.AdamW:
@@ -103,11 +134,16 @@ class Trainee(nn.Module):
         self._no_split_modules = student.model._no_split_modules
 
     def forward(
-        self, batch: Batch, weights: Float[Tensor, " positions"], objective: Objective, *, at_one: bool = False
+        self,
+        batch: Batch,
+        weights: Mapping[str, Float[Tensor, " positions"]],
+        objective: Objective,
+        *,
+        at_one: bool = False,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, " positions"]]]:
         """The loss, and without gradients the components per position, KL at T = 1 among them where that is asked for.
 
         `objective` is that of the moment; its projector is the student's own.
         """
-        signals = self.student(batch, objective.needs_attention)
+        signals = self.student(batch, objective.needs_attention, objective.positions["attention"])
         return objective.loss(signals, self.student.head, batch, weights, at_one=at_one)

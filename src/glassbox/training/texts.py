@@ -21,7 +21,7 @@ from glassbox.models.encoding import encode_sample
 from glassbox.snapshot.batch import Batch, StoredSample, assemble_tokens
 from glassbox.snapshot.labels import Answer
 from glassbox.snapshot.reader import SampleInfo
-from glassbox.snapshot.schema import CAPTURED_SPLITS
+from glassbox.snapshot.schema import ANSWERED, CAPTURED_SPLITS, answered_id
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.splits import read_split
 
@@ -32,15 +32,19 @@ class Source(Protocol):
     def samples(self, split: str) -> list[SampleInfo]: ...
 
     def batches(
-        self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
+        self,
+        plan: Sequence[Sequence[str]],
+        signals: frozenset[str],
+        device: torch.device | str = "cpu",
+        whole: frozenset[str] = frozenset(),
     ) -> Iterator[Batch]: ...
 
 
 class Texts:
     """Every training and validation sample, tokenized when it is opened.
 
-    `answers` take the place of the training split's answers. Validation keeps the data's, so that its loss is the same
-    measure for every group.
+    With the teacher's `answers` every training sample whose tokens differ with its answer comes once more, under
+    `answered_id`, as in a snapshot. Validation keeps the data's, so that its loss is the same measure for every group.
     """
 
     def __init__(
@@ -53,21 +57,28 @@ class Texts:
         self._stored: dict[str, dict[str, StoredSample]] = {}
         for split in CAPTURED_SPLITS:
             samples = read_split(tasks_folder, split)
-            labels = answers if split == "train" else None
-            _refuse_unanswered(samples, labels)
-            self._stored[split] = {
-                sample.sample_id: _stored(sample, labels[sample.sample_id] if labels else None, tokenizer, limits)
-                for sample in samples
-            }
+            stored = [_stored(sample, None, tokenizer, limits) for sample in samples]
+            self._stored[split] = {each.sample_id: each for each in stored}
+            if split == "train" and answers is not None:
+                _refuse_unanswered(samples, answers)
+                again = [_stored(sample, answers[sample.sample_id], tokenizer, limits) for sample in samples]
+                differing = [
+                    a for a, s in zip(again, stored, strict=True) if a.input_ids.tolist() != s.input_ids.tolist()
+                ]
+                self._stored[ANSWERED] = {each.sample_id: each for each in differing}
         self._all = {sample_id: sample for split in self._stored.values() for sample_id, sample in split.items()}
 
     def samples(self, split: str) -> list[SampleInfo]:
-        """The samples of "train" or "validation" in the order of their ids."""
-        chosen = sorted(self._stored[split].values(), key=lambda sample: sample.sample_id)
+        """The samples of "train", "validation" or "answered" in the order of their ids."""
+        chosen = sorted(self._stored.get(split, {}).values(), key=lambda sample: sample.sample_id)
         return [SampleInfo(s.sample_id, s.task, s.n_tokens, s.n_answer) for s in chosen]
 
     def batches(
-        self, plan: Sequence[Sequence[str]], signals: frozenset[str], device: torch.device | str = "cpu"
+        self,
+        plan: Sequence[Sequence[str]],
+        signals: frozenset[str],
+        device: torch.device | str = "cpu",
+        whole: frozenset[str] = frozenset(),
     ) -> Iterator[Batch]:
         """The planned batches in order. Raises GlassboxError where signals are asked for: texts have none."""
         if signals:
@@ -75,11 +86,12 @@ class Texts:
                 f"Texts carry no {' and no '.join(sorted(signals))}: a group that uses signals reads the snapshot."
             )
         for sample_ids in plan:
-            yield assemble_tokens([self._all[sample_id] for sample_id in sample_ids], torch.device(device))
+            chosen = [self._all[sample_id] for sample_id in sample_ids]
+            yield assemble_tokens(chosen, torch.device(device), "tokens" in whole)
 
 
-def _refuse_unanswered(samples: Sequence[Sample], answers: Mapping[str, Answer] | None) -> None:
-    unanswered = [sample.sample_id for sample in samples if answers is not None and sample.sample_id not in answers]
+def _refuse_unanswered(samples: Sequence[Sample], answers: Mapping[str, Answer]) -> None:
+    unanswered = [sample.sample_id for sample in samples if sample.sample_id not in answers]
     if unanswered:
         raise GlassboxError(
             f"The teacher gave no answer to {brief_ids(unanswered)}. Run `dvc repro --force answers`, which asks again."
@@ -100,4 +112,5 @@ def _stored(
         may_be_empty=answer is not None,
     )
     ids = np.array(encoded.ids, dtype=np.int64)
-    return StoredSample(sample.sample_id, sample.task, ids, encoded.loss_start, len(ids) - 1 - encoded.loss_start, {})
+    sample_id = sample.sample_id if answer is None else answered_id(sample.sample_id)
+    return StoredSample(sample_id, sample.task, ids, encoded.loss_start, len(ids) - 1 - encoded.loss_start, {})

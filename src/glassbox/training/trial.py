@@ -20,7 +20,7 @@ from glassbox.config.settings import Settings
 from glassbox.config.storage import CONF_FOLDER, SNAPSHOT_FOLDER
 from glassbox.errors import DivergedError
 from glassbox.evaluation.evaluation import Evaluation, evaluate, scored
-from glassbox.objective import Objective, liveness, position_weights
+from glassbox.objective import Objective, component_weights, liveness
 from glassbox.processes import whole_state, whole_weights
 from glassbox.snapshot.reader import Batch
 from glassbox.tasks.sample import Sample
@@ -146,6 +146,8 @@ def tags(setup: Setup, progress: Progress) -> dict[str, str]:
         "snapshot": setup.digests["snapshot"],
         "tasks": setup.digests["tasks"],
         "data_order": setup.digests["data_order"],
+        "label_rank": setup.digests["label_rank"],
+        "labelled": f"{setup.settings.labelled(setup.group):g}",
         "initial_student": setup.initial_student,
         "threads": str(setup.settings.train.threads),
         "device": str(setup.accelerator.device),
@@ -224,17 +226,18 @@ def validate(setup: Setup, objective: Objective) -> dict[str, float]:
     plan = [tuple(s.sample_id for s in infos[at : at + size]) for at in range(0, len(infos), size)]
     turns = setup.processes.turns(plan)
     micro_batches = setup.batches([ids for ids, _ in turns])
+    whole = {f"samples/{name}": float(len(infos)) for name in objective.weights}
+    for name in objective.weights:
+        everywhere = objective.positions[name] == "all"
+        whole[f"positions/{name}"] = sum(i.n_tokens - 1 if everywhere else i.n_positions_answer for i in infos)
     sums: dict[str, torch.Tensor] = {}
     setup.student.eval()
     with torch.no_grad():
         for batch, (_, counts) in zip(micro_batches, turns, strict=True):
-            weights = counts * position_weights(
-                batch.sample_index,
-                batch.count,
-                samples_in_step=len(infos),
-                positions_in_step=sum(info.n_positions_answer for info in infos),
-                reduction=setup.settings.objective.reduction,
+            weights = component_weights(
+                batch, objective.positions, objective.weights, whole, setup.settings.objective.reduction
             )
+            weights = {name: counts * values for name, values in weights.items()}
             with setup.accelerator.autocast():
                 _, components = setup.trainee(batch, weights, objective)
             values = objective.values(components, weights)
