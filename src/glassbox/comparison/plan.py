@@ -384,7 +384,10 @@ def weights_of(conf: Path, group: str, settings: Settings) -> Group:
         return settings.distill[group]
     path = conf / "distill" / f"{group}.yaml"
     try:
-        whole = OmegaConf.create({"weights": settings.weights.model_dump(), "distill": read_yaml(path)[0]})
+        tuned = {"matched_logits": settings.tuning.matched_logits}
+        whole = OmegaConf.create(
+            {"weights": settings.weights.model_dump(), "tuning": tuned, "distill": read_yaml(path)[0]}
+        )
         resolved = OmegaConf.to_container(whole, resolve=True)
         return Group(**resolved["distill"][group])  # type: ignore[index, call-overload]
     except (KeyError, TypeError, ValueError, OmegaConfBaseException) as error:

@@ -34,6 +34,7 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _micro_batches_are_whole,
         _steps_hold_labels,
         _positions_are_captured,
+        _candidates_are_as_many,
         _tasks_have_their_source,
         _hub_data_sets_are_whole,
         _generators_hold_what_is_asked,
@@ -160,6 +161,14 @@ def _steps_hold_labels(tree: Tree) -> Iterator[Problem]:
     if few and batch and not (count and count < batch):
         why = f"only {min(few):g} of the samples are labelled, and a step of {batch} must hold some of either kind"
         yield Problem("train.labelled_per_step", why, f"-S train.labelled_per_step={max(1, batch // 4)}", count)
+
+
+def _candidates_are_as_many(tree: Tree) -> Iterator[Problem]:
+    """A component that is tried at more weights than another has more chances to look good."""
+    counts = {name: len(_entries(tree, f"tuning.{name}")) for name in (*SIGNALS, "control")}
+    if _at(tree, "tuning") and len(set(counts.values())) > 1 and all(counts.values()):
+        found = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        yield Problem("tuning", f"it tries {found}", "name as many candidates of each in conf/", None, False)
 
 
 def _positions_are_captured(tree: Tree) -> Iterator[Problem]:

@@ -280,6 +280,30 @@ class EngineSettings(Section):
     address: str | None
 
 
+class ControlCandidate(Section):
+    learning_rate: PositiveFloat
+    epochs: PositiveInt
+
+
+class TuningSettings(Section):
+    """What src/tune.py tries, as many candidates of every kind, and what it chose.
+
+    `key` names the table of docs/tuning whose choice the weights are (null: they were not tuned). `matched_logits` is
+    the weight at which logits alone have the share of the gradient of all signals of `combined`. `seeds`, and the items
+    that `items_seed` draws, `validation` of each task, are used by no study.
+    """
+
+    key: str | None
+    matched_logits: PositiveFloat
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    items_seed: int
+    validation: PositiveInt
+    logits: tuple[PositiveFloat, ...] = Field(min_length=1)
+    hidden: tuple[PositiveFloat, ...] = Field(min_length=1)
+    attention: tuple[PositiveFloat, ...] = Field(min_length=1)
+    control: tuple[ControlCandidate, ...] = Field(min_length=1)
+
+
 class PretrainMixture(Section):
     """The share of every kind of sample in pretraining."""
 
@@ -330,6 +354,7 @@ class Settings(Section):
     evaluation: EvaluationSettings
     storage: StorageSettings
     engine: EngineSettings
+    tuning: TuningSettings
     pretrain: PretrainSettings
 
     def labelled(self, group: str) -> float:

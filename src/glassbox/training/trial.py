@@ -148,6 +148,7 @@ def tags(setup: Setup, progress: Progress) -> dict[str, str]:
         "data_order": setup.digests["data_order"],
         "label_rank": setup.digests["label_rank"],
         "labelled": f"{setup.settings.labelled(setup.group):g}",
+        "tuning": setup.settings.tuning.key or "none",
         "initial_student": setup.initial_student,
         "threads": str(setup.settings.train.threads),
         "device": str(setup.accelerator.device),

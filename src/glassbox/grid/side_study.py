@@ -1,0 +1,69 @@
+"""A study beside the one of this repository: its own settings and folder, the same stages, resumed by the same command.
+
+Tuning and label curves train many groups that no report compares; they must not touch runs/ or the study's MLflow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from glassbox.config.settings import Settings, StorageSettings
+from glassbox.config.storage import root, scratch_folder
+from glassbox.errors import GlassboxError
+from glassbox.tracking.manifest import TrialRecord, read_manifest
+
+SCRIPTS = Path(__file__).resolve().parents[2]
+STAGES = ("prepare", "answers", "snapshot", "train")
+OWN_STORE = StorageSettings(
+    cache=None, scratch=".glassbox", artifacts=None, remote=None, keep_students="none"
+)
+
+
+@dataclass(frozen=True)
+class SideStudy:
+    """The folder of a study, and how its settings differ from those of the repository."""
+
+    folder: Path
+
+    def run(self, settings: Settings) -> None:
+        """Every stage that trains these settings; what the folder holds of them already is not made again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        here = _with_absolute_paths(settings).model_copy(update={"storage": OWN_STORE})
+        content = yaml.safe_dump(here.model_dump(mode="json"), sort_keys=False)
+        (self.folder / "params.yaml").write_text(content, encoding="utf-8")
+        shutil.copytree(root() / "conf", self.folder / "conf", dirs_exist_ok=True)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        environment |= {"DVC_ROOT": str(self.folder.resolve()), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        for stage in STAGES:
+            command = [sys.executable, str(SCRIPTS / f"{stage}.py")]
+            if code := subprocess.run(command, cwd=self.folder, env=environment, check=False).returncode:
+                raise GlassboxError(f"Stage {stage} in {self.folder} ended with exit code {code}; its reason is above.")
+
+    def trials(self, groups: Sequence[str], seeds: Sequence[int]) -> Mapping[tuple[str, int], TrialRecord]:
+        """The trials by group and seed."""
+        cells = [(group, seed) for group in groups for seed in seeds]
+        return {cell: read_manifest(self.folder / "runs" / cell[0] / f"{cell[1]}.json") for cell in cells}
+
+
+def side_study(settings: Settings, name: str) -> SideStudy:
+    """The side study of this name, in the scratch folder of the repository."""
+    return SideStudy(scratch_folder(settings.storage) / name / settings.scale)
+
+
+def _with_absolute_paths(settings: Settings) -> Settings:
+    """Models by absolute path: the side study has another working directory."""
+    found = {}
+    for role in ("teacher", "student"):
+        model = getattr(settings, role)
+        names = {name: getattr(model, name) for name in ("model", "tokenizer")}
+        here = {name: str((root() / value).resolve()) for name, value in names.items() if value and (root() / value).exists()}
+        found[role] = model.model_copy(update=here)
+    return settings.model_copy(update=found)
