@@ -7,9 +7,11 @@ of the processes, so that each gets the same bits. One process, the usual case, 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -40,6 +42,16 @@ REFUSED_VARIABLES = (
     "ACCELERATE_USE_PARALLELISM_CONFIG",
     "ACCELERATE_USE_SAGEMAKER",
 )
+
+
+def machine() -> str:
+    """What computes here: the GPU's name, else the processor's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 class Processes:

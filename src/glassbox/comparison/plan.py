@@ -199,7 +199,7 @@ def read_plan(conf: Path, scale: str) -> Plan:
     stated = found.hypothesis
     seen = found.seen_seeds.get(scale)
     return Plan(
-        digest=plan_digest(conf),
+        digest=plan_digest(conf, scale),
         alpha=found.alpha,
         power=found.power,
         control=found.control,

@@ -16,6 +16,7 @@ from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.notes import integrity
 from glassbox.comparison.plan import Plan, plan_lines
 from glassbox.comparison.selection import Selection
+from glassbox.comparison.varies import variation
 from glassbox.config.settings import Group, Settings
 from glassbox.tracking.manifest import DIGESTS, TrialRecord
 
@@ -71,6 +72,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "unequal_load": unequal_load(costs),
         "plan_lines": plan_lines(plan) if plan.derived else [],
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
+        "varies": variation(selection.trials),
         "banners": notes.banners(plan, selection),
         "notes": [
             *notes.notes(plan, settings.scale, selection, checked),

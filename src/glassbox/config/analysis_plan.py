@@ -7,15 +7,21 @@ from pathlib import Path
 from glassbox.config.yaml_files import read_yaml
 
 PLAN = "analysis.yaml"
+BY_SCALE = ("seeds", "seen_seeds", "margins")
 
 
-def plan_digest(conf: Path) -> str:
-    """sha256 in hex of what conf/analysis.yaml says, as JSON with sorted keys: comments and layout do not count.
+def plan_digest(conf: Path, scale: str) -> str:
+    """sha256 in hex of what conf/analysis.yaml says of a scale, as JSON with sorted keys.
 
-    Empty where there is no plan. Raises GlassboxError for a file that is not YAML.
+    Comments, layout and what it says of other scales do not count. Empty where there is no plan. Raises GlassboxError for a file that is not YAML.
     """
     path = conf / PLAN
     if not path.is_file():
         return ""
     content, _ = read_yaml(path)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    of_scale = {
+        name: {key: each for key, each in content[name].items() if key in ("default", scale)}
+        for name in BY_SCALE
+        if isinstance(content.get(name), dict)
+    }
+    return hashlib.sha256(json.dumps({**content, **of_scale}, sort_keys=True).encode()).hexdigest()

@@ -22,9 +22,7 @@ from glassbox.tracking.manifest import TrialRecord, read_manifest
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 STAGES = ("prepare", "answers", "snapshot", "train")
-OWN_STORE = StorageSettings(
-    cache=None, scratch=".glassbox", artifacts=None, remote=None, keep_students="none"
-)
+OWN_STORE = StorageSettings(cache=None, scratch=".glassbox", artifacts=None, remote=None, keep_students="none")
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,10 @@ def _with_absolute_paths(settings: Settings) -> Settings:
     for role in ("teacher", "student"):
         model = getattr(settings, role)
         names = {name: getattr(model, name) for name in ("model", "tokenizer")}
-        here = {name: str((root() / value).resolve()) for name, value in names.items() if value and (root() / value).exists()}
+        here = {
+            name: str((root() / value).resolve())
+            for name, value in names.items()
+            if value and (root() / value).exists()
+        }
         found[role] = model.model_copy(update=here)
     return settings.model_copy(update=found)

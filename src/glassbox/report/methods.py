@@ -29,6 +29,7 @@ def methods_sentences(results: Mapping[str, Any]) -> list[str]:
     """Sentences for a paper's methods section; what the results do not hold is not mentioned."""
     return [
         *_design(results),
+        *results.get("varies", ()),
         *_tasks(results),
         *_tests(results),
         *_holm(results),

@@ -23,7 +23,8 @@ Source = Literal["manifest", "store"]
 class TrialRecord:
     """One group with one seed. `metrics` are the final values; `digests` and `precision` are what it recorded.
 
-    plan: the digest of the analysis plan when it started. files: name -> sha256 of what lies in `folder`; the folder
+    varies: what its seed drew. machine: the processor or GPU. plan: the digest of the analysis plan when it started.
+    files: name -> sha256 of what lies in `folder`; the folder
     is None for a trial from the store, whose files are artifacts. liveness: by component, what its signal did.
     """
 
@@ -43,6 +44,8 @@ class TrialRecord:
     steps: int | None = None
     peak_memory_bytes: int | None = None
     liveness: Mapping[str, Any] | None = None
+    varies: Mapping[str, Any] | None = None
+    machine: str | None = None
     files: Mapping[str, str] | None = None
     folder: Path | None = None
 
@@ -98,6 +101,8 @@ def _extras(content: Mapping[str, Any]) -> dict[str, Any]:
         "steps": content.get("steps"),
         "peak_memory_bytes": content.get("peak_memory_bytes"),
         "liveness": content.get("liveness"),
+        "varies": content.get("varies"),
+        "machine": content.get("machine"),
     }
 
 

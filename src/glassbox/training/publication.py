@@ -60,6 +60,7 @@ class Outcome:
     precision: str
     heads: str | None
     processes: int
+    varies: Mapping[str, Any]
     student: Student
     weights: Mapping[str, Tensor]
     tokenizer: PreTrainedTokenizerFast
@@ -133,6 +134,8 @@ def _manifest(trial: Outcome) -> dict[str, Any]:
         "precision": trial.precision,
         "heads": trial.heads,
         "processes": trial.processes,
+        "varies": dict(trial.varies),
+        "machine": trial.tags["machine"],
         "liveness": liveness.summary(progress.liveness),
         "steps": progress.step,
         "skipped_steps": progress.step - progress.updates,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -32,7 +34,7 @@ from glassbox.tasks.splits import read_split, tasks_digest
 from glassbox.tracking.key import study_key, trial_key
 from glassbox.training.draws import Draw, draw
 from glassbox.training.schedule import Schedule, make_schedule
-from glassbox.training.student import Student, Trainee, build_optimizer, build_student, stream
+from glassbox.training.student import Student, Trainee, build_optimizer, build_student, dropout_of, stream
 from glassbox.training.texts import Source, Texts
 
 
@@ -79,6 +81,20 @@ class Setup:
     @property
     def task_names(self) -> list[str]:
         return sorted(self.settings.prepare.tasks)
+
+    @property
+    def varies(self) -> dict[str, Any]:
+        """What this seed drew, for a report that says what its intervals speak of."""
+        counts = {task: len(ranked) for task, ranked in self.draw.ranked.items()}
+        pool = Counter(info.task for info in self.source.samples("train"))
+        return {
+            "projector": self.student.projector is not None,
+            "dropout": dropout_of(self.student.model),
+            "random_student": self.settings.student.initialisation == "random",
+            "labelled": self.settings.labelled(self.group),
+            "drawn": counts,
+            "pool": {task: pool[task] for task in counts},
+        }
 
     def batches(self, plan: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """The planned batches of samples, decoded on the device, with all that the objective reads."""

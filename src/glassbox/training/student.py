@@ -92,6 +92,13 @@ def set_dropout(model: nn.Module, probability: float) -> None:
             module.attention_dropout = probability  # type: ignore[assignment]
 
 
+def dropout_of(model: nn.Module) -> float:
+    """The highest probability by which any part of a model drops what it computes while it trains."""
+    layers = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    attentions = [getattr(module, "attention_dropout", 0.0) for module in model.modules()]
+    return float(max([0.0, *layers, *(each for each in attentions if isinstance(each, float | int))]))
+
+
 def build_optimizer(student: Student, settings: TrainSettings) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only, as is usual for norms and biases.
 

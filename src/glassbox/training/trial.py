@@ -21,7 +21,7 @@ from glassbox.config.storage import CONF_FOLDER, SNAPSHOT_FOLDER
 from glassbox.errors import DivergedError
 from glassbox.evaluation.evaluation import Evaluation, evaluate, scored
 from glassbox.objective import Objective, component_weights, liveness
-from glassbox.processes import whole_state, whole_weights
+from glassbox.processes import machine, whole_state, whole_weights
 from glassbox.snapshot.reader import Batch
 from glassbox.tasks.sample import Sample
 from glassbox.tracking import TrialRun, UnrecordedRun
@@ -115,6 +115,7 @@ def outcome_of(
         precision=setup.probe.observed or "unknown",
         heads=setup.heads,
         processes=setup.processes.count,
+        varies=setup.varies,
         student=setup.student,
         weights=weights,
         tokenizer=setup.tokenizer,
@@ -148,6 +149,7 @@ def tags(setup: Setup, progress: Progress) -> dict[str, str]:
         "data_order": setup.digests["data_order"],
         "label_rank": setup.digests["label_rank"],
         "labelled": f"{setup.settings.labelled(setup.group):g}",
+        "machine": machine(),
         "tuning": setup.settings.tuning.key or "none",
         "initial_student": setup.initial_student,
         "threads": str(setup.settings.train.threads),
@@ -161,7 +163,7 @@ def resume(setup: Setup) -> Progress:
     """Where the newest checkpoint of this trial stands, loaded; the beginning where there is none."""
     found = checkpoint.load(setup.scratch, setup.student, setup.optimizer.optimizer, setup.processes)
     if found is None:
-        return Progress(initial_student=setup.initial_student, plan=plan_digest(CONF_FOLDER))
+        return Progress(initial_student=setup.initial_student, plan=plan_digest(CONF_FOLDER, setup.settings.scale))
     if setup.accelerator.scaler is not None:
         setup.accelerator.scaler.load_state_dict(found.scaler)
     _say(setup, f"{setup.name} resumes after step {found.step} of {len(setup.schedule.steps)}")

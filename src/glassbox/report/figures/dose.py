@@ -21,7 +21,9 @@ def dose_response(table: Mapping[str, Any]) -> Figure:
         figure, panels = plt.subplots(1, 2, figsize=(WIDE, 3.6), sharey=True, layout="constrained")
         control = [point for point in table["points"] if point["candidate"] == table["chosen"]["control"]]
         level = 100 * _mean([point["score"] for point in control])
-        for axes, (value, title) in zip(panels, (("weight", "weight"), ("share", "share of the gradient")), strict=True):
+        for axes, (value, title) in zip(
+            panels, (("weight", "weight"), ("share", "share of the gradient")), strict=True
+        ):
             for place, component in enumerate(("logits", "hidden", "attention"), 2):
                 _draw(axes, [p for p in table["points"] if p["component"] == component], value, component, place)
             axes.axhline(level, color=PALETTE[0], linestyle=LINES[0], linewidth=1)
@@ -39,9 +41,7 @@ def _draw(axes: Axes, points: list[dict[str, Any]], value: str, component: str, 
     means: dict[float, list[dict[str, Any]]] = {}
     for point in points:
         means.setdefault(point["weight"], []).append(point)
-    line = sorted(
-        (_mean([p[value] for p in same]), 100 * _mean([p["score"] for p in same])) for same in means.values()
-    )
+    line = sorted((_mean([p[value] for p in same]), 100 * _mean([p["score"] for p in same])) for same in means.values())
     axes.plot(*zip(*line, strict=True), color=colour, linestyle=LINES[place], label=component)
 
 
