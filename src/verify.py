@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 
 from glassbox.command import run
 from glassbox.config.settings import SPLITS, Settings, load_settings
-from glassbox.config.storage import REPORTS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
+from glassbox.config.storage import CONF_FOLDER, REPORTS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
 from glassbox.files import read_json
 from glassbox.snapshot.keys import verify_key
 
@@ -28,6 +29,27 @@ def dvc_md5(lock: Path, stage: str = "snapshot") -> str | None:
         return None
     stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
     return next((output.get("md5") for output in stages.get(stage, {}).get("outs", [])), None)
+
+
+def names_of(task: str) -> list[str]:
+    return [f"test/{metric}_{task}" for metric in ("accuracy", "exact_match")]
+
+
+def teacher_worth(settings: Settings, report: dict[str, Any]) -> list[str]:
+    """A sentence for each task on which this teacher has little to teach, before anything trains."""
+    from glassbox.comparison.notes import teacher_notes
+    from glassbox.comparison.plan import plan_or_derived
+    from glassbox.tasks.splits import read_split
+
+    questions = Counter(sample.task for sample in read_split(TASKS_FOLDER, "test"))
+    planned = plan_or_derived(CONF_FOLDER, settings).tasks
+    chance = {task: planned[task].chance if task in planned else 0.0 for task in settings.prepare.tasks}
+    roles = {"teacher": report["teacher_scores"], "initial_student": report["student_scores"]}
+    scores = {
+        role: {task: found[name] for task in chance for name in names_of(task) if name in found}
+        for role, found in roles.items()
+    }
+    return teacher_notes(scores, chance, questions, report.get("label_probability", {}))
 
 
 def report_on(settings: Settings) -> dict[str, Any]:
@@ -53,7 +75,10 @@ def report_on(settings: Settings) -> dict[str, Any]:
     pins = [pin_warning(role, model, report["commits"][role]) for role, model in models.items()]
     report |= measure_teacher(settings, TASKS_FOLDER)
     report["student_scores"] = measure_student(settings, TASKS_FOLDER)
-    report["warnings"] = [line for line in (*pins, *doubts, *report["teacher_notes"], report["banner"]) if line]
+    report["teacher_worth"] = teacher_worth(settings, report)
+    report["warnings"] = [
+        line for line in (*pins, *doubts, *report["teacher_notes"], *report["teacher_worth"], report["banner"]) if line
+    ]
     return report
 
 

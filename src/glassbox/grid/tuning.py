@@ -24,7 +24,7 @@ METRICS = ("accuracy", "exact_match")
 
 @dataclass(frozen=True)
 class Point:
-    """One candidate with one seed: its score, of chance-corrected tasks the mean, and the component's gradient share."""
+    """One candidate with one seed: the mean of its chance-corrected scores, and the component's gradient share."""
 
     component: str
     candidate: str
@@ -79,8 +79,8 @@ def key_of(content: Mapping[str, Any]) -> str:
 def matched(points: Sequence[Point], share: float) -> float:
     """The weight at which the logits alone have this share of the gradient, to two digits.
 
-    A share is w l / (w l + t) of the norms l and t of the logits' and the task's gradients, which the first steps of all
-    groups have in common: from one share s at weight w, l / t = s / ((1 - s) w).
+    A share is w l / (w l + t) of the norms l and t of the logits' and the task's gradients, which all groups have in
+    common at first: from one share s at weight w, l / t = s / ((1 - s) w).
     """
     ratio = statistics.fmean(point.share / ((1 - point.share) * point.weight) for point in points if point.share)
     return float(f"{share / ((1 - share) * ratio):.2g}")
@@ -133,13 +133,15 @@ def _identifier(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in f"c_{name}")
 
 
-def scores_of(trial: TrialRecord, settings: Settings) -> dict[str, float]:
-    """The last validation score of every task. Raises GlassboxError for a trial that diverged."""
+def scores_of(trial: TrialRecord, settings: Settings, split: str = "validation") -> dict[str, float]:
+    """The last score of every task on a split. Raises GlassboxError for a trial that diverged."""
     if not trial.finished:
-        raise GlassboxError(f"{trial.name} diverged while its weight was tried: take it out of `tuning` in conf/scale.")
+        raise GlassboxError(
+            f"{trial.name} of a side study diverged: take its weight out of `tuning` in conf/scale, or train it slower."
+        )
     found = {}
     for task in settings.prepare.tasks:
-        names = [f"validation/{metric}_{task}" for metric in METRICS]
+        names = [f"{split}/{metric}_{task}" for metric in METRICS]
         found[task] = next(trial.metrics[name] for name in names if name in trial.metrics)
     return found
 

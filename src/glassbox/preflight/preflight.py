@@ -79,7 +79,7 @@ def checks_of(course: Course) -> list[Check]:
         Check("settings", lambda: course.stage("settings")),
         Check("student", course.student, ["settings"]),
         Check("answers", lambda: course.stage("answers"), ["settings"]),
-        Check("capture", lambda: course.stage("snapshot"), ["settings"]),
+        Check("capture", lambda: course.stage("snapshot"), ["settings", "answers"]),
         Check("gate", lambda: course.stage("verify"), ["capture"]),
         Check("precision", course.precision, ["answers", "capture"]),
         Check("objective", course.objective, ["answers", "capture"]),

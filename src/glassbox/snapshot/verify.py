@@ -28,6 +28,7 @@ from glassbox.snapshot.checks import (
     shape_fault,
     value_fault,
 )
+from glassbox.snapshot.codec import array
 from glassbox.snapshot.composition import Item, captured_answers, compose_items, draw_audit
 from glassbox.snapshot.provenance import provenance_differences, provenance_of
 from glassbox.snapshot.reader import Snapshot, read_manifest, require_signals
@@ -70,7 +71,8 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
     items = compose_items(settings, tokenizer, tasks_folder, labels.answers if labels else None)
     audit = _whole_audit(settings, folder, items)
     by_id = {item.sample.sample_id: item for item in items}
-    head_figures, audited_rows = _check_rows(folder, manifest, layout, {row.sample_id for row in audit}, by_id)
+    sure = LabelProbability()
+    head_figures, audited_rows = _check_rows(folder, manifest, layout, {row.sample_id for row in audit}, by_id, sure)
     in_use = [value for _, value in points_of(settings.objective.temperature)]
     temperatures = sorted({*layout.temperatures, *in_use})
     weight, bias = Snapshot(folder).head()
@@ -92,6 +94,7 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
             "attention_sum_error_max": head_figures.attention_sum_error,
         },
         "audit": figures,
+        "label_probability": sure.means(),
         "banner": banner(figures, settings.objective.logits_target, max(in_use)),
         "recapture": recaptured,
     }
@@ -176,8 +179,29 @@ def _check_channels(folder: Path, found: Channels) -> None:
             )
 
 
+class LabelProbability:
+    """The mean probability that the teacher gives the training labels' tokens, by task."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, row: Row) -> None:
+        if row.split == "train":
+            answer = array(row.label_logp, "<f4", -1)[row.n_positions - (len(row.input_ids) - 1 - row.loss_start) :]
+            total, count = self._sums.get(row.task, (0.0, 0))
+            self._sums[row.task] = total + float(np.exp(answer.astype(np.float64)).sum()), count + len(answer)
+
+    def means(self) -> dict[str, float]:
+        return {task: total / count for task, (total, count) in sorted(self._sums.items()) if count}
+
+
 def _check_rows(
-    folder: Path, manifest: dict[str, Any], layout: Format, audited: set[str], items: Mapping[str, Item]
+    folder: Path,
+    manifest: dict[str, Any],
+    layout: Format,
+    audited: set[str],
+    items: Mapping[str, Item],
+    sure: LabelProbability,
 ) -> tuple[HeadFigures, dict[str, Row]]:
     """Every row by itself, as its sample's and against the output layer; also returns the rows of audited samples."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -197,6 +221,7 @@ def _check_rows(
             if fault:
                 raise GlassboxError(f"{folder / name}, row group {group}, sample {row.sample_id}: {fault}. {REMEDY}")
             channels.add(row)
+            sure.add(row)
             count = counted.setdefault((row.split, row.task), [0, 0])
             count[0] += 1
             count[1] += row.n_positions
