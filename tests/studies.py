@@ -143,7 +143,7 @@ def manifest(group: str, seed: int, items: list[dict[str, Any]] | None = None, *
         "precision": "no",
         "steps": 200,
         "seconds": 20.5,
-        "plan": plan_digest(CONF),
+        "plan": plan_digest(CONF, "embedded"),
         "peak_memory_bytes": 700_000_000 + seed,
         "liveness": {
             name: {"gradient_norm": 1.0 + seed, "cosine_to_task": 0.5, "share": 0.5} for name in objective(group)
@@ -169,7 +169,9 @@ def write_trial(
 ) -> dict[str, Any]:
     """Write runs/<group>/<seed>.json with its history and items and, with `log`, its run in MLflow."""
     conf = folder / "conf"
-    content = manifest(group, seed, items, **{"plan": plan_digest(conf if conf.exists() else CONF), **changes})
+    content = manifest(
+        group, seed, items, **{"plan": plan_digest(conf if conf.exists() else CONF, "embedded"), **changes}
+    )
     place = folder / "runs" / group / f"{seed}.json"
     write_files(content, place, items)
     if log:

@@ -96,7 +96,7 @@ def test_a_trial_carries_the_digest_of_the_plan_that_was_there_when_it_started(p
 def write_plan(project: Path, text: str) -> str:
     (project / "conf").mkdir(exist_ok=True)
     (project / "conf" / "analysis.yaml").write_text(text, encoding="utf-8")
-    return plan_digest(project / "conf")
+    return plan_digest(project / "conf", "embedded")
 
 
 def test_the_logged_total_is_the_weighted_sum_of_the_logged_components(project: Path) -> None:
