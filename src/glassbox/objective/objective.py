@@ -155,8 +155,8 @@ class Objective:
 
         Summed over micro-batches and processes the parts are the loss; the components carry no gradient, and are 0 at
         positions where they are not compared. `position_weights` says what a position counts in each of them, `head` is
-        the student's output layer. `at_one` adds the KL at T = 1 for the log, where the group has logits and the snapshot
-        can give it. Shuffled components read the signals of `batch.partner`.
+        the student's output layer. `at_one` adds the KL at T = 1 for the log, where the group has logits and the
+        snapshot can give it. Shuffled components read the signals of `batch.partner`.
         """
         parts, components = [], {}
         of_logits = {n: self.weights[n] * position_weights[n] for n in ("task", "logits") if n in self.weights}
