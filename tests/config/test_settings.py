@@ -160,10 +160,58 @@ def test_a_missing_key_is_named(tmp_path: Path):
         ({"train.learning_rate": float("inf")}, "`train.learning_rate`"),
         ({"train.epochs": "3"}, '`train.epochs` = "3": input should be a valid integer'),
         ({"train": None}, "`train` = null"),
+        ({"train.labelled": 0.0}, "`train.labelled` = 0.0"),
+        (
+            {"train.labelled": 0.1},
+            "`train.labelled_per_step` = null: only 0.1 of the samples are labelled, and a step of 8 must hold some of "
+            "either kind. Next: -S train.labelled_per_step=2",
+        ),
+        ({"train.labelled": 0.1, "train.labelled_per_step": 8}, "`train.labelled_per_step` = 8"),
+        ({"distill.sft": {"task": 1.0, "labelled": 0.3}}, "only 0.3 of the samples are labelled"),
+        (
+            {"objective.positions.logits": "all"},
+            '`snapshot.positions.hidden` = "answer": group black_box compares logits at all positions, and the '
+            "snapshot has answer positions only. "
+            "Next: -S snapshot.positions.hidden=all, or -S objective.positions.logits=answer",
+        ),
+        (
+            {"distill.combined.positions": {"attention": "all"}},
+            "group combined compares attention at all positions",
+        ),
+        (
+            {"snapshot.positions.attention": "all"},
+            "hidden states would be stored at answer positions only, and attention maps at more",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(refusal, changes: dict[str, Any], said: str):
     assert said in refusal(changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.labelled": 0.1, "train.labelled_per_step": 2},
+        {"distill.sft": {"task": 1.0, "labelled": 0.3}, "train.labelled_per_step": 1},
+        {"objective.positions.task": "all"},
+        {"snapshot.positions.hidden": "all", "objective.positions.hidden": "all", "objective.positions.logits": "all"},
+        {"objective.positions.hidden": "all", "distill.combined.hidden": 0.0, "distill.hidden_state.hidden": 0.0},
+        {"objective.positions.attention": "all", "snapshot.positions": {"hidden": "all", "attention": "all"}},
+    ],
+)
+def test_labels_and_positions_that_can_be_had_are_accepted(changes: dict[str, Any]):
+    Settings.model_validate(changed(changes))
+
+
+def test_a_groups_own_labels_and_positions_replace_the_studys():
+    own = {"distill.combined.positions": {"task": "all"}, "distill.sft": {"task": 1.0, "labelled": 0.3}}
+    settings = Settings.model_validate(changed({**own, "train.labelled_per_step": 2}))
+    assert settings.positions("combined") == {**settings.positions("sft"), "task": "all"}
+    assert (settings.labelled("sft"), settings.labelled("combined")) == (0.3, 1.0)
+    assert not settings.captures_answers and not settings.reads_answers("sft")
+    scarce = Settings.model_validate(changed({"train.labelled": 0.1, "train.labelled_per_step": 2}))
+    assert scarce.captures_answers
+    assert [scarce.reads_answers(group) for group in scarce.groups] == [False, True, True, True, True]
 
 
 def test_a_group_of_the_teachers_answers_has_no_signals(refusal):
