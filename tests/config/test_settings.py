@@ -211,6 +211,10 @@ def test_a_groups_own_labels_and_positions_replace_the_studys():
     assert not settings.captures_answers and not settings.reads_answers("sft")
     scarce = Settings.model_validate(changed({"train.labelled": 0.1, "train.labelled_per_step": 2}))
     assert scarce.captures_answers
+    alone = {"groups": ["sft"], "distill": {"sft": {"task": 1.0}}}
+    assert Settings.model_validate(
+        changed({**alone, "train.labelled": 0.1, "train.labelled_per_step": 2})
+    ).captures_answers
     assert [scarce.reads_answers(group) for group in scarce.groups] == [False, True, True, True, True]
 
 

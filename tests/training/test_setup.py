@@ -14,6 +14,7 @@ from projects import shrunk_settings
 from torch import nn
 
 from glassbox.config.settings import SPLITS, Settings
+from glassbox.errors import GlassboxError
 from glassbox.snapshot.capture import capture
 from glassbox.snapshot.labels import Answer, write_teacher_labels
 from glassbox.tasks.splits import read_split, tasks_digest, write_splits
@@ -101,6 +102,14 @@ def test_each_group_reads_the_datas_answer_of_labelled_samples_and_the_teachers_
             assert counts == (sample_id not in without or group == "seqkd"), (group, sample_id)
 
 
+def test_a_snapshot_without_the_teachers_answers_is_refused(project: Path) -> None:
+    answers = [Answer(s.sample_id, s.task, " 9", True, False) for s in read_split(project / "data/tasks", "train")]
+    tasks = tasks_digest(project / "data/tasks")
+    write_teacher_labels(project / "data/answers", answers, {"provenance": {"tasks": tasks}})
+    with pytest.raises(GlassboxError, match=r"Group black_box reads the teacher's own answers.*`dvc repro snapshot`"):
+        prepare(settings_of(project, **SCARCE), "black_box", 0)
+
+
 def test_validation_keeps_its_labels_for_every_group(scarce: Settings) -> None:
     setup = prepare(scarce, "black_box", 0)
     ids = [sample.sample_id for sample in setup.validation]
@@ -115,7 +124,7 @@ def test_the_control_depends_on_no_answer_of_a_sample_without_a_label(project: P
     labelled = {sample.sample_id for sample in read_split(project / "data/tasks", "train")} - without
     for changed in (set(), without, labelled):
         rewrite(project, changed)
-        capture(alone, project / "data/tasks", project / "data/snapshot", project / ".glassbox")
+        recapture(project, alone)
         students.append(trained(project, alone, "sft")["digests"]["final_student"])
     assert students[0] == students[1] != students[2]
 
