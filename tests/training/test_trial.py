@@ -358,9 +358,11 @@ def test_batches_are_decoded_on_the_device_of_the_trial(
     trial, _ = prepared(project, group, distill={"shuffled_hidden": control}, groups=groups)
     read, devices = Snapshot.read, []
 
-    def watched(snapshot: Snapshot, ids: Any, signals: Any, device: Any = "the default") -> Batch:
+    def watched(
+        snapshot: Snapshot, ids: Any, signals: Any, device: Any = "the default", whole: Any = frozenset()
+    ) -> Batch:
         devices.append(device)
-        return read(snapshot, ids, signals, "cpu")
+        return read(snapshot, ids, signals, "cpu", whole)
 
     monkeypatch.setattr(Snapshot, "read", watched)
     next(iter(trial.batches(trial.schedule.steps[0])))
