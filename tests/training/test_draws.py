@@ -46,7 +46,7 @@ def test_the_digest_is_that_of_the_rank_whatever_share_of_it_has_labels() -> Non
 def test_samples_are_drawn_from_the_pool_by_task_and_the_labels_among_them() -> None:
     chosen = draw(POOL, 40, 0.1, seed=2)
     assert by_task(chosen.samples) == dict.fromkeys(SIZES, 40) and len(set(chosen.samples)) == 120
-    assert chosen.labelled <= set(chosen.samples)
+    assert by_task(chosen.labelled) == dict.fromkeys(SIZES, 4) and chosen.labelled <= set(chosen.samples)
     overlap = set(chosen.samples) & set(draw(POOL, 40, 0.1, seed=3).samples)
     assert 40 < len(overlap) < 90, "all of gsm8k, and of the others what chance gives"
     assert set(draw(POOL, None, 0.1, seed=2).samples) == POOL.keys()
