@@ -23,9 +23,9 @@ def main() -> None:
     from glassbox.snapshot.labels import write_data_labels, write_teacher_labels
 
     shutil.rmtree(ANSWERS_FOLDER, ignore_errors=True)
-    if not asking:
+    if not asking and not settings.captures_answers:
         write_data_labels(ANSWERS_FOLDER)
-        print(f"{ANSWERS_FOLDER}: no selected group learns from the teacher's answers, so it was not asked")
+        print(f"{ANSWERS_FOLDER}: no selected group reads the teacher's answers, so it was not asked")
         return
 
     import torch

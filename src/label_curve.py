@@ -1,8 +1,8 @@
 """Score against the share of samples that have labels, for four groups -> docs/label_curve/<scale>.json and .png.
 
 Trains sft, seqkd, black_box and combined at shares of 0.03, 0.1, 0.3 and 1.0: with all seeds of the settings at 0.1
-and 1.0, with the first three elsewhere. Says how many of the control's labels each group is worth. Not part of `make study`;
-the same command again goes on where it was stopped.
+and 1.0, with the first three elsewhere. Says how many of the control's labels each group is worth. Not part of
+`make study`; the same command again goes on where it was stopped.
 """
 
 from __future__ import annotations

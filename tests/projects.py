@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
+import sections
 from miniatures import save_model_folder, tiny_tokenizer
 
 from glassbox.config.settings import Settings
@@ -25,8 +25,8 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def shrunk_settings(folder: Path, **changes: Any) -> Settings:
-    """The committed configuration, shrunk to seconds."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    """The study at `scale=faithful`, shrunk to seconds."""
+    values = sections.FAITHFUL
     counts = {"train": 8, "validation": 4, "test": 4}
     small = {
         "seeds": [0, 1],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from glassbox.config.settings import (
     EvaluationSettings,
     ObjectiveSettings,
@@ -12,9 +14,12 @@ from glassbox.config.settings import (
     StorageSettings,
     load_settings,
 )
+from params import composition
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 COMMITTED = load_settings(PARAMS)
+# As params.yaml would be at `scale=faithful`: all samples have labels, five groups. What tests shrink and change
+FAITHFUL: dict[str, Any] = yaml.safe_load(composition(PARAMS.parent / "conf", ["scale=faithful"]))
 STORAGE = COMMITTED.storage
 # The first lines of a program in another process: the same section, named `storage`
 OPEN_STORAGE = f"from glassbox.config.settings import load_settings; storage = load_settings({str(PARAMS)!r}).storage;"

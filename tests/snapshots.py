@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import sections
 from miniatures import save_model_folder, tiny_tokenizer
 
-from glassbox.config.settings import ModelSettings, Settings, load_settings
+from glassbox.config.settings import ModelSettings, Settings
 from glassbox.snapshot.capture import build_manifest, capture, write_manifest
 from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.schema import Format, Row
 from glassbox.snapshot.storage import part_rows, write_part
 from glassbox.tasks.sample import Sample, make_sample
 from glassbox.tasks.splits import write_splits
-
-PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def make_study(root: Path, samples: int = 18, **snapshot: Any) -> Study:
         "test": [sample("test", index) for index in range(2000, 2006)],
     }
     write_splits(root / "tasks", splits)
-    settings = load_settings(PARAMS)
+    settings = Settings.model_validate(sections.FAITHFUL)
     model = ModelSettings(model=str(teacher), dtype="float32")
     settings = settings.model_copy(
         update={

@@ -206,7 +206,7 @@ def test_two_processes_stop_together_and_go_on_together(project: Path, paralleli
 def test_a_loss_that_one_process_finds_not_finite_ends_the_trial_in_both(project: Path) -> None:
     snapshot = Snapshot(project / "data/snapshot")
     infos = snapshot.samples("train")
-    first_step = data_order([info.sample_id for info in infos], 0, 0)[: UNEVEN["batch_size"]]
+    first_step = data_order([info.sample_id for info in infos], 0, "0")[: UNEVEN["batch_size"]]
     tokens = {name: snapshot.read([name], frozenset()).input_ids[0].unique().tolist() for name in first_step}
     uses = Counter(token for each in tokens.values() for token in each)
     culprit, token = next((name, token) for name, each in tokens.items() for token in each if uses[token] == 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sections
 import yaml
 
 from glassbox.config.rules import EMBEDDED_TASKS
@@ -19,7 +20,7 @@ from glassbox.errors import GlassboxError
 from glassbox.tasks.miniature import generators as embedded
 
 ROOT = Path(__file__).parents[2]
-GOOD = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+GOOD = sections.FAITHFUL
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def problems(message: str) -> list[str]:
 
 def test_the_committed_settings_are_accepted_and_frozen():
     settings = load_settings(ROOT / "params.yaml")
-    assert settings.groups == ("sft", "black_box", "hidden_state", "attention", "combined")
+    assert settings.groups[:2] == ("sft", "seqkd") and {"black_box", "combined", "replica_null"} < {*settings.groups}
     assert settings.seeds == tuple(range(14, 21))
     with pytest.raises(ValueError, match="frozen"):
         settings.train.epochs = 1
@@ -61,8 +62,12 @@ def test_the_committed_settings_are_accepted_and_frozen():
 
 def test_every_setting_stands_in_params_so_that_no_default_is_hidden():
     settings = load_settings(ROOT / "params.yaml")
-    distill = {group: weights.model_dump(exclude_unset=True) for group, weights in settings.distill.items()}
-    assert {**settings.model_dump(mode="json"), "distill": distill} == GOOD
+    distill = {
+        group: weights.model_dump(mode="json", exclude_unset=True) for group, weights in settings.distill.items()
+    }
+    assert {**settings.model_dump(mode="json"), "distill": distill} == yaml.safe_load(
+        (ROOT / "params.yaml").read_text(encoding="utf-8")
+    )
 
 
 def test_all_faults_are_told_at_once_each_with_path_value_reason_and_next_step(refusal):
@@ -160,10 +165,62 @@ def test_a_missing_key_is_named(tmp_path: Path):
         ({"train.learning_rate": float("inf")}, "`train.learning_rate`"),
         ({"train.epochs": "3"}, '`train.epochs` = "3": input should be a valid integer'),
         ({"train": None}, "`train` = null"),
+        ({"train.labelled": 0.0}, "`train.labelled` = 0.0"),
+        (
+            {"train.labelled": 0.1},
+            "`train.labelled_per_step` = null: only 0.1 of the samples are labelled, and a step of 8 must hold some of "
+            "either kind. Next: -S train.labelled_per_step=2",
+        ),
+        ({"train.labelled": 0.1, "train.labelled_per_step": 8}, "`train.labelled_per_step` = 8"),
+        ({"distill.sft": {"task": 1.0, "labelled": 0.3}}, "only 0.3 of the samples are labelled"),
+        (
+            {"objective.positions.logits": "all"},
+            '`snapshot.positions.hidden` = "answer": group black_box compares logits at all positions, and the '
+            "snapshot has answer positions only. "
+            "Next: -S snapshot.positions.hidden=all, or -S objective.positions.logits=answer",
+        ),
+        (
+            {"distill.combined.positions": {"attention": "all"}},
+            "group combined compares attention at all positions",
+        ),
+        (
+            {"snapshot.positions.attention": "all"},
+            "hidden states would be stored at answer positions only, and attention maps at more",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(refusal, changes: dict[str, Any], said: str):
     assert said in refusal(changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.labelled": 0.1, "train.labelled_per_step": 2},
+        {"distill.sft": {"task": 1.0, "labelled": 0.3}, "train.labelled_per_step": 1},
+        {"objective.positions.task": "all"},
+        {"snapshot.positions.hidden": "all", "objective.positions.hidden": "all", "objective.positions.logits": "all"},
+        {"objective.positions.hidden": "all", "distill.combined.hidden": 0.0, "distill.hidden_state.hidden": 0.0},
+        {"objective.positions.attention": "all", "snapshot.positions": {"hidden": "all", "attention": "all"}},
+    ],
+)
+def test_labels_and_positions_that_can_be_had_are_accepted(changes: dict[str, Any]):
+    Settings.model_validate(changed(changes))
+
+
+def test_a_groups_own_labels_and_positions_replace_the_studys():
+    own = {"distill.combined.positions": {"task": "all"}, "distill.sft": {"task": 1.0, "labelled": 0.3}}
+    settings = Settings.model_validate(changed({**own, "train.labelled_per_step": 2}))
+    assert settings.positions("combined") == {**settings.positions("sft"), "task": "all"}
+    assert (settings.labelled("sft"), settings.labelled("combined")) == (0.3, 1.0)
+    assert not settings.captures_answers and not settings.reads_answers("sft")
+    scarce = Settings.model_validate(changed({"train.labelled": 0.1, "train.labelled_per_step": 2}))
+    assert scarce.captures_answers
+    alone = {"groups": ["sft"], "distill": {"sft": {"task": 1.0}}}
+    assert Settings.model_validate(
+        changed({**alone, "train.labelled": 0.1, "train.labelled_per_step": 2})
+    ).captures_answers
+    assert [scarce.reads_answers(group) for group in scarce.groups] == [False, True, True, True, True]
 
 
 def test_a_group_of_the_teachers_answers_has_no_signals(refusal):

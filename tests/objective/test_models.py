@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from glassbox.config.settings import Weights
+from glassbox.config.settings import COMPONENTS, Weights
+from glassbox.errors import GlassboxError
 from glassbox.models.loading import output_head, output_rows
-from glassbox.models.signals import ATTENTION_NAME, position_signals
-from glassbox.objective import Objective, Projector, position_weights
+from glassbox.models.signals import ATTENTION_NAME, PositionSignals, position_signals
+from glassbox.objective import Objective, Projector, component_weights, totals_of
 from glassbox.objective.head import Head, HeadTerms, head_losses
 from glassbox.objective.logits import DenseTarget
 from glassbox.snapshot.reader import Batch
@@ -28,9 +29,20 @@ ALL = Weights(task=1.0, logits=0.5, hidden=0.3, attention=0.7)
 LENGTHS = ((5, 3), (9, 4), (4, 1), (12, 6), (7, 2), (6, 4), (11, 1), (8, 5))
 
 
+SIGNALS = ("hidden", "attention")
+ANSWERS = dict.fromkeys(COMPONENTS, "answer")
+MIXED = {"task": "answer", "logits": "all", "hidden": "answer", "attention": "all"}
+REACHES = [ANSWERS, *({**ANSWERS, name: "all"} for name in COMPONENTS), MIXED, dict.fromkeys(COMPONENTS, "all")]
+LABELS = {
+    "all": None,
+    "half": (True, False, False, True, True, False, False, True),
+    "none in a micro-batch": (False, False, False, False, False, True, True, False),
+}
+
+
 @dataclass
 class Sample:
-    """Token ids, the first position whose next token is in the answer, and the teacher's signals at those positions."""
+    """Token ids, the first position whose next token is in the answer, and the teacher's signals at every position."""
 
     ids: Tensor
     loss_start: int
@@ -82,7 +94,7 @@ def make_samples() -> list[Sample]:
     teacher, samples = teacher_model(), []
     for seed, (prompt, answer) in enumerate(LENGTHS):
         ids = torch.randint(VOCABULARY, (prompt + answer,), generator=torch.Generator().manual_seed(seed))
-        first, count = torch.tensor([prompt - 1]), torch.tensor([answer])
+        first, count = torch.tensor([0]), torch.tensor([len(ids) - 1])
         with torch.no_grad():
             whole = torch.ones(1, len(ids), dtype=torch.bool)
             signals = position_signals(teacher, ids[None], whole, first, count, want_attention=True)
@@ -91,7 +103,16 @@ def make_samples() -> list[Sample]:
     return samples
 
 
-def make_batch(samples: Sequence[Sample], side: str = "right", extra: int = 0, filler: int = 0) -> Batch:
+def make_batch(
+    samples: Sequence[Sample],
+    side: str = "right",
+    extra: int = 0,
+    filler: int = 0,
+    *,
+    whole: Iterable[str] = (),
+    labelled: Sequence[bool] | None = None,
+) -> Batch:
+    """The batch that a reader would deliver of an objective's `whole`, with `labelled` marks where there are any."""
     length = max(len(sample.ids) for sample in samples) + extra
     ids = torch.full((len(samples), length), filler)
     mask = torch.zeros(len(samples), length, dtype=torch.bool)
@@ -99,20 +120,31 @@ def make_batch(samples: Sequence[Sample], side: str = "right", extra: int = 0, f
     for row, (sample, start) in enumerate(zip(samples, starts, strict=True)):
         ids[row, start : start + len(sample.ids)] = sample.ids
         mask[row, start : start + len(sample.ids)] = True
-    count = torch.tensor([sample.count for sample in samples])
+    everywhere = "tokens" in whole
+    answer_count = torch.tensor([sample.count for sample in samples])
+    tokens = torch.tensor([len(sample.ids) for sample in samples])
+    count = tokens - 1 if everywhere else answer_count
     widened = [nn.functional.pad(sample.attention, (0, length - len(sample.ids))) for sample in samples]
+    places = [torch.arange(0 if everywhere else sample.loss_start, len(sample.ids) - 1) for sample in samples]
+    hidden, attention = (
+        torch.cat([each[0 if name in whole else s.loss_start :] for each, s in zip(stored, samples, strict=True)])
+        for name, stored in (("hidden", [sample.hidden for sample in samples]), ("attention", widened))
+    )
+    in_answer = torch.cat([place >= sample.loss_start for place, sample in zip(places, samples, strict=True)])
     return Batch(
         sample_ids=tuple(f"toy/train/{row}" for row in range(len(samples))),
         tasks=("toy",) * len(samples),
         input_ids=ids,
         attention_mask=mask,
-        first=torch.tensor([start + sample.loss_start for sample, start in zip(samples, starts, strict=True)]),
+        first=torch.tensor(starts) + tokens - 1 - count,
         count=count,
-        answer_count=count,
-        labels=torch.cat([sample.ids[sample.loss_start + 1 :] for sample in samples]),
+        answer_count=answer_count,
+        labels=torch.cat([sample.ids[place + 1] for sample, place in zip(samples, places, strict=True)]),
         sample_index=torch.repeat_interleave(torch.arange(len(samples)), count),
-        hidden=torch.cat([sample.hidden for sample in samples]),
-        attention=torch.cat(widened),
+        answer=in_answer if everywhere else None,
+        labelled=None if labelled is None else torch.tensor(labelled),
+        hidden=hidden,
+        attention=attention,
     )
 
 
@@ -141,11 +173,21 @@ def components_of(
 ) -> dict[str, Tensor]:
     """The components per position of a model's forward pass over the batch, or over other ids of its shape."""
     ids = batch.input_ids if ids is None else ids
-    signals = position_signals(
-        model, ids, batch.attention_mask, batch.first, batch.count, want_attention=objective.needs_attention
-    )
+    signals = signals_of(objective, model, batch, ids)
     weights = dict.fromkeys(objective.weights, torch.ones(len(batch.labels), dtype=torch.float64))
     return objective.loss(signals, head_of(model), batch, weights)[1]
+
+
+def signals_of(objective: Objective, model: PreTrainedModel, batch: Batch, ids: Tensor) -> PositionSignals:
+    return position_signals(
+        model,
+        ids,
+        batch.attention_mask,
+        batch.first,
+        batch.count,
+        want_attention=objective.needs_attention,
+        attention_count=batch.counts(objective.positions["attention"]),
+    )
 
 
 def make_projector() -> Projector:
@@ -160,32 +202,22 @@ class Trainee(nn.Module):
         self.student, self.projector = student_model(), make_projector()
         self.objective = make_objective(weights, self.projector, **settings)
 
-    def forward(self, batch: Batch, samples_in_step: int, positions_in_step: int) -> Tensor:
+    def totals(self, batches: Iterable[Batch]) -> dict[str, float]:
+        return totals_of(batches, self.objective.positions, self.objective.weights)
+
+    def forward(self, batch: Batch, totals: Mapping[str, float]) -> Tensor:
         objective = self.objective
-        signals = position_signals(
-            self.student,
-            batch.input_ids,
-            batch.attention_mask,
-            batch.first,
-            batch.count,
-            want_attention=objective.needs_attention,
-        )
-        weights = position_weights(
-            batch.sample_index,
-            batch.count,
-            samples_in_step=samples_in_step,
-            positions_in_step=positions_in_step,
-            reduction=objective.settings.reduction,
-        )
-        return objective.loss(signals, head_of(self.student), batch, dict.fromkeys(objective.weights, weights))[0]
+        signals = signals_of(objective, self.student, batch, batch.input_ids)
+        weights = component_weights(batch, objective.positions, objective.weights, totals, objective.settings.reduction)
+        return objective.loss(signals, head_of(self.student), batch, weights)[0]
 
 
-def step(batches: Sequence[Batch], samples: Sequence[Sample], **settings: object) -> tuple[float, dict[str, Tensor]]:
+def step(batches: Sequence[Batch], **settings: object) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one optimizer step over micro-batches."""
     trainee = Trainee(**settings)
-    loss = 0.0
+    loss, totals = 0.0, trainee.totals(batches)
     for batch in batches:
-        part = trainee(batch, len(samples), sum(sample.count for sample in samples))
+        part = trainee(batch, totals)
         part.backward()
         loss += part.item()
     return loss, {name: weight.grad for name, weight in trainee.named_parameters() if weight.grad is not None}
@@ -210,34 +242,124 @@ VARIANTS = [
 @pytest.mark.parametrize("settings", VARIANTS)
 def test_padding_on_either_side_none_and_its_contents_leave_loss_and_gradient_alone(settings: dict[str, str]) -> None:
     samples = make_samples()
-    unpadded = step([make_batch([sample]) for sample in samples], samples, **settings)
+    unpadded = step([make_batch([sample]) for sample in samples], **settings)
     assert unpadded[0] > 0.1
     for side in ("left", "right"):
         for extra, filler in ((0, 0), (3, 7)):
-            assert_same_step(unpadded, step([make_batch(samples, side, extra, filler)], samples, **settings))
+            assert_same_step(unpadded, step([make_batch(samples, side, extra, filler)], **settings))
 
 
 @pytest.mark.parametrize("settings", VARIANTS)
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_micro_batches_leave_loss_and_gradient_alone(size: int, settings: dict[str, str]) -> None:
     samples = make_samples()
-    whole = step([make_batch(samples)], samples, **settings)
+    whole = step([make_batch(samples)], **settings)
     parts = [make_batch(samples[start : start + size]) for start in range(0, len(samples), size)]
-    assert_same_step(whole, step(parts, samples, **settings))
+    assert_same_step(whole, step(parts, **settings))
+
+
+def whole_of(positions: Mapping[str, str]) -> frozenset[str]:
+    """What a reader must deliver at all positions for these."""
+    return make_objective(ALL, make_projector(), positions=dict(positions)).whole
+
+
+def marks(labelled: Sequence[bool] | None, part: slice) -> Sequence[bool] | None:
+    return None if labelled is None else labelled[part]
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("positions", REACHES, ids=lambda each: " ".join(k for k, v in each.items() if v == "all"))
+def test_padding_and_micro_batches_leave_the_step_alone_at_any_positions_and_labels(
+    positions: dict[str, str], labels: str
+) -> None:
+    samples, whole, labelled = make_samples(), whole_of(positions), LABELS[labels]
+    settings = {"positions": positions, "reduction": "position" if positions["task"] == "all" else "sample"}
+    reference = step([make_batch(samples, whole=whole, labelled=labelled)], **settings)
+    padded = make_batch(samples, "left", 3, 7, whole=whole, labelled=labelled)
+    assert_same_step(reference, step([padded], **settings))
+    for size in (1, 2):
+        parts = [slice(start, start + size) for start in range(0, len(samples), size)]
+        if labels == "none in a micro-batch":
+            assert not any(marks(labelled, parts[0]) or ())
+        batches = [make_batch(samples[part], whole=whole, labelled=marks(labelled, part)) for part in parts]
+        assert_same_step(reference, step(batches, **settings))
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("reduction", ["sample", "position"])
+@pytest.mark.parametrize("positions", REACHES, ids=lambda each: " ".join(k for k, v in each.items() if v == "all"))
+def test_each_component_is_the_mean_over_the_samples_that_have_it(
+    positions: dict[str, str], reduction: str, labels: str
+) -> None:
+    """Against loops over each sample alone, whose components are taken at all of its positions."""
+    samples, labelled = make_samples(), LABELS[labels]
+    everywhere = dict.fromkeys(COMPONENTS, "all")
+    alone = Trainee(positions=everywhere)
+    expected = {name: [] for name in COMPONENTS}
+    for row, sample in enumerate(samples):
+        found = components_of(alone.objective, alone.student, make_batch([sample], whole=whole_of(everywhere)))
+        for name, values in found.items():
+            if name != "task" or labelled is None or labelled[row]:
+                expected[name].append(values[sample.loss_start :] if positions[name] == "answer" else values)
+    means = {
+        name: torch.cat(parts).mean() if reduction == "position" else torch.stack([p.mean() for p in parts]).mean()
+        for name, parts in expected.items()
+    }
+    trainee = Trainee(positions=positions, reduction=reduction)
+    batch = make_batch(samples, "left", whole=trainee.objective.whole, labelled=labelled)
+    weights = component_weights(batch, positions, COMPONENTS, trainee.totals([batch]), reduction)
+    with torch.no_grad():
+        signals = signals_of(trainee.objective, trainee.student, batch, batch.input_ids)
+        loss, components = trainee.objective.loss(signals, head_of(trainee.student), batch, weights)
+    for name, mean in means.items():
+        assert (components[name] * weights[name]).sum().item() == pytest.approx(mean.item(), rel=1e-6), name
+        assert weights[name].sum().item() == pytest.approx(1.0, rel=1e-6), name
+    total = sum(weight * float(means[name]) for name, weight in ALL.active.items())
+    assert loss.item() == pytest.approx(total, rel=1e-6)
+
+
+def test_a_batch_that_holds_all_positions_changes_nothing_for_components_at_the_answer() -> None:
+    samples = make_samples()
+    everything = frozenset({"tokens", *SIGNALS})
+    assert_same_step(step([make_batch(samples)]), step([make_batch(samples, whole=everything)]))
+
+
+def test_a_step_without_a_label_has_no_task_loss_and_one_without_any_component_is_refused() -> None:
+    samples, nobody = make_samples()[:2], (False, False)
+    labels, objective = make_batch(samples, labelled=nobody), make_objective(ALL, make_projector())
+    totals = totals_of([labels], objective.positions, objective.weights)
+    weights = component_weights(labels, objective.positions, objective.weights, totals, "sample")
+    assert weights["task"].tolist() == [0.0] * len(labels.labels)
+    assert weights["logits"].sum().item() == pytest.approx(1.0)
+    with pytest.raises(GlassboxError, match="holds no answer position"):
+        component_weights(labels, objective.positions, ["task"], totals, "sample")
 
 
 def test_an_empty_micro_batch_leaves_loss_and_gradient_alone() -> None:
     samples = make_samples()
-    assert_same_step(step([make_batch(samples)], samples), step([make_batch(samples), empty_batch(samples)], samples))
+    assert_same_step(step([make_batch(samples)]), step([make_batch(samples), empty_batch(samples)]))
 
 
 def empty_batch(samples: Sequence[Sample]) -> Batch:
     return make_batch(
-        [Sample(s.ids, len(s.ids) - 1, s.hidden[:0], s.attention[:0]) for s in samples[:2]],
+        [Sample(s.ids, len(s.ids) - 1, s.hidden, s.attention) for s in samples[:2]],
     )
 
 
-def train_one_rank(rank: int, folder: str, empty_last: bool) -> None:
+CASES = ("shared out", "one rank empty", "mixed positions, one rank unlabelled")
+
+
+def rank_batches(samples: Sequence[Sample], case: str) -> list[Batch]:
+    """The micro-batch of each of two ranks."""
+    if case == "one rank empty":
+        return [make_batch(samples), empty_batch(samples)]
+    if case == "shared out":
+        return [make_batch(samples[:3]), make_batch(samples[3:])]
+    whole, labelled = whole_of(MIXED), (False,) * 3 + (True, False, True, True, False)
+    return [make_batch(samples[part], whole=whole, labelled=labelled[part]) for part in (slice(0, 3), slice(3, None))]
+
+
+def train_one_rank(rank: int, folder: str, case: str) -> None:
     """One step of one of two processes; DDP averages gradients over processes, so the loss is multiplied back.
 
     Leaves without Python's clean-up: torch's process group, when its last owner lets go of it, can wait with the
@@ -248,13 +370,11 @@ def train_one_rank(rank: int, folder: str, empty_last: bool) -> None:
         "gloo", init_method=(Path(folder) / "rendezvous").as_uri(), rank=rank, world_size=2
     )
     samples = make_samples()
-    if empty_last:
-        batch = make_batch(samples) if rank == 0 else empty_batch(samples)
-    else:
-        batch = make_batch(samples[:3] if rank == 0 else samples[3:])
-    trainee = Trainee()
+    batches = rank_batches(samples, case)
+    batch = batches[rank]
+    trainee = Trainee(positions=MIXED if case == "mixed positions, one rank unlabelled" else ANSWERS)
     wrapped = DistributedDataParallel(trainee)
-    loss = wrapped(batch, len(samples), sum(sample.count for sample in samples))
+    loss = wrapped(batch, trainee.totals(batches))
     (loss * 2).backward()
     gradients = {name: weight.grad for name, weight in trainee.named_parameters() if weight.grad is not None}
     torch.save({"loss": loss.item(), "gradients": gradients}, Path(folder) / f"{rank}.pt")
@@ -263,10 +383,10 @@ def train_one_rank(rank: int, folder: str, empty_last: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("empty_last", [False, True], ids=["shared out", "one rank empty"])
-def test_two_processes_take_the_same_step_as_one(tmp_path: Path, empty_last: bool) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_take_the_same_step_as_one(tmp_path: Path, case: str) -> None:
     processes = torch.multiprocessing.spawn(
-        train_one_rank, args=(str(tmp_path), empty_last), nprocs=2, join=False, daemon=True
+        train_one_rank, args=(str(tmp_path), case), nprocs=2, join=False, daemon=True
     )
     assert processes is not None
     deadline = time.monotonic() + 180
@@ -274,7 +394,10 @@ def test_two_processes_take_the_same_step_as_one(tmp_path: Path, empty_last: boo
         assert time.monotonic() < deadline, "the two processes did not end"
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     samples = make_samples()
-    whole = step([make_batch(samples)], samples)
+    whole = step([make_batch(samples)])
+    if case == CASES[2]:
+        labelled = (False,) * 3 + (True, False, True, True, False)
+        whole = step([make_batch(samples, whole=whole_of(MIXED), labelled=labelled)], positions=MIXED)
     for rank in ranks:
         assert_same_step(whole, (ranks[0]["loss"] + ranks[1]["loss"], rank["gradients"]))
 
@@ -311,7 +434,7 @@ def test_the_dense_target_is_the_teachers_own_logits() -> None:
     assert torch.allclose(target.divergence(student, slice(None), 2.0, squared=True).values, expected, atol=1e-9)
 
 
-COMPONENTS = {
+ALONE = {
     "task": Weights(task=1.0),
     "logits": Weights(logits=1.0),
     "hidden": Weights(hidden=1.0),
@@ -319,14 +442,15 @@ COMPONENTS = {
 }
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", ALONE)
 @pytest.mark.parametrize("settings", VARIANTS)
 def test_every_component_alone_sends_a_finite_gradient_that_is_not_zero_into_the_student(
     component: str, settings: dict[str, str]
 ) -> None:
     samples = make_samples()
-    trainee = Trainee(COMPONENTS[component], **settings)
-    trainee(make_batch(samples), len(samples), sum(sample.count for sample in samples)).backward()
+    trainee = Trainee(ALONE[component], **settings)
+    batch = make_batch(samples)
+    trainee(batch, trainee.totals([batch])).backward()
     gradients = {name: weight.grad for name, weight in trainee.named_parameters() if weight.grad is not None}
     reached = ["student.model.embed_tokens.weight", "student.model.layers.0.mlp.down_proj.weight"]
     reached += [f"student.model.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qk"]
@@ -343,20 +467,22 @@ def test_every_component_alone_sends_a_finite_gradient_that_is_not_zero_into_the
 
 @pytest.mark.parametrize("name", ["embed_tokens.weight", "layers.1.self_attn.q_proj.weight"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("mixed", [False, True], ids=["answers", "mixed positions, half labelled"])
 def test_the_whole_objectives_gradient_on_a_model_weight_agrees_with_a_numeric_derivative(
-    name: str, temperature: float
+    name: str, temperature: float, mixed: bool
 ) -> None:
-    samples = make_samples()
-    trainee, batch = Trainee(temperature=temperature), make_batch(samples, "left")
+    samples, positions, labelled = make_samples(), MIXED if mixed else ANSWERS, LABELS["half"] if mixed else None
+    trainee = Trainee(temperature=temperature, positions=positions)
+    batch = make_batch(samples, "left", whole=whole_of(positions), labelled=labelled)
     weight = trainee.student.model.get_parameter(name)
     direction, size = draw(*weight.shape, seed=9), 1e-5
-    counts = (len(samples), sum(sample.count for sample in samples))
-    (gradient,) = torch.autograd.grad(trainee(batch, *counts), weight)
+    totals = trainee.totals([batch])
+    (gradient,) = torch.autograd.grad(trainee(batch, totals), weight)
     with torch.no_grad():
         weight += size * direction
-        rise = trainee(batch, *counts)
+        rise = trainee(batch, totals)
         weight -= 2 * size * direction
-        fall = trainee(batch, *counts)
+        fall = trainee(batch, totals)
     assert (gradient * direction).sum().item() == pytest.approx(((rise - fall) / (2 * size)).item(), rel=1e-5)
 
 

@@ -188,6 +188,36 @@ def test_the_workload_is_that_of_the_snapshot(project: Path):
     assert training.steps == 2 * 3
 
 
+def test_positions_and_the_teachers_answers_are_counted_as_they_are_captured(project: Path):
+    narrow = workload_of(shrunk_settings(project), project / "data/tasks")
+    wide = shrunk_settings(project, snapshot={"positions": {"hidden": "all"}})
+    workload = workload_of(wide, project / "data/tasks")
+    assert all(each.n_captured == each.n_tokens - 1 and each.n_attention == each.n_answer for each in workload.lengths)
+    teacher = teacher_of(wide, workload, on_gpu=False)
+    more = snapshot_bytes(wide, workload, teacher) / snapshot_bytes(shrunk_settings(project), narrow, teacher)
+    assert more > 1.5
+    scarce = shrunk_settings(project, train={"labelled": 0.5, "labelled_per_step": 4})
+    twice = workload_of(scarce, project / "data/tasks")
+    assert len(twice.lengths) == len(narrow.lengths) + len(narrow.split("train"))
+    assert "training samples count twice" in twice.source
+    assert training_of(scarce, twice).steps == training_of(shrunk_settings(project), narrow).steps
+
+
+def test_a_step_at_all_positions_needs_more_memory_and_as_much_as_was_estimated(project: Path):
+    positions = {"positions": {"logits": "all", "hidden": "all", "attention": "all"}}
+    captured = {"positions": {"hidden": "all", "attention": "all"}}
+    narrow = shrunk_settings(project, seeds=[0])
+    settings = shrunk_settings(project, seeds=[0], objective=positions, snapshot=captured)
+    capture(settings, project / "data/tasks", project / "data/snapshot", project / ".glassbox")
+    peaks = []
+    for each in (narrow, settings):
+        workload, training, teacher = estimated(each, project)
+        hardest = hardest_batch(each, teacher, training.candidates, "no")
+        peaks.append(total(training_peak(each, each.distill["combined"], teacher, hardest, "no")))
+    assert peaks[1] > 1.02 * peaks[0]
+    assert peaks[1] == pytest.approx(measured_training_peak(settings, "combined"), rel=0.25)
+
+
 def test_tasks_of_other_settings_are_not_counted(project: Path):
     settings = shrunk_settings(project, prepare={"tasks": {"sst2": {"train": 9}}})
     workload = workload_of(settings, project / "data/tasks")

@@ -11,6 +11,7 @@ import torch
 from snapshots import make_study
 
 import glassbox.snapshot.capture as capture_module
+from glassbox.config.settings import CapturedPositions
 from glassbox.errors import GlassboxError
 from glassbox.files import publish_folder, require_free_space
 from glassbox.models.encoding import encode_sample
@@ -21,6 +22,7 @@ from glassbox.snapshot.storage import part_rows
 from glassbox.tasks.splits import read_split
 
 SIGNALS = frozenset({"hidden", "attention", "topk"})
+EVERYWHERE = CapturedPositions(hidden="all", attention="all")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_the_same_capture_twice_gives_the_same_digest_and_files(study, tmp_path)
 
 
 def test_an_interrupted_capture_goes_on_with_its_finished_parts_to_the_same_digest(tmp_path, monkeypatch):
-    study = make_study(tmp_path, samples=60, positions="all", part_megabytes=1)
+    study = make_study(tmp_path, samples=60, positions=EVERYWHERE, part_megabytes=1)
     digest = read_manifest(study.capture())["logical_digest"]
     assert len(read_manifest(study.folder)["parts"]) >= 2
     shutil.rmtree(study.folder)
@@ -136,7 +138,7 @@ def test_a_damaged_finished_part_is_captured_again(tmp_path, monkeypatch):
 
 
 def test_all_positions_hold_the_answer_positions_in_their_end(study, tmp_path):
-    whole = replace(study, folder=tmp_path / "all", scratch=tmp_path / "scratch").with_snapshot(positions="all")
+    whole = replace(study, folder=tmp_path / "all", scratch=tmp_path / "scratch").with_snapshot(positions=EVERYWHERE)
     whole.capture()
     ids = [info.sample_id for info in Snapshot(study.folder).samples("train")][:5]
     ours, theirs = (Snapshot(folder).read(ids, SIGNALS) for folder in (study.folder, whole.folder))

@@ -64,11 +64,11 @@ def test_absent_changed_and_foreign_answers_are_refused(tmp_path: Path) -> None:
         read_teacher_labels(tmp_path / "seqkd", "tasks digest")
 
 
-def test_the_recorded_answers_are_those_of_the_group_that_has_them(tmp_path: Path) -> None:
+def test_the_recorded_answers_are_those_of_the_folder_that_has_them(tmp_path: Path) -> None:
     assert recorded_answers(tmp_path) is None
-    write_data_labels(tmp_path / "black_box")
+    write_data_labels(tmp_path)
     assert recorded_answers(tmp_path) is None
-    write_teacher_labels(tmp_path / "seqkd", ANSWERS, FACTS)
+    write_teacher_labels(tmp_path, ANSWERS, FACTS)
     assert recorded_answers(tmp_path) == answers_digest(ANSWERS)
 
 

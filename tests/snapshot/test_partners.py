@@ -6,6 +6,7 @@ import pytest
 import torch
 from snapshots import make_study
 
+from glassbox.config.settings import CapturedPositions
 from glassbox.snapshot.partners import (
     batches_with_partners,
     partners_digest,
@@ -118,3 +119,27 @@ def test_without_shuffled_signals_nothing_is_read_twice(snapshot: Snapshot) -> N
     ids = [sample.sample_id for sample in snapshot.samples("train")[:3]]
     (batch,) = batches_with_partners(snapshot, [ids], SIGNALS, frozenset(), {})
     assert batch.partner is None and batch.hidden is not None
+
+
+def test_at_all_positions_a_sample_reads_from_its_partners_first_token_on(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    positions = CapturedPositions(hidden="all", attention="answer")
+    snapshot = Snapshot(make_study(tmp_path_factory.mktemp("wide"), samples=9, positions=positions).capture())
+    by_length = sorted(snapshot.samples("train"), key=lambda sample: sample.n_tokens)
+    ids = [by_length[0].sample_id, by_length[-1].sample_id]
+    whole = frozenset({"tokens", "hidden"})
+    batch, other = (snapshot.read(each, SIGNALS, whole=whole) for each in (ids, ids[::-1]))
+    lent = with_signals_of(batch, other)
+    assert lent.hidden is not None and lent.attention is not None and lent.topk_ids is not None
+    for row, partner in ((0, ids[1]), (1, ids[0])):
+        alone = snapshot.read([partner], SIGNALS, whole=whole)
+        mine, answer = lent.hidden[batch.sample_index == row], snapshot.read([partner], SIGNALS)
+        assert alone.hidden is not None and answer.topk_ids is not None
+        assert len(mine) == int(batch.count[row])
+        for i, state in enumerate(mine):
+            assert torch.equal(state, alone.hidden[min(i, len(alone.hidden) - 1)])
+        start = int(batch.answer_count[:row].sum())
+        assert torch.equal(lent.topk_ids[start], answer.topk_ids[0]), "the answer's signals from the answer's start"
+    assert len(lent.attention) == int(batch.answer_count.sum())
+    torch.testing.assert_close(lent.attention.sum(-1), torch.ones_like(lent.attention[..., 0]))

@@ -11,7 +11,10 @@ import torch
 from snapshots import make_study
 
 import glassbox.snapshot.reader as reader_module
+from glassbox.config.settings import CapturedPositions
 from glassbox.errors import GlassboxError
+from glassbox.models.loading import load_model
+from glassbox.models.signals import position_signals
 from glassbox.snapshot.reader import Snapshot
 from glassbox.snapshot.storage import part_rows, write_part
 
@@ -225,3 +228,77 @@ def test_a_manifest_without_one_of_its_keys_is_a_sentence(copied):
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(GlassboxError, match="lacks files: it is damaged"):
         Snapshot(copied)
+
+
+@pytest.fixture(scope="module", params=["answer", "all"])
+def wide(request, tmp_path_factory):
+    """A study with hidden states of all positions, and attention rows of the answer's or of all; and its snapshot."""
+    positions = CapturedPositions(hidden="all", attention=request.param)
+    study = make_study(tmp_path_factory.mktemp("wide"), positions=positions)
+    return study, Snapshot(study.capture())
+
+
+def true_signals(study, batch, attention_count):
+    """What the teacher says at all positions of the batch's texts, attention rows of the last ones."""
+    with torch.no_grad():
+        return position_signals(
+            load_model(study.settings.teacher),
+            batch.input_ids,
+            batch.attention_mask,
+            torch.zeros_like(batch.count),
+            batch.attention_mask.sum(1) - 1,
+            want_attention=True,
+            attention_count=attention_count,
+        )
+
+
+def test_signals_of_all_positions_are_the_teachers_at_each_and_attention_may_be_the_answers_alone(wide):
+    study, snapshot = wide
+    reach = snapshot.format.attention_positions
+    whole = frozenset({"tokens", "hidden", "topk"} | ({"attention"} if reach == "all" else set()))
+    batch = snapshot.read(train_ids(snapshot)[:6], SIGNALS, whole=whole)
+    tokens = batch.attention_mask.sum(1)
+    assert batch.count.tolist() == (tokens - 1).tolist() and not batch.first.any()
+    column = torch.cat([torch.arange(n - 1) for n in tokens.tolist()])
+    assert torch.equal(batch.labels, batch.input_ids[batch.sample_index, column + 1])
+    assert torch.equal(batch.answer, column >= (tokens - 1 - batch.answer_count)[batch.sample_index])
+    true = true_signals(study, batch, batch.counts(reach))
+    torch.testing.assert_close(batch.hidden, true.hidden, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(batch.attention, true.attention, atol=6e-3, rtol=0)
+    assert len(batch.topk_ids) == len(batch.labels)
+    first, count = batch.span(batch.attention)
+    assert torch.equal(first + count, tokens - 1) and torch.equal(count, batch.counts(reach))
+
+
+def test_the_answers_positions_are_read_off_the_end_whatever_was_captured(wide):
+    _, snapshot = wide
+    ids = train_ids(snapshot)[:6]
+    narrow = snapshot.read(ids, SIGNALS)
+    mixed = snapshot.read(ids, SIGNALS, whole=frozenset({"tokens", "hidden"}))
+    assert narrow.answer is None and torch.equal(narrow.count, narrow.answer_count)
+    assert torch.equal(narrow.hidden, mixed.hidden[mixed.answer])
+    assert torch.equal(narrow.labels, mixed.labels[mixed.answer])
+    for name in ("attention", "topk_ids", "log_tail"):
+        assert torch.equal(getattr(narrow, name), getattr(mixed, name)), name
+
+
+def test_channels_have_moments_for_either_reach(wide):
+    _, snapshot = wide
+    hidden = snapshot.read(train_ids(snapshot), frozenset({"hidden"}), whole=frozenset({"tokens", "hidden"}))
+    for reach, states in (("all", hidden.hidden), ("answer", hidden.hidden[hidden.answer])):
+        mean, deviation = snapshot.channels(reach)
+        torch.testing.assert_close(mean, states.mean(0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(deviation, states.std(0, correction=0), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(snapshot.channels("all")[0], snapshot.channels("answer")[0])
+
+
+@pytest.mark.parametrize(("signal", "setting"), [("hidden", "hidden"), ("topk", "hidden"), ("attention", "attention")])
+def test_positions_that_were_not_captured_are_refused_with_the_setting_that_captures_them(snapshot, signal, setting):
+    ids = train_ids(snapshot)[:2]
+    said = rf"holds {signal} at answer positions only.*-S snapshot\.positions\.{setting}=all"
+    with pytest.raises(GlassboxError, match=said):
+        snapshot.read(ids, SIGNALS, whole=frozenset({"tokens", signal}))
+    whole = snapshot.read(ids, SIGNALS, whole=frozenset({"tokens"}))
+    assert len(whole.hidden) == int(whole.answer_count.sum()) < len(whole.labels)
+    with pytest.raises(GlassboxError, match="holds hidden at answer positions only"):
+        snapshot.channels("all")

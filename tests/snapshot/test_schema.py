@@ -19,7 +19,7 @@ LAYOUT = Format(
     positions="answer",
     attention_positions="answer",
 )
-PINNED = "1dba29c77cbb24123d8f15ee220bc4663e07c604b31ff26b2be5a826045f5fa4"
+PINNED = "b175764ba43754e3ad29f62d30a351fc5bdd2db19747c88a5a00884473d94532"
 
 
 def hand_made_row(sample_id: str) -> Row:

@@ -8,20 +8,22 @@ from snapshots import make_study
 from transformers import BloomConfig, BloomForCausalLM
 
 import glassbox.snapshot.sizes as sizes
-from glassbox.config.settings import load_settings
+from glassbox.config.settings import CapturedPositions, load_settings
 from glassbox.errors import GlassboxError
 from glassbox.snapshot.reader import Snapshot
 from glassbox.snapshot.sizes import refused_cells
 from glassbox.snapshot.verify import verify
 
+EVERYWHERE = CapturedPositions(hidden="all", attention="all")
+
 
 def test_a_sample_past_two_gigabytes_is_named_with_the_settings_that_help():
     snapshot = load_settings(Path(__file__).parents[2] / "params.yaml").snapshot
-    wide = snapshot.model_copy(update={"attention_codec": "float16", "positions": "all", "max_length": 8192})
+    wide = snapshot.model_copy(update={"attention_codec": "float16", "positions": EVERYWHERE, "max_length": 8192})
     samples = [("t/train/short", 100, 50), ("t/train/long", 8300, 8299)]
     (sentence,) = refused_cells(samples, 32, wide)
     assert "t/train/long (8300 tokens, 8299 captured positions, 32 heads) take 2.20 GB" in sentence
-    for setting in ("attention_codec=sqrt_uint8", "positions=answer", "max_length under 8192"):
+    for setting in ("attention_codec=sqrt_uint8", "positions.attention=answer", "max_length under 8192"):
         assert setting in sentence
     assert refused_cells(samples, 32, wide.model_copy(update={"attention_codec": "sqrt_uint8"})) == []
 

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from snapshots import make_study, rewrite
 
+from glassbox.config.settings import CapturedPositions
 from glassbox.errors import GlassboxError
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot.capture import build_manifest, capture_nothing, write_manifest
@@ -264,7 +265,7 @@ def test_two_rows_that_exchange_their_ids_are_refused(study):
 @pytest.mark.parametrize("change", ["nan", "shifted", "tenfold"])
 def test_statistics_that_are_not_those_of_the_states_are_refused(study, change):
     tensors = load_file(study.folder / "channels.safetensors")
-    name = "mean" if change == "shifted" else "deviation"
+    name = "mean_answer" if change == "shifted" else "deviation_answer"
     tensors[name] = {"nan": tensors[name] * np.nan, "shifted": tensors[name].roll(1), "tenfold": tensors[name] * 10}[
         change
     ]
@@ -356,7 +357,8 @@ def test_a_row_captured_again_must_be_the_stored_one(captured):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"positions": "all"},
+        {"positions": CapturedPositions(hidden="all", attention="all")},
+        {"positions": CapturedPositions(hidden="all", attention="answer")},
         {"attention_codec": "float16", "hidden_dtype": "bfloat16"},
         {"top_k": 1000, "temperatures": (1.0, 3.0)},
     ],

@@ -209,7 +209,7 @@ def test_the_teachers_answers_are_a_group_beside_the_others_and_train_no_other_a
     log = run(project, "dvc", "exp", "run", "-S", "distill=[sft,black_box,seqkd]", "-S", "seeds=[0]")
     assert TRAINED.findall(log) == [("seqkd", "0")]
     assert not captured(log)
-    manifest = json.loads((project / "data/answers/seqkd/manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((project / "data/answers/manifest.json").read_text(encoding="utf-8"))
     assert set(manifest["accuracy"]["tasks"]) == {"sst2", "mmlu", "gsm8k"}
     rows = {(row["group"], row["task"]) for row in results(project)["means"]}
     assert {("seqkd", task) for task in ("sst2", "mmlu", "gsm8k")} <= rows

@@ -97,8 +97,11 @@ def test_no_stage_depends_on_a_place_inside_the_output_of_another():
     assert inside == []
 
 
-def test_a_snapshot_never_depends_on_how_it_is_used():
-    assert set(STAGES["snapshot"]["params"]) == {"groups", "snapshot", "student", "teacher"}
+def test_a_snapshot_depends_on_who_reads_which_answers_and_on_no_other_use():
+    settings = {"distill", "groups", "snapshot", "student", "teacher", "train.labelled"}
+    assert set(STAGES["snapshot"]["params"]) == settings
+    assert {"groups", "distill", "train.labelled"} <= set(STAGES["answers"]["params"])
+    assert all("data/answers" in STAGES[stage]["deps"] for stage in ("snapshot", "verify", "train"))
 
 
 def test_the_lock_pins_what_the_project_names():

@@ -1,11 +1,13 @@
 """The order of the samples and the learning rate."""
 
+from dataclasses import replace
+
 import pytest
 import sections
 
 from glassbox.config.settings import TrainSettings
 from glassbox.randomness import data_order, derived_seed
-from glassbox.training.schedule import Schedule, learning_rate, make_schedule
+from glassbox.training.schedule import learning_rate, make_schedule
 
 IDS = [f"sst2/train/{number:03d}" for number in range(21)]
 LENGTHS = {sample_id: 10 + 7 * number % 11 for number, sample_id in enumerate(IDS)}
@@ -39,13 +41,13 @@ def test_lengths_change_the_micro_batches_but_not_the_order_that_groups_share() 
 
 def test_the_digest_tells_which_samples_share_a_step() -> None:
     plan = make_schedule(LENGTHS, settings(), seed=4)
-    swapped = Schedule((plan.steps[1], plan.steps[0], *plan.steps[2:]), plan.steps_per_epoch)
+    swapped = replace(plan, order=(plan.order[1], plan.order[0], *plan.order[2:]))
     assert swapped.digest() != plan.digest()
 
 
 def test_seeds_give_different_orders_and_the_order_of_the_ids_does_not_matter() -> None:
     assert make_schedule(LENGTHS, settings(), 0).digest() != make_schedule(LENGTHS, settings(), 1).digest()
-    assert data_order(IDS, 0, 0) == data_order(IDS[::-1], 0, 0)
+    assert data_order(IDS, 0, "0") == data_order(IDS[::-1], 0, "0")
 
 
 def test_every_purpose_has_a_seed_of_its_own() -> None:
@@ -75,3 +77,55 @@ def test_a_step_is_cut_into_micro_batches_of_like_length() -> None:
     for step in make_schedule(LENGTHS, settings(micro_batch_size=4), seed=2).steps:
         lengths = [LENGTHS[sample_id] for batch in step for sample_id in batch]
         assert lengths == sorted(lengths)
+
+
+LABELLED = frozenset(IDS[::4])
+FEW = {"labelled": 0.3, "labelled_per_step": 3, "epochs": 7}
+
+
+def test_every_step_holds_as_many_labelled_samples_as_the_settings_say_and_none_twice() -> None:
+    plan = make_schedule(LENGTHS, settings(**FEW), 0, LABELLED)
+    assert len(plan.order) == len(plan.steps) == 7 * 3
+    for order, step in zip(plan.order, plan.steps, strict=True):
+        assert sum(sample_id in LABELLED for sample_id in order) == 3
+        assert len(order) == 8
+        assert sorted(i for batch in step for i in batch) == sorted(order)
+
+
+@pytest.mark.parametrize("chosen", [LABELLED, frozenset(IDS) - LABELLED], ids=["labelled", "unlabelled"])
+def test_either_kind_comes_round_evenly_each_time_in_another_order(chosen: frozenset[str]) -> None:
+    order = make_schedule(LENGTHS, settings(**FEW), 0, LABELLED).order
+    seen = [sample_id for step in order for sample_id in step if sample_id in chosen]
+    rounds = [tuple(seen[at : at + len(chosen)]) for at in range(0, len(seen) - len(chosen) + 1, len(chosen))]
+    assert len(rounds) > 3 and len(set(rounds)) == len(rounds)
+    assert all(set(each) == chosen for each in rounds)
+
+
+def test_the_control_sees_the_same_labelled_samples_in_the_same_steps_and_nothing_else() -> None:
+    whole, control = (
+        make_schedule(LENGTHS, settings(**FEW, micro_batch_size=2), 5, LABELLED, labels_alone=alone)
+        for alone in (False, True)
+    )
+    assert control.digest() == whole.digest()
+    assert (control.order, control.steps_per_epoch, control.epoch_ends) == (
+        whole.order,
+        whole.steps_per_epoch,
+        whole.epoch_ends,
+    )
+    for step, own in zip(whole.steps, control.steps, strict=True):
+        assert {i for batch in own for i in batch} == {i for batch in step for i in batch} & LABELLED
+        assert [len(batch) for batch in own] == [2, 1]
+
+
+def test_an_epoch_is_as_many_steps_as_hold_every_sample_once_and_steps_can_be_limited() -> None:
+    plan = make_schedule(LENGTHS, settings(**FEW), 0, LABELLED)
+    assert plan.steps_per_epoch == make_schedule(LENGTHS, settings(**FEW), 0).steps_per_epoch == 3
+    few = make_schedule(LENGTHS, settings(**FEW, max_steps=4), 0, LABELLED)
+    assert few.order == plan.order[:4] and few.epoch_ends == {3, 4}
+
+
+def test_where_all_samples_are_labelled_nothing_changes() -> None:
+    plain = make_schedule(LENGTHS, settings(), 0)
+    assert make_schedule(LENGTHS, settings(), 0, frozenset(IDS)) == plain
+    assert make_schedule(LENGTHS, settings(), 0, frozenset(IDS), labels_alone=True) == plain
+    assert make_schedule(LENGTHS, settings(**FEW), 0, LABELLED).digest() != plain.digest()

@@ -47,7 +47,7 @@ def test_with_the_datas_labels_texts_give_what_the_snapshot_gives(study: Study, 
 def test_the_teachers_answer_and_an_end_are_what_is_learned(study: Study) -> None:
     tokenizer = load_tokenizer(study.settings.student)
     source = texts(study, all_answers(study, " good, not bad"))
-    batch = next(iter(source.batches([[source.samples("train")[0].sample_id]], frozenset())))
+    batch = next(iter(source.batches([[source.samples("answered")[0].sample_id]], frozenset())))
     assert tokenizer.decode(batch.labels.tolist()) == " good, not bad</s>"
 
 
@@ -55,7 +55,7 @@ def test_an_answer_that_was_cut_off_teaches_no_end_and_an_empty_one_nothing_else
     tokenizer = load_tokenizer(study.settings.student)
     for text, ended, learned in ((" good, not", False, " good, not"), ("", True, "</s>")):
         source = texts(study, all_answers(study, text, ended))
-        batch = next(iter(source.batches([[source.samples("train")[0].sample_id]], frozenset())))
+        batch = next(iter(source.batches([[source.samples("answered")[0].sample_id]], frozenset())))
         assert tokenizer.decode(batch.labels.tolist()) == learned
 
 

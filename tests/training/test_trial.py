@@ -219,7 +219,7 @@ def with_answers(project: Path, text: str | None = None) -> dict[str, Any]:
     answers, facts = ask_teacher(settings, project / "data/tasks", project / ".glassbox")
     if text is not None:
         answers = [replace(answer, answer=text) for answer in answers]
-    write_teacher_labels(project / "data/answers/seqkd", answers, facts)
+    write_teacher_labels(project / "data/answers", answers, facts)
     training.run_trial(settings, "seqkd", 0)
     return json.loads((project / "runs/seqkd/0.json").read_text(encoding="utf-8"))
 
@@ -263,7 +263,7 @@ def test_a_student_of_llama_2_s_tokens_learns_from_a_teacher_of_mistral_s(projec
     capture_nothing(project / "data/snapshot")
     manifest = with_answers(project)
     assert manifest["status"] == "finished"
-    facts = json.loads((project / "data/answers/seqkd/manifest.json").read_text(encoding="utf-8"))
+    facts = json.loads((project / "data/answers/manifest.json").read_text(encoding="utf-8"))
     assert facts["rows"] == 24
     with pytest.raises(GlassboxError, match=r"token by token means nothing.*`-S distill=seqkd`"):
         run_trial(project, "black_box")
@@ -358,9 +358,11 @@ def test_batches_are_decoded_on_the_device_of_the_trial(
     trial, _ = prepared(project, group, distill={"shuffled_hidden": control}, groups=groups)
     read, devices = Snapshot.read, []
 
-    def watched(snapshot: Snapshot, ids: Any, signals: Any, device: Any = "the default") -> Batch:
+    def watched(
+        snapshot: Snapshot, ids: Any, signals: Any, device: Any = "the default", whole: Any = frozenset()
+    ) -> Batch:
         devices.append(device)
-        return read(snapshot, ids, signals, "cpu")
+        return read(snapshot, ids, signals, "cpu", whole)
 
     monkeypatch.setattr(Snapshot, "read", watched)
     next(iter(trial.batches(trial.schedule.steps[0])))

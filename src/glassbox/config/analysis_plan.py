@@ -13,7 +13,8 @@ BY_SCALE = ("seeds", "seen_seeds", "margins")
 def plan_digest(conf: Path, scale: str) -> str:
     """sha256 in hex of what conf/analysis.yaml says of a scale, as JSON with sorted keys.
 
-    Comments, layout and other scales do not count. Empty where there is no plan. Raises GlassboxError for a file that is not YAML.
+    Comments, layout and other scales do not count. Empty where there is no plan. Raises GlassboxError for a file that
+    is not YAML.
     """
     path = conf / PLAN
     if not path.is_file():

@@ -373,8 +373,12 @@ class Settings(Section):
 
     @property
     def captures_answers(self) -> bool:
-        """Whether the teacher's signals are wanted of its own answers too."""
-        return any(self.distill[name].uses_signals and self.labelled(name) < 1 for name in self.groups)
+        """Whether the teacher's signals are wanted of its own answers too.
+
+        Where the study's share is under 1 they are whichever groups are selected, so that one snapshot serves them all.
+        """
+        few = (self.distill[name].uses_signals and self.labelled(name) < 1 for name in self.groups)
+        return self.train.labelled < 1 or any(few)
 
     @model_validator(mode="after")
     def rules_hold(self) -> Settings:

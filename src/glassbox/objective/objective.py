@@ -8,7 +8,7 @@ where it does not count, and reduction.py says how positions are averaged over a
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -155,18 +155,22 @@ class Objective:
 
         Summed over micro-batches and processes the parts are the loss; the components carry no gradient, and are 0 at
         positions where they are not compared. `position_weights` says what a position counts in each of them, `head` is
-        the student's output layer. `at_one` adds the KL at T = 1 for the log, where the group has logits and the snapshot
-        can give it. Shuffled components read the signals of `batch.partner`.
+        the student's output layer. `at_one` adds the KL at T = 1 for the log, where the group has logits and the
+        snapshot can give it. Shuffled components read the signals of `batch.partner`.
         """
         parts, components = [], {}
-        of_logits = {n: self.weights[n] * position_weights[n] for n in ("task", "logits") if n in self.weights}
-        if of_logits:
-            rows = batch.rows("all" if any(self.positions[name] == "all" for name in of_logits) else "answer")
-            terms = self._head_terms(batch, rows, at_one)
-            counted = {name: at(weights, rows) for name, weights in of_logits.items()}
+        of_logits = [name for name in ("task", "logits") if name in self.weights]
+        for reach in sorted({self.positions[name] for name in of_logits}):
+            rows = batch.rows(reach)
+            counted = {
+                name: at(self.weights[name] * position_weights[name], rows)
+                for name in of_logits
+                if self.positions[name] == reach
+            }
+            terms = self._head_terms(batch, rows, counted, at_one)
             part, found = head_losses(at(student.hidden, rows), head, terms, counted)
             parts.append(part)
-            components = {name: spread(values, rows) for name, values in found.items()}
+            components |= {name: spread(values, rows) for name, values in found.items()}
         for name, compute in (("hidden", self._hidden), ("attention", self._attention)):
             if name in self.weights:
                 rows = batch.rows(self.positions[name])
@@ -208,10 +212,10 @@ class Objective:
         """Where a component reads its signal: the batch, or its partner where the component is shuffled."""
         return _present(batch.partner, "partner") if component in self.shuffled else batch
 
-    def _head_terms(self, batch: Batch, rows: Tensor | None, at_one: bool) -> HeadTerms:
-        """What is wanted of the student's logits at these rows."""
+    def _head_terms(self, batch: Batch, rows: Tensor | None, components: Collection[str], at_one: bool) -> HeadTerms:
+        """What these components want of the student's logits at these rows."""
         labels = at(batch.labels, rows)
-        if "logits" not in self.weights:
+        if "logits" not in components:
             return HeadTerms(labels)
         target = self._target(self._source("logits", batch), rows)
         logs_at_one = at_one and (isinstance(target, DenseTarget) or self._captured(1.0) is not None)

@@ -76,8 +76,8 @@ def position_weights(
     """What each position of a micro-batch counts in its optimizer step; over the step the weights sum to 1.
 
     `counts` are the positions of the micro-batch's samples that count. `samples_in_step` (those with at least one of
-    them) and `positions_in_step` are totals over all micro-batches and processes of the step. `sample`: a sample's mean over
-    its positions, then the mean over samples; `position`: the plain mean over positions. A micro-batch without a
+    them) and `positions_in_step` are totals over all micro-batches and processes of the step. `sample`: a sample's mean
+    over its positions, then the mean over samples; `position`: the plain mean over positions. A micro-batch without a
     position gets no weights and so contributes zero; a step without one is a GlassboxError, to be met before the
     update.
     """

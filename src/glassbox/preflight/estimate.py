@@ -124,7 +124,7 @@ def _counting(whose: str, unknown: dict[str, str]) -> Iterator[None]:
 
 def refused_samples(settings: Settings, workload: Workload, teacher: Teacher) -> list[str]:
     """Samples whose attention rows one cell of the snapshot cannot hold."""
-    sizes = [(length.sample_id, length.n_tokens, length.n_captured) for length in workload.lengths]
+    sizes = [(length.sample_id, length.n_tokens, length.n_attention) for length in workload.lengths]
     return refused_cells(sizes, teacher.heads, settings.snapshot)
 
 

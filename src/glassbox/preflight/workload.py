@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -12,7 +12,7 @@ from glassbox.config.settings import SPLITS, Settings
 from glassbox.errors import GlassboxError
 from glassbox.models.encoding import encode_prompt, encode_sample
 from glassbox.models.tokenizers import load_tokenizer
-from glassbox.snapshot.schema import CAPTURED_SPLITS
+from glassbox.snapshot.schema import ANSWERED, CAPTURED_SPLITS, answered_id
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
 from glassbox.tasks.splits import read_split
@@ -132,7 +132,7 @@ def _counted(
         choices = tuple(len(tokenizer(choice, add_special_tokens=False)["input_ids"]) for choice in sample.choices)
         questions.append(Question(sample.task, prompt, choices))
     vocabulary = max(tokenizer.get_vocab().values()) + 1
-    return Workload(tuple(lengths), tuple(questions), True, source, vocabulary)
+    return _with_answered(settings, Workload(tuple(lengths), tuple(questions), True, source, vocabulary))
 
 
 def _bound(settings: Settings, reason: str) -> Workload:
@@ -145,7 +145,21 @@ def _bound(settings: Settings, reason: str) -> Workload:
                 lengths.append(Length(f"{name}/{split}/{index}", name, split, most, most - 1, most - 1, most - 1))
         questions += [Question(name, most, ())] * _rows(settings, name, "test", reason)
     source = f"an upper bound, every sample {most} tokens long (snapshot.max_length): {reason}"
-    return Workload(tuple(lengths), tuple(questions), False, source, None)
+    return _with_answered(settings, Workload(tuple(lengths), tuple(questions), False, source, None))
+
+
+def _with_answered(settings: Settings, workload: Workload) -> Workload:
+    """With every training sample once more where the teacher's own answers are captured too.
+
+    No more than that many differ from the data's; how long they are is not known before the teacher is asked.
+    """
+    if not settings.captures_answers:
+        return workload
+    again = [
+        replace(length, sample_id=answered_id(length.sample_id), split=ANSWERED) for length in workload.split("train")
+    ]
+    source = f"{workload.source}; training samples count twice, the teacher's answers as long as the data's"
+    return replace(workload, lengths=(*workload.lengths, *again), source=source)
 
 
 def _rows(settings: Settings, name: str, split: str, reason: str) -> int:

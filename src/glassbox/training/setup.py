@@ -130,6 +130,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     if settings.reads_answers(group):
         labels = read_teacher_labels(ANSWERS_FOLDER, digests["tasks"])
         answers, digests["answers"] = labels.answers, labels.digest
+        _require_answered(captured, labels.digest, settings, group)
     key = trial_key(settings, group, seed, *digests.values())
     accelerator = _accelerator(settings, group)
     processes = Processes(accelerator.device)
@@ -199,6 +200,15 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         validation=validation,
         test=read_split(TASKS_FOLDER, "test"),
     )
+
+
+def _require_answered(captured: Snapshot | None, answers: str, settings: Settings, group: str) -> None:
+    """Raise GlassboxError where the samples without labels would be read off the data's answers after all."""
+    if captured and settings.distill[group].uses_signals and captured.manifest["provenance"]["answers"] != answers:
+        raise GlassboxError(
+            f"Group {group} reads the teacher's own answers where samples have no label, and the snapshot holds no "
+            "signals of these answers. Run `dvc repro snapshot`, which captures them."
+        )
 
 
 def _require_agreement(

@@ -84,12 +84,13 @@ def stream(purpose: str, replica: int) -> str:
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Give every dropout layer, and every attention that drops by itself, this probability."""
+    """Give every dropout layer, and every module that drops by a number of its own (`*dropout`), this probability."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-        if isinstance(getattr(module, "attention_dropout", None), float | int):
-            module.attention_dropout = probability  # type: ignore[assignment]
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float | int):
+                setattr(module, name, probability)
 
 
 def dropout_of(model: nn.Module) -> float:
