@@ -62,6 +62,7 @@ def test_a_killed_worker_costs_its_trial_what_came_after_the_last_checkpoint(pro
     assert "resumes after step" in log.read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_killed_and_its_trial_goes_on_elsewhere(project: Path, alone: dict) -> None:
     grids.write_params(project, **LONG, engine={"workers": 1, "silence_seconds": 6})
     process = grids.start(project)
@@ -72,6 +73,7 @@ def test_a_stopped_worker_is_killed_and_its_trial_goes_on_elsewhere(project: Pat
     assert grids.digests(project) == alone
 
 
+@pytest.mark.long
 def test_workers_end_when_the_process_that_leads_them_is_killed(project: Path, alone: dict) -> None:
     grids.write_params(project, **LONG, engine={"workers": 2})
     process = grids.start(project)
@@ -106,6 +108,7 @@ def test_a_signal_ends_the_study_at_checkpoints_and_the_same_command_goes_on(
     assert grids.digests(project) == alone
 
 
+@pytest.mark.long
 def test_the_same_command_finishes_a_study_that_was_killed_at_any_moment(project: Path, alone: dict) -> None:
     grids.write_params(project, **LONG, engine={"workers": 2})
     moments = random.Random(0)
@@ -123,6 +126,7 @@ def test_the_same_command_finishes_a_study_that_was_killed_at_any_moment(project
         assert grids.digests(project) == alone
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_is_retried_and_reported_while_the_others_finish(project: Path) -> None:
     grids.write_params(project, engine={"workers": 1, "retries": 1})
     (project / "runs").mkdir()
@@ -136,6 +140,7 @@ def test_a_trial_that_fails_is_retried_and_reported_while_the_others_finish(proj
     assert said.startswith("2 trials due of 4")
 
 
+@pytest.mark.long
 def test_two_studies_of_one_repository_train_nothing_twice(project: Path, tmp_path: Path) -> None:
     grids.write_params(project, **LONG, engine={"workers": 2})
     other = tmp_path / "other"

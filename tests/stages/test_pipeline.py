@@ -34,16 +34,18 @@ def run(folder: Path, *command: str, expect: int = 0) -> str:
 
 
 def shrink(folder: Path) -> None:
-    """Two seeds, a dozen samples and one epoch: the same configuration otherwise."""
-    scale = folder / "conf/scale/embedded.yaml"
-    values = yaml.safe_load(scale.read_text(encoding="utf-8"))
-    for task in values["prepare"]["tasks"].values():
-        task |= {"train": 16, "validation": 4, "test": 12}
-    values["train"] |= {"epochs": 1, "threads": 1}
-    values["evaluation"]["max_new_tokens"] = 8
-    scale.write_text("# @package _global_\n" + yaml.safe_dump(values), encoding="utf-8")
+    """The faithful scale by default, two seeds, a dozen samples and one epoch: the same configuration otherwise."""
+    for name in ("embedded", "faithful"):
+        scale = folder / f"conf/scale/{name}.yaml"
+        values = yaml.safe_load(scale.read_text(encoding="utf-8"))
+        for task in values["prepare"]["tasks"].values():
+            task |= {"train": 16, "validation": 4, "test": 12}
+        values["train"] |= {"epochs": 1, "threads": 1}
+        values["seeds"] = [0, 1]
+        values["evaluation"] = values.get("evaluation", {}) | {"max_new_tokens": 8}
+        scale.write_text("# @package _global_\n" + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     config = folder / "conf/config.yaml"
-    config.write_text(re.sub(r"seeds: .*", "seeds: [0, 1]", config.read_text(encoding="utf-8")), encoding="utf-8")
+    config.write_text(config.read_text(encoding="utf-8").replace("- scale: embedded", "- scale: faithful"), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,7 @@ def test_a_changed_weight_retrains_the_groups_that_use_it_and_no_other(project: 
     assert {group for group, _ in TRAINED.findall(log)} == {"hidden_state", "combined"}
 
 
+@pytest.mark.long
 def test_another_temperature_never_captures_the_teacher_again(project: Path) -> None:
     log = run(project, "dvc", "exp", "run", "-S", "objective.temperature=4", "-S", "seeds=[0]")
     assert not captured(log)
@@ -121,6 +124,7 @@ def test_a_weight_that_is_typed_back_trains_nothing_again(project: Path) -> None
     assert not TRAINED.findall(log)
 
 
+@pytest.mark.long
 def test_weights_that_are_overwritten_in_the_teachers_folder_are_captured_and_trained_again(project: Path) -> None:
     path = project / "data/embedded/teacher/model.safetensors"
     weights = load_file(path)
@@ -160,6 +164,7 @@ def test_a_jsonl_file_is_a_new_task_without_code(project: Path) -> None:
     assert "prepare" in RAN.findall(log) and captured(log) and TRAINED.findall(log) == [("black_box", "0")]
 
 
+@pytest.mark.long
 def test_a_group_file_is_a_new_group_without_code(project: Path) -> None:
     text = "signals_only:\n  task: 0.0\n  logits: ${weights.logits}\n  hidden: ${weights.hidden}\n"
     (project / "conf/distill/signals_only.yaml").write_text(text, encoding="utf-8")
@@ -167,6 +172,7 @@ def test_a_group_file_is_a_new_group_without_code(project: Path) -> None:
     assert TRAINED.findall(log) == [("signals_only", "0")]
 
 
+@pytest.mark.long
 def test_a_lost_store_is_noticed_and_refilled_from_the_runs(project: Path) -> None:
     before = results(project)
     (project / "mlflow.db").unlink()
@@ -177,6 +183,7 @@ def test_a_lost_store_is_noticed_and_refilled_from_the_runs(project: Path) -> No
     assert results(project)["tasks"] == before["tasks"]
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_the_same_stages_work_on_real_files(project: Path) -> None:
     real = Path(os.environ.get("GLASSBOX_REAL_DATA", "absent"))
@@ -205,6 +212,7 @@ def give_the_student_another_tokenizer(project: Path) -> None:
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
+@pytest.mark.long
 def test_the_teachers_answers_are_a_group_beside_the_others_and_train_no_other_again(project: Path) -> None:
     log = run(project, "dvc", "exp", "run", "-S", "distill=[sft,black_box,seqkd]", "-S", "seeds=[0]")
     assert TRAINED.findall(log) == [("seqkd", "0")]
@@ -217,6 +225,7 @@ def test_the_teachers_answers_are_a_group_beside_the_others_and_train_no_other_a
     assert TRAINED.findall(log) == []
 
 
+@pytest.mark.long
 def test_two_tokenizers_are_refused_token_by_token_and_go_all_the_way_by_the_teachers_answers(project: Path) -> None:
     give_the_student_another_tokenizer(project)
     log = run(project, "dvc", "exp", "run", "-S", "distill=[sft,black_box]", "-S", "seeds=[0]", expect=255)
@@ -229,6 +238,7 @@ def test_two_tokenizers_are_refused_token_by_token_and_go_all_the_way_by_the_tea
     assert {row["group"] for row in results(project)["means"]} == {"sft", "seqkd"}
 
 
+@pytest.mark.long
 def test_queued_experiments_run_side_by_side(project: Path) -> None:
     for weight in ("0.2", "0.4"):
         overrides = ("-S", f"weights.attention={weight}", "-S", "distill=attention", "-S", "seeds=[0]")
@@ -240,6 +250,7 @@ def test_queued_experiments_run_side_by_side(project: Path) -> None:
     assert "accuracy_sst2" in run(project, "dvc", "exp", "show", "--csv")
 
 
+@pytest.mark.long
 def test_mlflow_runs_one_trial_and_the_comparison(project: Path) -> None:
     mlflow = (sys.executable, "-m", "mlflow", "run", ".", "--env-manager", "local")
     run(project, *mlflow, "-e", "train", "-P", "group=combined", "-P", "seed=1")
