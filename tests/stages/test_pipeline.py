@@ -45,7 +45,9 @@ def shrink(folder: Path) -> None:
         values["evaluation"] = values.get("evaluation", {}) | {"max_new_tokens": 8}
         scale.write_text("# @package _global_\n" + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     config = folder / "conf/config.yaml"
-    config.write_text(config.read_text(encoding="utf-8").replace("- scale: embedded", "- scale: faithful"), encoding="utf-8")
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("- scale: embedded", "- scale: faithful"), encoding="utf-8"
+    )
 
 
 @pytest.fixture(scope="module")

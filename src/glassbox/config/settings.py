@@ -78,7 +78,7 @@ class Group(Weights):
     shuffled: tuple[Literal["logits", "hidden", "attention"], ...] = ()
     labelled: Part | None = None
     positions: dict[Literal["task", "logits", "hidden", "attention"], Reach] = {}
-    replica: int = Field(0, ge=0)
+    replica: Annotated[int, Field(ge=0)] = 0
 
     @property
     def uses_signals(self) -> bool:

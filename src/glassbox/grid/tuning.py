@@ -52,7 +52,7 @@ def tune(settings: Settings, chance: Mapping[str, float]) -> dict[str, Any]:
         found = list(_points(study, own, groups, component, weights, chance))
         points += found
         chosen[component] = _best(found).weight
-    both = {"combined": Group(task=1.0, **chosen)}
+    both = {"combined": Group.model_validate({"task": 1.0, **chosen})}
     _run(study, own, both)
     trials = study.trials(["combined"], own.seeds).values()
     share = statistics.fmean(sum(_share(trial, component) or 0.0 for component in COMPONENTS) for trial in trials)

@@ -64,18 +64,18 @@ def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Pe
     model = abstract_model(abstraction, settings.teacher, teacher.dtype).eval()
     ids, mask = _ids_and_mask(batch)
     count = torch.tensor([length.n_captured for length in batch])
-    rows = torch.tensor([length.n_attention for length in batch])
+    attended = torch.tensor([length.n_attention for length in batch])
     first = torch.tensor([length.n_tokens for length in batch]) - 1 - count
     with abstraction, torch.no_grad():
         maps = gives_attention(model)
-        signals = position_signals(model, ids, mask, first, count, want_attention=maps, attention_count=rows)
+        signals = position_signals(model, ids, mask, first, count, want_attention=maps, attention_count=attended)
         stored = signals.hidden.to(getattr(torch, settings.snapshot.hidden_dtype))
         rows = max(1, CHUNK_LOGITS // teacher.vocabulary)
         logits = head_logits(model, stored[:rows].float(), teacher.vocabulary)
         _ = top_k_with_tails(logits, min(settings.snapshot.top_k, teacher.vocabulary), settings.snapshot.temperatures)
         del logits, _
         if signals.attention is not None:
-            ragged = pack_ragged(signals.attention, packed_positions(first + count - rows, rows)[1])
+            ragged = pack_ragged(signals.attention, packed_positions(first + count - attended, attended)[1])
             encode_attention(ragged, settings.snapshot.attention_codec)
     return _without_nothing(abstraction.peak)
 

@@ -258,8 +258,10 @@ class Channels:
     def __init__(self, layout: Format) -> None:
         self.layout = layout
         self.reaches = ("answer", "all") if layout.positions == "all" else ("answer",)
-        self.counts = dict.fromkeys(self.reaches, 0)
-        self.sums = {reach: torch.zeros(2, layout.width, dtype=torch.float64) for reach in self.reaches}
+        self.counts: dict[str, int] = dict.fromkeys(self.reaches, 0)
+        self.sums: dict[str, Tensor] = {
+            reach: torch.zeros(2, layout.width, dtype=torch.float64) for reach in self.reaches
+        }
 
     def add(self, row: Row) -> None:
         if row.split == "train":
