@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan preflight study test test-slow long lint types params ui archive bench clean
+.PHONY: help setup plan preflight study study-scratch test test-slow long lint types params ui archive bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ preflight: setup ## Go the whole path on two batches, to find what would kill a 
 
 study: setup ## Run what changed of the study and compare its groups
 	dvc repro
+
+study-scratch: setup ## Run the study of a student from random weights, signals at all positions
+	dvc exp run -S scale=scratch
 
 test: setup ## Run the tests that take a few seconds each
 	pytest -m "not slow" -n 2 --dist loadgroup
