@@ -23,6 +23,10 @@ from glassbox.grid.parents import follow
 
 LEASE = "GLASSBOX_LEASE"
 WORKER = "GLASSBOX_WORKER"
+CHANGED = (
+    "the trial that was trained has another key than the one that was due: code, settings or a model's files changed "
+    "while the study ran. Run the same command again"
+)
 Status = Literal["finished", "diverged", "kept", "busy", "refused", "failed", "stopped"]
 Step = Callable[[int, int, float | None, float], None]
 
@@ -93,6 +97,8 @@ def attempt(settings: Settings, cell: Cell, params: str, step: Step | None = Non
             return Outcome("kept", how)
         status = _train(settings, cell, params, Watch(lease.token, step), lease.token)
         if not is_current(cell):
+            if is_valid(lease.token):
+                return Outcome("refused", CHANGED)
             return Outcome("busy", "another process has taken it over")
         kept.keep(cell.manifest, settings)
         return Outcome(status)
