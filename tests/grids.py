@@ -115,7 +115,7 @@ def publish(cell: Cell, files: Mapping[str, bytes] | None = None, seconds: float
         "seconds": seconds,
         "metrics": {"train/loss_total": 2.0},
         "params": {"group": cell.group, "seed": cell.seed},
-        "tags": {"group": cell.group, "seed": str(cell.seed), "key": cell.key, "scale": "embedded"},
+        "tags": {"group": cell.group, "seed": str(cell.seed), "key": cell.key, "scale": "faithful"},
         "digests": {"snapshot": "snapshot"},
         "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     }

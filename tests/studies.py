@@ -28,6 +28,7 @@ from glassbox.tracking.trial_run import RunStatus
 
 CONF = Path(__file__).parents[1] / "conf"
 
+SCALE = "small"
 GROUPS = ("sft", "black_box", "hidden_state", "attention", "combined")
 COMPONENTS = {
     "sft": ("task",),
@@ -65,7 +66,7 @@ def objective(group: str) -> dict[str, float]:
     return {component: WEIGHTS[component] for component in COMPONENTS.get(group, ("task",))}
 
 
-def settings(groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2), scale: str = "small") -> Settings:
+def settings(groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2), scale: str = SCALE) -> Settings:
     values = {
         **_committed(),
         "scale": scale,
@@ -117,7 +118,9 @@ def scores_of(items: list[dict[str, Any]]) -> dict[str, float]:
     return {METRICS[task]: sum(of) / len(of) for task, of in right.items() if of}
 
 
-def manifest(group: str, seed: int, items: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
+def manifest(
+    group: str, seed: int, items: list[dict[str, Any]] | None = None, *, scale: str = SCALE, **changes: Any
+) -> dict[str, Any]:
     items = items_of(group, seed) if items is None else items
     scores = scores_of(items)
     validation = {name.replace("test/", "validation/"): score for name, score in scores.items()}
@@ -143,7 +146,7 @@ def manifest(group: str, seed: int, items: list[dict[str, Any]] | None = None, *
         "precision": "no",
         "steps": 200,
         "seconds": 20.5,
-        "plan": plan_digest(CONF, "embedded"),
+        "plan": plan_digest(CONF, scale),
         "peak_memory_bytes": 700_000_000 + seed,
         "liveness": {
             name: {"gradient_norm": 1.0 + seed, "cosine_to_task": 0.5, "share": 0.5} for name in objective(group)
@@ -165,13 +168,12 @@ def write_trial(
     *,
     log: bool = True,
     items: list[dict[str, Any]] | None = None,
+    scale: str = SCALE,
     **changes: Any,
 ) -> dict[str, Any]:
     """Write runs/<group>/<seed>.json with its history and items and, with `log`, its run in MLflow."""
     conf = folder / "conf"
-    content = manifest(
-        group, seed, items, **{"plan": plan_digest(conf if conf.exists() else CONF, "embedded"), **changes}
-    )
+    content = manifest(group, seed, items, **{"plan": plan_digest(conf if conf.exists() else CONF, scale), **changes})
     place = folder / "runs" / group / f"{seed}.json"
     write_files(content, place, items)
     if log:
@@ -243,13 +245,18 @@ def clone_run(database: Path, run_id: str, count: int, *, tags: dict[str, str] |
 
 
 def write_study(
-    folder: Path, groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2), *, log: bool = True
+    folder: Path,
+    groups: tuple[str, ...] = GROUPS,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    *,
+    log: bool = True,
+    scale: str = SCALE,
 ) -> None:
     if not (folder / "conf").exists():
         write_conf(folder, seeds)
     for group in groups:
         for seed in seeds:
-            write_trial(folder, group, seed, log=log)
+            write_trial(folder, group, seed, log=log, scale=scale)
     write_snapshot_report(folder)
 
 
@@ -271,7 +278,8 @@ def write_conf(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     distill.mkdir(parents=True, exist_ok=True)
     committed = (Path(__file__).parents[1] / "conf" / "analysis.yaml").read_text(encoding="utf-8")
     (folder / "conf" / "analysis.yaml").write_text(
-        re.sub(r"(?m)^  default: \[.*\]$", f"  default: {list(seeds)}", committed, count=1), encoding="utf-8"
+        re.sub(r"(?m)^  default: \[.*\]\n  faithful: \[.*\]$", f"  default: {list(seeds)}", committed, count=1),
+        encoding="utf-8",
     )
     for group, components in COMPONENTS.items():
         lines = "".join(f"  {component}: ${{weights.{component}}}\n" for component in components)

@@ -63,7 +63,8 @@ def _bytes(settings: Settings, samples: list[Sample]) -> Row:
         encoded = encode_sample(
             tokenizer, sample.prompt, sample.answer, max_length=snapshot.max_length, overflow="refuse"
         )
-        items.append(Item(sample, "train", encoded, len(encoded.ids) - 1 - encoded.loss_start))
+        answer = len(encoded.ids) - 1 - encoded.loss_start
+        items.append(Item(sample, "train", encoded, answer, answer))
     rows, _ = capture_batch(Teacher(model, layout, torch.device("cpu")), items, {})
     stored = sum(len(memoryview(getattr(row, name))) for row in rows for name in LOGIT_CELLS)
     per_position = stored / sum(row.n_positions for row in rows)

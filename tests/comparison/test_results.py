@@ -47,7 +47,10 @@ def test_what_a_trial_recorded_is_in_its_row(results: dict[str, Any]) -> None:
     assert row["scores"] == {task: content["metrics"][key] for task, key in studies.METRICS.items()}
     assert row["validation_scores"] == row["scores"]
     assert row["losses"] == {"train/loss_total": 1.25, "validation/loss_task": 0.5}
-    assert row["digests"] == {**content["digests"], "answers": None} and row["peak_memory_bytes"] == 700_000_002
+    assert (
+        row["digests"] == {**content["digests"], "answers": None, "label_rank": None}
+        and row["peak_memory_bytes"] == 700_000_002
+    )
 
 
 def test_tasks_say_what_the_plan_and_the_questions_say(results: dict[str, Any]) -> None:
@@ -182,5 +185,5 @@ def test_a_study_without_trials_ends_with_three_and_writes_nothing(
     with pytest.raises(SystemExit) as end:
         run(compare.main)
     said = capsys.readouterr().err
-    assert end.value.code == 3 and "35 of 35 trials are missing" in said and "and 25 more" in said
+    assert end.value.code == 3 and "63 of 63 trials are missing" in said and "and 53 more" in said
     assert not (store / "reports").exists()

@@ -339,15 +339,17 @@ def test_the_same_plan_on_every_trial_is_as_planned(store: Path) -> None:
 
 def test_a_seed_that_the_plan_had_seen_makes_its_own_scale_exploratory(store: Path) -> None:
     studies.write_conf(store, (0, 14))
-    studies.write_study(store, studies.GROUPS, (0, 14), log=False)
+    studies.write_study(store, studies.GROUPS, (0, 14), log=False, scale="faithful")
     told = "Exploratory: these seeds' scores were known when the plan was made: 0."
-    results = compare(store, studies.settings(seeds=(0, 14), scale="embedded"))
+    results = compare(store, studies.settings(seeds=(0, 14), scale="faithful"))
     assert results["banners"] == [told]
     assert results["plan"]["state"] == "exploratory: these seeds' scores were known when the plan was made"
     assert results["plan"]["seen_note"].startswith("margins set after seeds 0-6 had been seen")
-    results = compare(store, studies.settings(seeds=(14,), scale="embedded"))
+    results = compare(store, studies.settings(seeds=(14,), scale="faithful"))
     assert results["banners"] == ["Partial, exploratory: the plan also holds seed 0."]
     assert results["plan"]["state"] == "as planned"
+    shutil.rmtree(store / "runs")
+    studies.write_study(store, studies.GROUPS, (0, 14), log=False, scale="paper")
     assert compare(store, studies.settings(seeds=(0, 14), scale="paper"))["banners"] == []
 
 

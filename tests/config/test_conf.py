@@ -30,8 +30,10 @@ def test_params_is_the_composition_of_conf():
 @pytest.mark.parametrize("path", sorted((CONF / "distill").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_group_file_defines_the_group_of_its_name_and_says_how_to_select_it(path: Path):
     text = path.read_text(encoding="utf-8")
-    assert text.startswith(f"# Select with: dvc exp run -S distill={path.stem}")
-    if path.stem not in ("all", "outline", "controls"):
+    selects = "scale" if path.stem in ("scarce", "scratch") else "distill"
+    names = {"scarce": "embedded"}
+    assert text.startswith(f"# Select with: dvc exp run -S {selects}={names.get(path.stem, path.stem)}")
+    if path.stem not in ("all", "outline", "controls", "scarce", "scratch"):
         assert list(yaml.safe_load(text)) == [path.stem]
 
 
@@ -43,7 +45,7 @@ def test_a_scale_file_says_how_to_select_it_and_composes_to_good_settings(path: 
 
 
 def test_all_holds_every_group_of_the_factorial_plan():
-    weights = composed()["distill"]
+    weights = composed("distill=all")["distill"]
     assert tuple(weights) == GROUPS
     assert {**weights["hidden_state"], **weights["attention"]} == weights["combined"]
 
@@ -93,7 +95,7 @@ def test_a_weight_is_a_curve_on_the_command_line(tmp_path: Path):
 def test_the_teachers_answers_join_the_other_groups_and_change_none():
     together = composed("distill=[all,seqkd]")
     assert together["groups"] == [*GROUPS, "seqkd"]
-    assert together["distill"] == {**composed()["distill"], "seqkd": {"task": 1.0, "labels": "teacher"}}
+    assert together["distill"] == {**composed("distill=all")["distill"], "seqkd": {"task": 1.0, "labels": "teacher"}}
 
 
 def test_two_groups_are_selected_by_a_list():
@@ -116,7 +118,7 @@ def test_a_new_file_is_a_new_group(tmp_path: Path):
     shutil.copytree(CONF, conf)
     (conf / "distill/maps_only.yaml").write_text("maps_only:\n  attention: ${weights.attention}\n", encoding="utf-8")
     values = yaml.safe_load(composition(conf, ["distill=maps_only"]))
-    assert Settings.model_validate(values).distill["maps_only"].attention == 0.1
+    assert Settings.model_validate(values).distill["maps_only"].attention == values["weights"]["attention"]
 
 
 def test_a_new_task_is_a_jsonl_file_named_in_an_override():

@@ -54,8 +54,9 @@ def problems(message: str) -> list[str]:
 
 def test_the_committed_settings_are_accepted_and_frozen():
     settings = load_settings(ROOT / "params.yaml")
-    assert settings.groups[:2] == ("sft", "seqkd") and {"black_box", "combined", "replica_null"} < {*settings.groups}
-    assert settings.seeds == tuple(range(14, 21))
+    signals = ("black_box", "black_box_matched", "hidden_state", "attention", "combined")
+    assert settings.groups == ("sft", "seqkd", *signals, "shuffled_logits", "replica_null")
+    assert settings.seeds == tuple(range(21, 28))
     with pytest.raises(ValueError, match="frozen"):
         settings.train.epochs = 1
 
@@ -269,7 +270,11 @@ def test_a_key_written_twice_is_refused_with_both_lines(tmp_path: Path):
 
 def test_a_float_without_a_dot_is_a_number(tmp_path: Path):
     path = tmp_path / "params.yaml"
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("learning_rate: 0.001", "learning_rate: 1e-4")
+    text = (
+        (ROOT / "params.yaml")
+        .read_text(encoding="utf-8")
+        .replace("\n  learning_rate: 0.0004", "\n  learning_rate: 1e-4")
+    )
     path.write_text(text, encoding="utf-8")
     assert load_settings(path).train.learning_rate == 1e-4
 

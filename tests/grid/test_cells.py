@@ -10,7 +10,8 @@ import grids
 import pytest
 
 from glassbox.errors import GlassboxError
-from glassbox.grid.cells import cells_of, is_current
+from glassbox.grid import attempt as attempts
+from glassbox.grid.cells import Cell, cells_of, is_current
 
 
 def test_a_trial_is_due_until_runs_hold_its_key_and_every_file(project: Path) -> None:
@@ -52,3 +53,13 @@ def test_a_study_with_nothing_due_ends_without_torch_or_mlflow(project: Path) ->
     assert said == "Nothing to train: all 4 trials (2 groups x 2 seeds) are there."
     seconds, imported = measured.split(" ", 1)
     assert imported == "[]" and float(seconds) < 2.0
+
+
+def test_a_trial_that_ends_under_another_key_is_told_and_not_trained_again_and_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = grids.write_params(project)
+    due = Cell("sft", 0, "0" * 64)  # as code that changed while the study ran would make it
+    monkeypatch.setattr(attempts, "train_here", lambda *_: "finished")
+    outcome = attempts.attempt(settings, due, "params.yaml")
+    assert outcome.status == "refused" and "changed while the study ran. Run the same command again" in outcome.reason

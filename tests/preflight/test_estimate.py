@@ -194,8 +194,8 @@ def test_positions_and_the_teachers_answers_are_counted_as_they_are_captured(pro
     workload = workload_of(wide, project / "data/tasks")
     assert all(each.n_captured == each.n_tokens - 1 and each.n_attention == each.n_answer for each in workload.lengths)
     teacher = teacher_of(wide, workload, on_gpu=False)
-    more = snapshot_bytes(wide, workload, teacher) / snapshot_bytes(shrunk_settings(project), narrow, teacher)
-    assert more > 1.5
+    more, less = snapshot_bytes(wide, workload, teacher), snapshot_bytes(shrunk_settings(project), narrow, teacher)
+    assert more["hidden states"] > 1.5 * less["hidden states"] and more["attention maps"] == less["attention maps"]
     scarce = shrunk_settings(project, train={"labelled": 0.5, "labelled_per_step": 4})
     twice = workload_of(scarce, project / "data/tasks")
     assert len(twice.lengths) == len(narrow.lengths) + len(narrow.split("train"))

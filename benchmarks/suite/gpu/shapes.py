@@ -219,7 +219,7 @@ def items(pair: Pair, positions: str) -> list[Item]:
         encoded = Encoded(ids, sample.loss_start, False, False, tuple((0, 0) for _ in ids))
         captured = sample.n_answer if positions == "answer" else sample.n_tokens - 1
         text = Sample(sample.sample_id, sample.task, "", "", (), "")
-        found.append(Item(text, "train", encoded, captured))
+        found.append(Item(text, "train", encoded, captured, captured))
     return found
 
 
