@@ -32,14 +32,17 @@ def test_the_committed_plan_has_a_margin_with_a_reason_for_every_task_at_every_s
     plan = read_plan(studies.CONF, scale)
     assert plan.margins.keys() == plan.margin_reasons.keys() == plan.tasks.keys()
     assert all(0 < margin < 0.2 for margin in plan.margins.values())
-    assert plan.seeds == tuple(range(14, 21)) and plan.confidence == 0.95
+    assert plan.seeds == tuple(range(21, 28)) and plan.confidence == 0.95
     assert plan.margin_scale == ("default" if scale == "another" else scale)
 
 
 def test_the_committed_plan_had_seen_none_of_the_seeds_that_it_plans_and_says_which_it_had() -> None:
-    plan = read_plan(studies.CONF, "embedded")
+    plan = read_plan(studies.CONF, "faithful")
+    assert plan.seeds == tuple(range(14, 21))
     assert plan.seen_seeds == tuple(range(14)) and "none of which had been run" in plan.seen_note
-    assert not set(plan.seeds) & set(plan.seen_seeds)
+    designed = read_plan(studies.CONF, "embedded")
+    assert designed.seen_seeds == (1000, 1001) and "was chosen on seeds 1000 and 1001" in designed.seen_note
+    assert not any(set(each.seeds) & set(each.seen_seeds) for each in (plan, designed))
     assert read_plan(studies.CONF, "paper").seen_seeds == ()
 
 
@@ -76,7 +79,7 @@ def test_every_group_of_the_plan_has_a_file_of_its_name() -> None:
         ("control: sft", "control: seqkd", "`control` names `seqkd`"),
         ("[sft_all, seqkd", "[sft, seqkd", "sft stands there twice"),
         ("power: 0.8", "alpha: 0.8", "is written twice"),
-        ("    seeds: [0, 1,", "    seeds: [-1, 1,", "`seen_seeds.embedded.seeds.0`: input should be greater"),
+        ("    seeds: [0, 1,", "    seeds: [-1, 1,", "`seen_seeds.faithful.seeds.0`: input should be greater"),
     ],
 )
 def test_a_fault_is_a_sentence_that_names_its_place(conf: Path, before: str, after: str, complaint: str) -> None:

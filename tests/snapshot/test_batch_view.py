@@ -23,7 +23,7 @@ from glassbox.tasks.splits import read_split, tasks_digest
 from glassbox.training.draws import draw
 
 COMMAND = ("show_batch.py", "--params", "params.json")
-FIRST_SEED = sections.COMMITTED.seeds[0]
+FIRST_SEED = sections.FAITHFUL["seeds"][0]
 
 
 @pytest.fixture(scope="module")
