@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import sections
 import torch
 from projects import ROOT, shrunk_settings
 from torch.profiler import ProfilerActivity, profile
@@ -125,7 +126,7 @@ def test_the_embedded_study_needs_the_memory_and_the_disk_that_were_estimated(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(ROOT)
-    settings = load_settings(ROOT / "params.yaml")
+    settings = Settings.model_validate(sections.FAITHFUL)
     few = {"train": 120, "validation": 24, "test": 60}
     splits = {split: spread(samples, few[split]) for split, samples in samples_of(settings, Path("none")).items()}
     tasks = {
