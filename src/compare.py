@@ -76,7 +76,7 @@ def keys() -> KeyOf:
 
 
 def _key(answers: str | None, settings: Settings, group: str, seed: int, snapshot: str, tasks: str) -> str:
-    if answers is None and settings.distill[group].labels == "teacher":
+    if answers is None and settings.reads_answers(group):
         answers = _stored_answers(study_key(settings, snapshot, tasks))
     return trial_key(settings, group, seed, snapshot, tasks, answers)
 

@@ -8,14 +8,12 @@ and 1.0, with the first three elsewhere. Says how many of the control's labels e
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from glassbox.command import run
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
-from glassbox.files import read_json, write_synced
 
 FOLDER = Path("docs/label_curve")
 GROUPS = ("sft", "seqkd", "black_box", "combined")
@@ -80,13 +78,10 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
     path = FOLDER / f"{settings.scale}.json"
-    if not arguments.figure_only:
-        table = train(settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(path, (json.dumps(table, indent=1) + "\n").encode())
-    table = read_json(path)
-    if not table:
-        raise GlassboxError(f"There is no table in {path}. `python src/label_curve.py` makes it.")
+
+    from glassbox.grid.side_study import written_table
+
+    table = written_table(path, None if arguments.figure_only else lambda: train(settings))
 
     from glassbox.report.figures.labels import label_curve
     from glassbox.report.figures.style import write_png

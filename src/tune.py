@@ -8,7 +8,6 @@ The best by the mean of chance-corrected validation scores are printed as the li
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from glassbox.command import run
 from glassbox.comparison.plan import plan_or_derived
 from glassbox.config.settings import load_settings
 from glassbox.config.storage import CONF_FOLDER
-from glassbox.errors import GlassboxError
-from glassbox.files import read_json, write_synced
 
 FOLDER = Path("docs/tuning")
 
@@ -48,16 +45,13 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings(arguments.params)
     path = FOLDER / f"{settings.scale}.json"
-    if not arguments.figure_only:
-        from glassbox.grid.tuning import tune
 
-        plan = plan_or_derived(CONF_FOLDER, settings)
-        table = tune(settings, {task: plan.tasks[task].chance for task in settings.prepare.tasks if task in plan.tasks})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(path, (json.dumps(table, indent=1) + "\n").encode())
-    table = read_json(path)
-    if not table:
-        raise GlassboxError(f"There is no table in {path}. `python src/tune.py` makes it.")
+    from glassbox.grid.side_study import written_table
+    from glassbox.grid.tuning import tune
+
+    planned = plan_or_derived(CONF_FOLDER, settings).tasks
+    chance = {task: planned[task].chance for task in settings.prepare.tasks if task in planned}
+    table = written_table(path, None if arguments.figure_only else lambda: tune(settings, chance))
 
     from glassbox.report.figures.dose import dose_response
     from glassbox.report.figures.style import write_png

@@ -31,12 +31,9 @@ def dvc_md5(lock: Path, stage: str = "snapshot") -> str | None:
     return next((output.get("md5") for output in stages.get(stage, {}).get("outs", [])), None)
 
 
-def names_of(task: str) -> list[str]:
-    return [f"test/{metric}_{task}" for metric in ("accuracy", "exact_match")]
-
-
 def teacher_worth(settings: Settings, report: dict[str, Any]) -> list[str]:
     """A sentence for each task on which this teacher has little to teach, before anything trains."""
+    from glassbox.comparison.comparability import METRICS
     from glassbox.comparison.notes import teacher_notes
     from glassbox.comparison.plan import plan_or_derived
     from glassbox.tasks.splits import read_split
@@ -46,7 +43,7 @@ def teacher_worth(settings: Settings, report: dict[str, Any]) -> list[str]:
     chance = {task: planned[task].chance if task in planned else 0.0 for task in settings.prepare.tasks}
     roles = {"teacher": report["teacher_scores"], "initial_student": report["student_scores"]}
     scores = {
-        role: {task: found[name] for task in chance for name in names_of(task) if name in found}
+        role: {t: found[name] for t in chance for metric in METRICS if (name := f"test/{metric}_{t}") in found}
         for role, found in roles.items()
     }
     return teacher_notes(scores, chance, questions, report.get("label_probability", {}))

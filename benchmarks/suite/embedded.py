@@ -9,12 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from glassbox.config.settings import ModelSettings, Settings, load_settings
+import yaml
+
+from glassbox.config.settings import ModelSettings, Settings
 from glassbox.snapshot.capture import capture
 from glassbox.snapshot.reader import Snapshot
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
 from glassbox.tasks.splits import write_splits
+from params import composition
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,8 +37,8 @@ class Embedded:
 
 
 def embedded_settings(**samples: int) -> Settings:
-    """The committed configuration, wherever it is read; `samples` of each task, such as train=32, replace its own."""
-    settings = load_settings(REPOSITORY / "params.yaml")
+    """The committed `scale=faithful` from anywhere; `samples` of each task, such as train=32, replace its own."""
+    settings = Settings.model_validate(yaml.safe_load(composition(REPOSITORY / "conf", ["scale=faithful"])))
     tasks = {name: task.model_copy(update=samples) for name, task in settings.prepare.tasks.items()}
     changes: dict[str, Any] = {
         "teacher": _absolute(settings.teacher),

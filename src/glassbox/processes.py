@@ -11,6 +11,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,7 @@ REFUSED_VARIABLES = (
 )
 
 
+@cache
 def machine() -> str:
     """What computes here: the GPU's name, else the processor's."""
     if torch.cuda.is_available():

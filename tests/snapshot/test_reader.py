@@ -266,7 +266,7 @@ def test_signals_of_all_positions_are_the_teachers_at_each_and_attention_may_be_
     torch.testing.assert_close(batch.hidden, true.hidden, atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(batch.attention, true.attention, atol=6e-3, rtol=0)
     assert len(batch.topk_ids) == len(batch.labels)
-    first, count = batch.span(batch.attention)
+    first, count = batch.span(batch.reach_of(batch.attention))
     assert torch.equal(first + count, tokens - 1) and torch.equal(count, batch.counts(reach))
 
 

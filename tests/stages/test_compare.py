@@ -49,7 +49,9 @@ def test_an_option_of_the_planner_is_refused_without_it(
 
 def with_seqkd() -> Settings:
     settings = studies.settings(("black_box",), (0,))
-    return settings.model_copy(update={"distill": {**settings.distill, "seqkd": Group(task=1.0, labels="teacher")}})
+    distill = {**settings.distill, "seqkd": Group(task=1.0, labels="teacher")}
+    all_labels = settings.train.model_copy(update={"labelled": 1.0})
+    return settings.model_copy(update={"distill": distill, "train": all_labels})
 
 
 def log_seqkd(settings: Settings, answers: str, seed: int) -> None:

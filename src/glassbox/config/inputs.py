@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from glassbox.config.settings import ModelSettings, PrepareSettings, Settings
+from glassbox.config.settings import ModelSettings, PrepareSettings, Settings, TaskFiles
 from glassbox.config.storage import root
 from glassbox.files import read_json, sha256_of, write_synced
 
@@ -46,6 +46,31 @@ def task_inputs(settings: PrepareSettings) -> dict[str, str]:
     """Every file that a task names, files in a folder that it names, and a local copy of the hub."""
     named = [name for task in settings.tasks.values() if task.files for name in task.files.model_dump().values()]
     return digests_of(files_in([*named, settings.hub]))
+
+
+def absolute(settings: Settings) -> Settings:
+    """The same settings for another working directory: local models and data by the absolute path that they have here,
+    under the working directory or the repository's root."""
+
+    def found(path: str | None) -> str | None:
+        places = [] if path is None else [folder / Path(path).expanduser() for folder in (Path.cwd(), root())]
+        return next((str(place.resolve()) for place in places if place.exists()), path)
+
+    models = {
+        role: model.model_copy(update={"model": found(model.model), "tokenizer": found(model.tokenizer)})
+        for role, model in (("teacher", settings.teacher), ("student", settings.student))
+    }
+    prepare = settings.prepare
+    tasks = {
+        name: task.model_copy(
+            update={"files": TaskFiles.model_validate({k: found(v) for k, v in task.files.model_dump().items()})}
+        )
+        if task.files
+        else task
+        for name, task in prepare.tasks.items()
+    }
+    data = {"folder": found(prepare.folder), "hub": found(prepare.hub), "tasks": tasks}
+    return settings.model_copy(update={**models, "prepare": prepare.model_copy(update=data)})
 
 
 def files_in(names: Iterable[str | None]) -> list[Path]:

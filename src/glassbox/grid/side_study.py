@@ -5,19 +5,23 @@ Tuning and label curves train many groups that no report compares; they must not
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from glassbox.config.inputs import absolute
 from glassbox.config.settings import Settings, StorageSettings
 from glassbox.config.storage import root, scratch_folder
 from glassbox.errors import GlassboxError
+from glassbox.files import read_json, write_synced
 from glassbox.tracking.manifest import TrialRecord, read_manifest
 
 SCRIPTS = Path(__file__).resolve().parents[2]
@@ -34,7 +38,7 @@ class SideStudy:
     def run(self, settings: Settings) -> None:
         """Every stage that trains these settings; what the folder holds of them already is not made again."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        here = _with_absolute_paths(settings).model_copy(update={"storage": OWN_STORE})
+        here = absolute(settings).model_copy(update={"storage": OWN_STORE})
         content = yaml.safe_dump(here.model_dump(mode="json"), sort_keys=False)
         (self.folder / "params.yaml").write_text(content, encoding="utf-8")
         shutil.copytree(root() / "conf", self.folder / "conf", dirs_exist_ok=True)
@@ -56,16 +60,12 @@ def side_study(settings: Settings, name: str) -> SideStudy:
     return SideStudy(scratch_folder(settings.storage) / name / settings.scale)
 
 
-def _with_absolute_paths(settings: Settings) -> Settings:
-    """Models by absolute path: the side study has another working directory."""
-    found = {}
-    for role in ("teacher", "student"):
-        model = getattr(settings, role)
-        names = {name: getattr(model, name) for name in ("model", "tokenizer")}
-        here = {
-            name: str((root() / value).resolve())
-            for name, value in names.items()
-            if value and (root() / value).exists()
-        }
-        found[role] = model.model_copy(update=here)
-    return settings.model_copy(update=found)
+def written_table(path: Path, make: Callable[[], dict[str, Any]] | None) -> dict[str, Any]:
+    """The table of a side study, made first unless `make` is None; GlassboxError where there is none at `path`."""
+    if make is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(path, (json.dumps(make(), indent=1) + "\n").encode())
+    table = read_json(path)
+    if not table:
+        raise GlassboxError(f"There is no table in {path}. The same command without --figure-only makes it.")
+    return table

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glassbox.comparison.comparability import METRICS
 from glassbox.config.settings import Group, Settings
 from glassbox.errors import GlassboxError
 from glassbox.grid.side_study import SideStudy, side_study
 from glassbox.tracking.manifest import TrialRecord
 
 COMPONENTS = ("logits", "hidden", "attention")
-METRICS = ("accuracy", "exact_match")
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,16 @@ def component_counts(batch: Batch, positions: Mapping[str, str], components: Ite
 def totals_of(batches: Iterable[Batch], positions: Mapping[str, str], components: Iterable[str]) -> dict[str, float]:
     """`samples/<component>` and `positions/<component>`: how many count over these micro-batches."""
     names = list(components)
-    found = {f"{what}/{name}": 0.0 for what in ("samples", "positions") for name in names}
+    sums = [[0.0] * len(names), [0.0] * len(names)]
     for batch in batches:
-        for name, counts in component_counts(batch, positions, names).items():
-            found[f"samples/{name}"] += int((counts > 0).sum())
-            found[f"positions/{name}"] += int(counts.sum())
-    return found
+        counts = torch.stack(list(component_counts(batch, positions, names).values()))
+        own = torch.stack([(counts > 0).sum(1), counts.sum(1)]).tolist()  # one wait for the device a micro-batch
+        sums = [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(sums, own, strict=True)]
+    return {
+        f"{what}/{name}": value
+        for what, row in zip(("samples", "positions"), sums, strict=True)
+        for name, value in zip(names, row, strict=True)
+    }
 
 
 def component_weights(

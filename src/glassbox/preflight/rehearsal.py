@@ -16,9 +16,9 @@ from unittest.mock import patch
 
 import yaml
 
-from glassbox.config.settings import SPLITS, ModelSettings, PrepareSettings, Settings, StorageSettings, TaskFiles
+from glassbox.config.inputs import absolute
+from glassbox.config.settings import SPLITS, Settings, StorageSettings
 from glassbox.config.storage import TASKS_FOLDER
-from glassbox.config.storage import root as repository_root
 from glassbox.errors import GlassboxError
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
@@ -36,14 +36,8 @@ def rehearsal(settings: Settings, splits: Mapping[str, Sequence[Sample]]) -> Ite
     Yields the settings as they hold there: models and data by absolute path, storage inside the folder.
     """
     conf = Path("conf").resolve()
-    moved = settings.model_copy(
-        update={
-            "teacher": _absolute(settings.teacher),
-            "student": _absolute(settings.student),
-            "prepare": _with_absolute_data(settings.prepare),
-            "storage": StorageSettings(cache=None, scratch=None, artifacts=None, remote=None, keep_students="all"),
-        }
-    )
+    store = StorageSettings(cache=None, scratch=None, artifacts=None, remote=None, keep_students="all")
+    moved = absolute(settings).model_copy(update={"storage": store})
     with TemporaryDirectory(prefix="glassbox-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         if conf.is_dir():
@@ -57,33 +51,6 @@ def rehearsal(settings: Settings, splits: Mapping[str, Sequence[Sample]]) -> Ite
 def write_params(settings: Settings) -> None:
     """The settings as the scripts read them."""
     PARAMS.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
-
-
-def _absolute(settings: ModelSettings) -> ModelSettings:
-    here = {
-        name: str(Path(value).resolve())
-        for name in ("model", "tokenizer")
-        if (value := getattr(settings, name)) and Path(value).exists()
-    }
-    return settings.model_copy(update=here)
-
-
-def _with_absolute_data(settings: PrepareSettings) -> PrepareSettings:
-    """Paths that exist, under the working directory or the repository's root, as they are found from anywhere."""
-
-    def found(path: str | None) -> str | None:
-        places = [] if path is None else [root / Path(path).expanduser() for root in (Path.cwd(), repository_root())]
-        return next((str(place.resolve()) for place in places if place.exists()), path)
-
-    tasks = {
-        name: task.model_copy(
-            update={"files": TaskFiles.model_validate({k: found(v) for k, v in task.files.model_dump().items()})}
-        )
-        if task.files
-        else task
-        for name, task in settings.tasks.items()
-    }
-    return settings.model_copy(update={"folder": found(settings.folder), "hub": found(settings.hub), "tasks": tasks})
 
 
 @contextmanager

@@ -51,11 +51,14 @@ class Batch:
         """How many packed positions of each sample are meant by "answer" or "all"."""
         return self.answer_count if reach == "answer" else self.count
 
-    def span(self, signal: Tensor) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
-        """First column and number of the positions at which a signal of this batch is there, by sample."""
-        if len(signal) == len(self.labels):
-            return self.first, self.count
-        return self.first + self.count - self.answer_count, self.answer_count
+    def span(self, reach: str) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
+        """First column and number of the packed positions that "answer" or "all" means, by sample."""
+        count = self.counts(reach)
+        return self.first + self.count - count, count
+
+    def reach_of(self, signal: Tensor) -> str:
+        """At which positions a signal of this batch is there: "answer", or "all" that are packed."""
+        return "all" if len(signal) == len(self.labels) else "answer"
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _choices(
     tokenizer: PreTrainedTokenizerFast, batch: Batch, row: int, ids: Tensor, probabilities: Tensor
 ) -> dict[int, str]:
     """The teacher's choices by column, where the batch carries them."""
-    first, count = batch.span(ids)
+    first, count = batch.span(batch.reach_of(ids))
     start = int(count[:row].sum())
     found = {}
     for offset in range(int(count[row])):

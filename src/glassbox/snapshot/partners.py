@@ -108,11 +108,8 @@ def with_signals_of(batch: Batch, other: Batch) -> Batch:
 
 def _matched(batch: Batch, other: Batch, signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of every row that `batch` is to get of a signal of `other`: the row there, its column, and the column here."""
-    (other_first, other_count) = other.span(signal)
-    is_whole = len(signal) == len(other.labels)
-    first, count = (
-        (batch.first, batch.count) if is_whole else (batch.first + batch.count - batch.answer_count, batch.answer_count)
-    )
+    reach = other.reach_of(signal)
+    (first, count), (other_first, other_count) = batch.span(reach), other.span(reach)
     sample = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
     within = torch.arange(len(sample), device=sample.device) - _starts(count)[sample]
     read = torch.minimum(within, other_count[sample] - 1)

@@ -71,8 +71,8 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
     items = compose_items(settings, tokenizer, tasks_folder, labels.answers if labels else None)
     audit = _whole_audit(settings, folder, items)
     by_id = {item.sample.sample_id: item for item in items}
-    sure = LabelProbability()
-    head_figures, audited_rows = _check_rows(folder, manifest, layout, {row.sample_id for row in audit}, by_id, sure)
+    audited = {row.sample_id for row in audit}
+    head_figures, probability, audited_rows = _check_rows(folder, manifest, layout, audited, by_id)
     in_use = [value for _, value in points_of(settings.objective.temperature)]
     temperatures = sorted({*layout.temperatures, *in_use})
     weight, bias = Snapshot(folder).head()
@@ -94,7 +94,7 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
             "attention_sum_error_max": head_figures.attention_sum_error,
         },
         "audit": figures,
-        "label_probability": sure.means(),
+        "label_probability": probability.means(),
         "banner": banner(figures, settings.objective.logits_target, max(in_use)),
         "recapture": recaptured,
     }
@@ -196,18 +196,13 @@ class LabelProbability:
 
 
 def _check_rows(
-    folder: Path,
-    manifest: dict[str, Any],
-    layout: Format,
-    audited: set[str],
-    items: Mapping[str, Item],
-    sure: LabelProbability,
-) -> tuple[HeadFigures, dict[str, Row]]:
+    folder: Path, manifest: dict[str, Any], layout: Format, audited: set[str], items: Mapping[str, Item]
+) -> tuple[HeadFigures, LabelProbability, dict[str, Row]]:
     """Every row by itself, as its sample's and against the output layer; also returns the rows of audited samples."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weight, bias = (None if tensor is None else tensor.to(device) for tensor in Snapshot(folder).head())
     assert weight is not None
-    figures, channels = HeadFigures(), Channels(layout)
+    figures, probability, channels = HeadFigures(), LabelProbability(), Channels(layout)
     kept: dict[str, Row] = {}
     counted: dict[tuple[str, str], list[int]] = {}
     for name in manifest["parts"]:
@@ -221,7 +216,7 @@ def _check_rows(
             if fault:
                 raise GlassboxError(f"{folder / name}, row group {group}, sample {row.sample_id}: {fault}. {REMEDY}")
             channels.add(row)
-            sure.add(row)
+            probability.add(row)
             count = counted.setdefault((row.split, row.task), [0, 0])
             count[0] += 1
             count[1] += row.n_positions
@@ -236,4 +231,4 @@ def _check_rows(
     if counted != told or audited - kept.keys():
         raise GlassboxError(f"The rows in {folder} are not as many as its manifest counts. {REMEDY}")
     _check_channels(folder, channels)
-    return figures, kept
+    return figures, probability, kept

@@ -24,8 +24,8 @@ class TrialRecord:
     """One group with one seed. `metrics` are the final values; `digests` and `precision` are what it recorded.
 
     varies: what its seed drew. machine: the processor or GPU. plan: the digest of the analysis plan when it started.
-    files: name -> sha256 of what lies in `folder`; the folder
-    is None for a trial from the store, whose files are artifacts. liveness: by component, what its signal did.
+    files: name -> sha256 of what lies in `folder`; the folder is None for a trial from the store, whose files are
+    artifacts. liveness: by component, what its signal did.
     """
 
     group: str

@@ -84,20 +84,25 @@ def stream(purpose: str, replica: int) -> str:
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Give every dropout layer, and every module that drops by a number of its own (`*dropout`), this probability."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
-        for name, value in vars(module).items():
-            if name.endswith("dropout") and isinstance(value, float | int):
-                setattr(module, name, probability)
+    """Give every part of a model that drops what it computes this probability."""
+    for module, name in _droppers(model):
+        setattr(module, name, probability)
 
 
 def dropout_of(model: nn.Module) -> float:
     """The highest probability by which any part of a model drops what it computes while it trains."""
-    layers = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
-    attentions = [getattr(module, "attention_dropout", 0.0) for module in model.modules()]
-    return float(max([0.0, *layers, *(each for each in attentions if isinstance(each, float | int))]))
+    return float(max((getattr(module, name) for module, name in _droppers(model)), default=0.0))
+
+
+def _droppers(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Every dropout layer, and every module that drops by a number of its own (`*dropout`), with where that stands."""
+    found: list[tuple[nn.Module, str]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            found.append((module, "p"))
+        own = vars(module).items()
+        found += [(module, name) for name, value in own if name.endswith("dropout") and isinstance(value, float | int)]
+    return found
 
 
 def build_optimizer(student: Student, settings: TrainSettings) -> torch.optim.AdamW:
