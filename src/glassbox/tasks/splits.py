@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,7 +36,7 @@ def write_splits(folder: str | Path, splits: Mapping[str, Sequence[Sample]]) -> 
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     for split in SPLITS:
-        rows = [{**asdict(sample), "choices": list(sample.choices)} for sample in splits[split]]
+        rows = [{**vars(sample), "choices": list(sample.choices)} for sample in splits[split]]
         with (staging / f"{split}.parquet").open("wb") as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
             file.flush()
@@ -64,6 +63,6 @@ def tasks_digest(folder: str | Path) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         for sample in sorted(read_split(folder, split), key=lambda sample: sample.sample_id):
-            digest.update(json.dumps([split, asdict(sample)], sort_keys=True, ensure_ascii=True).encode())
+            digest.update(json.dumps([split, vars(sample)], sort_keys=True, ensure_ascii=True).encode())
             digest.update(b"\n")
     return digest.hexdigest()
