@@ -44,10 +44,14 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Remembers a signal until the training loop asks; where no step is under way (`immediate`), exits at once."""
+    """Remembers a signal until the training loop asks; where no step is under way (`immediate`), exits at once.
+
+    `again`: another one came after the first, from somebody who will not wait.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.again = False
         self.immediate = False
 
     def __enter__(self) -> Interruption:
@@ -61,6 +65,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.again = self.received is not None
         self.received = number
         if self.immediate:
             self.leave()

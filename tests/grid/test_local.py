@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
 import signal
 import time
@@ -16,7 +14,6 @@ import pytest
 pytestmark = pytest.mark.slow
 
 LONG = {"train": {"epochs": 12}}
-KILLS = int(os.environ.get("GLASSBOX_KILLS", "3"))
 
 
 @pytest.fixture(scope="module")
@@ -109,21 +106,23 @@ def test_a_signal_ends_the_study_at_checkpoints_and_the_same_command_goes_on(
 
 
 @pytest.mark.long
-def test_the_same_command_finishes_a_study_that_was_killed_at_any_moment(project: Path, alone: dict) -> None:
+def test_a_second_signal_ends_the_study_at_once(project: Path, alone: dict) -> None:
     grids.write_params(project, **LONG, engine={"workers": 2})
-    moments = random.Random(0)
-    for _ in range(KILLS):
-        grids.forget(project)
-        process = grids.start(project)
-        try:
-            process.wait(moments.uniform(1, 30))
-        except Exception:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        for name, manifest in grids.manifests(project).items():
-            assert all((project / "runs" / name / file).is_file() for file in manifest["files"])
-        grids.train(project)
-        assert grids.digests(project) == alone
+    process = grids.start(project)
+    grids.wait_for_checkpoint(project)
+    workers = grids.workers(process)
+    for worker in workers:
+        worker.suspend()  # what would write a checkpoint cannot
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, said
+    assert "lost what came after their last checkpoints. The same command resumes." in said
+    assert psutil.wait_procs(workers, timeout=5)[1] == []
+    grids.train(project)
+    assert grids.digests(project) == alone
 
 
 @pytest.mark.long

@@ -4,30 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from glassbox.files import sha256_of
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = ("sft", "black_box", "hidden_state", "attention", "combined")
 TRAINED = re.compile(r"^(\w+)/(\d+) (?:finished|diverged)", re.MULTILINE)
+KILLS = int(os.environ.get("GLASSBOX_KILLS", "2"))
 UNCHANGED = "data/snapshot: nothing that it depends on has changed"
 RAN = re.compile(r"Running stage '([\w@-]+)'")
 
 
+def environment() -> dict[str, str]:
+    """This interpreter's environment first on the path, and no store of the caller's."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "DVC_"))}
+    return own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}", "DVC_NO_ANALYTICS": "1"}
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    """The command in a process group of its own; nobody reads what it says."""
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=silent, stderr=silent, start_new_session=True
+    )
+
+
 def run(folder: Path, *command: str, expect: int = 0) -> str:
-    """A command in the project, with this interpreter's environment first on the path; its output."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "DVC_"))}
-    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    """A command in the project; its output."""
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
     output = done.stdout + done.stderr
     assert done.returncode == expect, f"{' '.join(command)} ended with {done.returncode}:\n{output}"
     return output
@@ -238,6 +256,41 @@ def test_two_tokenizers_are_refused_token_by_token_and_go_all_the_way_by_the_tea
     assert "nothing was captured" in log
     assert json.loads((project / "data/snapshot/manifest.json").read_text(encoding="utf-8"))["signals"] == []
     assert {row["group"] for row in results(project)["means"]} == {"sft", "seqkd"}
+
+
+def digests(folder: Path) -> dict[str, tuple[str, str]]:
+    """Of every trial its student and its answers; each manifest's files are there and as it says."""
+    found = {}
+    for path in sorted(folder.glob("runs/*/*.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for name, digest in manifest["files"].items():
+            assert sha256_of(path.with_suffix("") / name) == digest
+        found[f"{path.parent.name}/{path.stem}"] = (manifest["digests"]["final_student"], manifest["digests"]["items"])
+    return found
+
+
+@pytest.mark.long
+def test_the_same_command_finishes_a_study_that_was_killed_at_any_moment(project: Path) -> None:
+    groups = "distill=[sft,black_box,combined]"
+    run(project, sys.executable, "src/params.py", groups)
+    run(project, "dvc", "repro")
+    undisturbed = digests(project)
+    assert len(undisturbed) == 6
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        for name in ("runs", "reports", ".glassbox/trials", ".glassbox/running"):
+            shutil.rmtree(project / name, ignore_errors=True)
+        process = start(project, "dvc", "repro")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(2, 40))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        halfway = digests(project)
+        assert halfway.items() <= undisturbed.items()
+        run(project, "dvc", "repro")
+        assert digests(project) == undisturbed
+        assert len(results(project)["trials"]) == 6
 
 
 @pytest.mark.long

@@ -245,8 +245,13 @@ class LocalEngine:
     def _stop_where_asked(self) -> None:
         if self._interruption.received is not None and not self._stopping:
             self._stopping = True
+            if self._board.under_way():
+                self._board.say("Stopping: running trials write checkpoints. Once more stops at once, without them.")
             for worker in self._workers:
                 worker.dismiss()
+        if self._interruption.again:
+            for worker in self._workers:
+                worker.kill()
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

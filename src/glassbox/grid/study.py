@@ -47,7 +47,7 @@ def run_grid(settings: Settings, cells: Sequence[Cell], params: str) -> None:
         with closing(engine):
             outcomes = engine.run(due, board, interruption)
         if interruption.received is not None:
-            _say_stopped(board, interruption.received)
+            _say_stopped(board, interruption.received, interruption.again)
         board.conclude()
     interruption.leave()
     missing = {cell: outcome for cell, outcome in outcomes.items() if not outcome.is_there}
@@ -67,9 +67,10 @@ def _count(cells: Sequence[Cell]) -> str:
     return f"{len(cells)} trials ({groups} groups x {seeds} seeds)"
 
 
-def _say_stopped(board: Board, number: int) -> None:
+def _say_stopped(board: Board, number: int, at_once: bool) -> None:
     under_way = board.under_way()
-    what = f"{', '.join(under_way)} wrote checkpoints" if under_way else "no trial was under way"
+    did = "lost what came after their last checkpoints" if at_once else "wrote checkpoints"
+    what = f"{', '.join(under_way)} {did}" if under_way else "no trial was under way"
     board.say(f"Stopped by {signal.Signals(number).name}: {what}. The same command resumes.")
 
 
