@@ -1,7 +1,7 @@
 """Print a batch as it is trained on: tokens, mask, shift and the teacher's top choices, from data/snapshot.
 
 Each sample says whether it has a label for a seed's trial of a group; without one its text is the teacher's own. Under
-`counts` stand the components that a position counts in: T task, L logits, H hidden, A attention.
+`counts` stand the components that a position counts in, each by its letter:
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glassbox.command import run
+from glassbox.config.components import COMPONENTS
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
 
@@ -21,7 +22,8 @@ FOLDER = Path("data/snapshot")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    letters = ", ".join(f"{component.letter} {name}" for name, component in COMPONENTS.items())
+    parser = argparse.ArgumentParser(description=f"{__doc__}{letters}.")
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     parser.add_argument("--sample", action="append", metavar="ID", help="a sample's id; may be repeated")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="(default: %(default)s)")

@@ -141,7 +141,7 @@ def train_in_one(project: Path, **changes: Any) -> Path:
 
 def assert_same_trial(one: Path, several: Path) -> None:
     """Loss curves, scores and final weights agree within 1e-5."""
-    for name in ("model", "projector"):
+    for name in ("model", "projectors"):
         expected, found = (load_file(folder / f"student/{name}.safetensors") for folder in (one, several))
         assert expected.keys() == found.keys()
         for weight, value in expected.items():

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from glassbox.config.settings import Settings, Weights
 from glassbox.models.loading import load_model, output_head
 from glassbox.models.signals import packed_positions, position_signals
-from glassbox.objective import Objective
+from glassbox.objective import Ingredients, Objective
 from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.tasks.sources import load_samples
 from glassbox.training.student import Student, Trainee
@@ -101,12 +101,11 @@ def _ours(case: Case, target: str, model: PreTrainedModel, temperature: float) -
     def value(hidden: Tensor) -> Tensor:
         asked: Any = copy.deepcopy(model)
         asked.to(hidden.dtype)
-        trainee = Trainee(Student(asked, None, case.snapshot.vocabulary))
+        trainee = Trainee(Student(asked, {}, case.snapshot.vocabulary))
         objective = Objective(
             Weights(logits=1.0),
             case.settings.objective.model_copy(update=chosen),
-            head=(weight.to(hidden.dtype), bias),
-            temperatures=case.snapshot.temperatures,
+            Ingredients((weight.to(hidden.dtype), bias), temperatures=case.snapshot.temperatures),
         )
         asked.base_model.register_forward_hook(partial(_put, hidden, index, column))
         each = torch.full((len(hidden),), 1.0 / len(hidden), dtype=hidden.dtype)

@@ -36,7 +36,7 @@ def loss_head(contestant: str, trained: bool, rows: int) -> Callable[[], None]:
 
 
 def ours(hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor, labels: Tensor) -> Tensor:
-    terms = HeadTerms(labels, DenseTarget(teacher_hidden, teacher_weight, None), TEMPERATURE)
+    terms = HeadTerms(labels, {"logits": DenseTarget(teacher_hidden, teacher_weight, None)}, TEMPERATURE)
     mean = hidden.new_full((len(hidden),), 1 / len(hidden))
     return head_losses(hidden, Head(weight, None), terms, {"task": mean, "logits": WEIGHT * mean})[0]
 

@@ -31,7 +31,7 @@ from transformers import LlamaConfig, PreTrainedModel
 
 from glassbox.config.settings import ModelSettings, Settings, load_settings
 from glassbox.models.loading import load_model
-from glassbox.objective import Objective
+from glassbox.objective import Ingredients, Objective
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
 from glassbox.snapshot.codec import byte_rows
 from glassbox.snapshot.schema import Format, attention_entries
@@ -160,10 +160,9 @@ def assembled(step: Sequence[list[StoredSample]]) -> list[Batch]:
 
 def student(group: str, seed: int = 0) -> Student:
     """A trial's student with random weights; with a projector where the group distils hidden states."""
-    width = TEACHER.hidden_size if "hidden" in settings().distill[group].active else None
     with TemporaryDirectory() as folder:
         STUDENT.save_pretrained(folder)
-        return build_student(_random(folder), seed, VOCABULARY, width)
+        return build_student(_random(folder), seed, VOCABULARY, FORMAT, settings().distill[group].active)
 
 
 def teacher(seed: int = 1) -> PreTrainedModel:
@@ -184,8 +183,10 @@ def objective(group: str, target: str, student: Student) -> Objective:
     return Objective(
         found.distill[group],
         found.objective.model_copy(update={"logits_target": target}),
-        head=(weight, None),
-        channels=(torch.zeros(width), torch.ones(width)),
-        temperatures=FORMAT.temperatures,
-        projector=student.projector,
+        Ingredients(
+            head=(weight, None),
+            channels=(torch.zeros(width), torch.ones(width)),
+            temperatures=FORMAT.temperatures,
+            projectors=dict(student.projectors.items()),
+        ),
     )

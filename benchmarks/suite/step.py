@@ -47,7 +47,8 @@ class OnlineStep(OurStep):
     def __init__(self, group: str) -> None:
         super().__init__(group)
         self.teacher = shapes.teacher()
-        self.objective.head = (output_head(self.teacher).weight.detach(), None)  # type: ignore[union-attr]
+        head = output_head(self.teacher).weight.detach(), None  # type: ignore[union-attr]
+        self.objective.ingredients = replace(self.objective.ingredients, head=head)
 
     @torch.no_grad()
     def signals_of(self, batch: Batch) -> Batch:

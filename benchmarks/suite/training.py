@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -11,23 +12,16 @@ from glassbox.config.settings import Settings
 from glassbox.objective import Objective, component_weights, totals_of
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.reader import Snapshot
+from glassbox.training.ingredients import ingredients_of
 from glassbox.training.student import Student, Trainee, build_optimizer, build_student
 
 
 def prepared(settings: Settings, snapshot: Snapshot, group: str) -> tuple[Student, Objective]:
     """A group's student and objective over a snapshot."""
     weights = settings.distill[group]
-    channels = snapshot.channels() if "hidden" in weights.active else None
-    student = build_student(settings.student, 0, snapshot.vocabulary, len(channels[0]) if channels else None)
-    objective = Objective(
-        weights,
-        settings.objective,
-        head=snapshot.head() if "logits" in weights.active else None,
-        channels=channels,
-        temperatures=snapshot.temperatures,
-        projector=student.projector,
-    )
-    return student, objective
+    student = build_student(settings.student, 0, snapshot.vocabulary, snapshot.format, weights.active)
+    ingredients = replace(ingredients_of(snapshot, settings, group), projectors=dict(student.projectors.items()))
+    return student, Objective(weights, settings.objective, ingredients)
 
 
 class TrainingStep:

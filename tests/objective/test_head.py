@@ -49,7 +49,7 @@ class Case:
         return found  # type: ignore[return-value]
 
     def losses(self, target: str, temperature: float = 2.0, **settings: int) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = HeadTerms(self.labels, self.targets[target], temperature)
+        terms = HeadTerms(self.labels, {"logits": self.targets[target]}, temperature)
         return head_losses(self.hidden, self.head, terms, self.weights, **settings)
 
 
@@ -143,7 +143,7 @@ def test_only_the_components_with_a_weight_are_computed_and_one_at_temperature_o
     loss.backward()
     without = case.gradients
     logged = Case()
-    terms = HeadTerms(logged.labels, logged.targets["dense"], 4.0, at_one=True)
+    terms = HeadTerms(logged.labels, {"logits": logged.targets["dense"]}, 4.0, at_one=True)
     loss, values = head_losses(logged.hidden, logged.head, terms, {"task": logged.weights["task"]})
     loss.backward()
     _, at_one = logged.losses("dense", 1.0)
@@ -185,7 +185,7 @@ def test_half_states_under_autocast_are_computed_in_float32_and_get_gradients_of
 ) -> None:
     case = Case(torch.float32)
     half = case.hidden.detach().to(dtype).requires_grad_()
-    terms = HeadTerms(case.labels, case.targets["dense"], 2.0)
+    terms = HeadTerms(case.labels, {"logits": case.targets["dense"]}, 2.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, values = head_losses(half, case.head, terms, case.weights)
     exact, _ = head_losses(half.float(), case.head, terms, case.weights)

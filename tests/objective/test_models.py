@@ -19,7 +19,7 @@ from glassbox.config.settings import COMPONENTS, Weights
 from glassbox.errors import GlassboxError
 from glassbox.models.loading import output_head, output_rows
 from glassbox.models.signals import ATTENTION_NAME, PositionSignals, position_signals
-from glassbox.objective import Objective, Projector, component_weights, totals_of
+from glassbox.objective import Ingredients, Objective, Projector, component_weights, totals_of
 from glassbox.objective.head import Head, HeadTerms, head_losses
 from glassbox.objective.logits import DenseTarget
 from glassbox.snapshot.reader import Batch
@@ -157,10 +157,12 @@ def make_objective(
     return Objective(
         weights,
         sections.objective(**settings),  # type: ignore[arg-type]
-        head=(head.detach(), None),
-        channels=(draw(width, seed=3), draw(width, seed=4).abs() + 0.2),
-        temperatures=(1.0, 2.0, 4.0),
-        projector=projector,
+        Ingredients(
+            head=(head.detach(), None),
+            channels=(draw(width, seed=3), draw(width, seed=4).abs() + 0.2),
+            temperatures=(1.0, 2.0, 4.0),
+            projectors={} if projector is None else {"hidden": projector},
+        ),
     )
 
 
@@ -185,8 +187,8 @@ def signals_of(objective: Objective, model: PreTrainedModel, batch: Batch, ids: 
         batch.attention_mask,
         batch.first,
         batch.count,
-        want_attention=objective.needs_attention,
-        attention_count=batch.counts(objective.positions["attention"]),
+        want_attention="attention" in objective.asks,
+        attention_count=batch.counts(objective.reach_of("attention")),
     )
 
 
@@ -406,8 +408,8 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn_and_a_random_one_ha
     samples, teacher = make_samples(), teacher_model()
     projector = Projector(TEACHER_WIDTH, TEACHER_WIDTH, torch.Generator().manual_seed(0)).double()
     objective = make_objective(ALL, projector, teacher)
-    assert objective.channels is not None
-    mean, deviation = objective.channels
+    assert objective.ingredients.channels is not None
+    mean, deviation = objective.ingredients.channels
     with torch.no_grad():
         projector.weight.copy_(torch.diag(1 / deviation))
         projector.bias.copy_(-mean / deviation)

@@ -12,7 +12,7 @@ from torch import Tensor
 from glassbox.config.settings import COMPONENTS, Group, Weights
 from glassbox.errors import GlassboxError
 from glassbox.models.signals import PositionSignals
-from glassbox.objective import Objective, Projector, position_weights, shares
+from glassbox.objective import Ingredients, Objective, Projector, position_weights, shares
 from glassbox.objective.attention import map_kl
 from glassbox.objective.head import AT_ONE, Head
 from glassbox.objective.hidden import cosine, standardise
@@ -80,10 +80,12 @@ def make_objective(weights: Weights, **settings) -> Objective:
     return Objective(
         weights,
         sections.objective(**settings),
-        head=(draw(VOCABULARY, TEACHER_WIDTH, seed=7), draw(VOCABULARY, seed=8)),
-        channels=(draw(TEACHER_WIDTH, seed=9), draw(TEACHER_WIDTH, seed=10).abs() + 0.1),
-        temperatures=(1.0, 2.0, 4.0),
-        projector=Projector(STUDENT_WIDTH, TEACHER_WIDTH, torch.Generator().manual_seed(0)),
+        Ingredients(
+            head=(draw(VOCABULARY, TEACHER_WIDTH, seed=7), draw(VOCABULARY, seed=8)),
+            channels=(draw(TEACHER_WIDTH, seed=9), draw(TEACHER_WIDTH, seed=10).abs() + 0.1),
+            temperatures=(1.0, 2.0, 4.0),
+            projectors={"hidden": Projector(STUDENT_WIDTH, TEACHER_WIDTH, torch.Generator().manual_seed(0))},
+        ),
     )
 
 
@@ -159,8 +161,8 @@ def test_an_empty_micro_batch_contributes_zero_and_a_zero_gradient() -> None:
     assert all(value.item() == 0.0 for value in objective.values(components, weights, batch).values())
     assert head.weight.grad is not None and signals.hidden.grad is not None
     assert head.weight.grad.abs().max() == 0 and signals.hidden.grad.abs().max() == 0
-    assert objective.projector is not None and objective.projector.weight.grad is not None
-    assert objective.projector.weight.grad.abs().max() == 0
+    (gradient, _) = (weight.grad for weight in objective.ingredients.projectors["hidden"].parameters())
+    assert gradient is not None and gradient.abs().max() == 0
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_a_group_computes_exactly_its_components_and_asks_for_exactly_their_sign
     student = student if maps else PositionSignals(student.hidden, None)
     assert list(components_of(objective, student, head, batch)) == active
     assert objective.signals == signals
-    assert objective.needs_attention is maps
+    assert objective.asks == ({"attention"} if maps else set())
     assert make_objective(GROUPS["black_box"], logits_target="topk").signals == {"topk"}
 
 
@@ -259,15 +261,16 @@ def test_the_settings_choose_the_losses() -> None:
     )
     batch, (student, head) = make_batch(), make_student()
     assert batch.hidden is not None and batch.attention is not None and student.attention is not None
-    assert objective.head is not None and objective.channels is not None and objective.projector is not None
+    own = objective.ingredients
+    assert own.head is not None and own.channels is not None
     components = components_of(objective, student, head, batch)
     paired = batch.attention.reshape(POSITIONS, STUDENT_HEADS, 2, LENGTH).mean(2)
-    target = standardise(batch.hidden, *objective.channels)
+    target = standardise(batch.hidden, *own.channels)
     expected = {
-        "logits": DenseTarget(batch.hidden, *objective.head)
+        "logits": DenseTarget(batch.hidden, *own.head)
         .divergence(student.hidden.detach() @ head.weight.detach().t(), slice(None), 4.0, squared=False)
         .values,
-        "hidden": cosine(objective.projector(student.hidden), target),
+        "hidden": cosine(own.projectors["hidden"](student.hidden), target),
         "attention": map_kl(student.attention, paired),
     }
     for name, values in expected.items():
@@ -305,7 +308,7 @@ def test_the_divergence_at_temperature_one_is_logged_without_a_gradient(target: 
 def test_a_topk_snapshot_without_temperature_one_logs_no_divergence_there() -> None:
     batch, (student, head) = make_batch(), make_student()
     objective = make_objective(GROUPS["black_box"], logits_target="topk")
-    objective.temperatures = (3.0, 2.0, 4.0)
+    objective.ingredients = replace(objective.ingredients, temperatures=(3.0, 2.0, 4.0))
     assert AT_ONE not in components_of(objective, student, head, batch, at_one=True)
 
 
@@ -320,18 +323,18 @@ def test_a_temperature_that_was_not_captured_is_refused_for_topk_and_dense_is_of
     [
         (GROUPS["black_box"], "head", "logits_target=topk"),
         (GROUPS["hidden_state"], "channels", "no statistics"),
-        (GROUPS["hidden_state"], "projector", "no projector"),
+        (GROUPS["hidden_state"], "projectors", "no projector"),
     ],
 )
 def test_a_missing_ingredient_is_refused_before_anything_trains(weights: Weights, missing: str, said: str) -> None:
     ingredients = {
         "head": (draw(VOCABULARY, TEACHER_WIDTH), None),
         "channels": (draw(TEACHER_WIDTH), torch.ones(TEACHER_WIDTH)),
-        "projector": Projector(STUDENT_WIDTH, TEACHER_WIDTH, torch.Generator()),
+        "projectors": {"hidden": Projector(STUDENT_WIDTH, TEACHER_WIDTH, torch.Generator())},
     }
     del ingredients[missing]
     with pytest.raises(GlassboxError, match=said):
-        Objective(weights, sections.objective(), **ingredients)  # type: ignore[arg-type]
+        Objective(weights, sections.objective(), Ingredients(**ingredients))  # type: ignore[arg-type]
 
 
 def test_a_group_without_any_weight_is_refused() -> None:
@@ -345,8 +348,9 @@ def test_channels_of_which_half_never_vary_are_refused() -> None:
         Objective(
             Weights(hidden=1.0),
             sections.objective(),
-            channels=(torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0])),
-            projector=projector,
+            Ingredients(
+                channels=(torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0])), projectors={"hidden": projector}
+            ),
         )
 
 
@@ -375,7 +379,7 @@ CURVES = Weights(task=1.0, logits="0:0, 0.5:0, 1:0.4", hidden=0.1)
 def test_a_weights_curve_counts_at_its_progress_and_is_logged(progress: float, weight: float) -> None:
     batch, (student, head) = make_batch(), make_student()
     moment, plain = make_objective(CURVES).at(progress), make_objective(GROUPS["hidden_state"])
-    plain.projector = moment.projector
+    plain.ingredients = moment.ingredients
     weights = weights_of(batch)
     loss, components = moment.loss(student, head, batch, weights)
     assert list(components) == ["task", "logits", "hidden"], "also where the weight is 0"

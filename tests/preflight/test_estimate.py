@@ -94,7 +94,7 @@ def measured_training_peak(settings: Settings, group: str) -> int:
     loaded = [(batch, True) for batch in trial.batches(hardest)]
     update(trial, loaded, Progress(), due=False)
     moments = [value for state in trial.optimizer.optimizer.state.values() for value in state.values()]
-    head = trial.objective.head or (None, None)
+    head = trial.objective.ingredients.head or (None, None)
     inputs = [value for batch, _ in loaded for value in vars(batch).values() if isinstance(value, torch.Tensor)]
     already = tensor_bytes(*trial.student.parameters(), *moments, *head, *inputs)
     return max(

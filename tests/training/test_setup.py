@@ -155,8 +155,8 @@ def test_a_replica_with_a_projector_starts_from_another_one(project: Path) -> No
     )
     first, second = (prepare(again, group, 0) for group in ("hidden_state", "replica"))
     assert first.initial_student == second.initial_student
-    assert first.student.projector is not None and second.student.projector is not None
-    assert not torch.equal(first.student.projector.weight, second.student.projector.weight)
+    own, other = (trial.student.projectors["hidden"].weight for trial in (first, second))
+    assert not torch.equal(own, other)
 
 
 def test_samples_are_drawn_anew_by_each_seed_and_the_same_for_every_group(project: Path) -> None:

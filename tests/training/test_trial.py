@@ -55,7 +55,7 @@ def test_a_trial_publishes_everything_its_manifest_names(project: Path) -> None:
     manifest = run_trial(project)
     folder = project / "runs/combined/0"
     assert manifest["status"] == "finished"
-    assert {"history.parquet", "items.parquet", "student/model.safetensors", "student/projector.safetensors"} <= set(
+    assert {"history.parquet", "items.parquet", "student/model.safetensors", "student/projectors.safetensors"} <= set(
         manifest["files"]
     )
     assert all((folder / name).is_file() for name in manifest["files"])
@@ -404,8 +404,7 @@ def test_a_curve_is_logged_on_every_logging_step_of_training_and_never_by_an_eva
 
 def test_a_projector_stands_still_while_the_hidden_component_counts_nothing(project: Path) -> None:
     trial, batches = prepared(project, "combined", **CURVE)
-    projector, progress = trial.student.projector, Progress()
-    assert projector is not None
+    projector, progress = trial.student.projectors["hidden"], Progress()
     before = projector.weight.detach().clone()
     update(trial, batches, progress, due=False)
     assert torch.equal(projector.weight, before) and projector.weight not in trial.optimizer.optimizer.state

@@ -62,7 +62,7 @@ def step_function(settings: Settings, snapshot: Snapshot, group: str, way: str) 
         adaptor_T=lambda batch, cached: dict(cached),
         adaptor_S=_masked if way == MASKED else _packed,
     )
-    own = build_optimizer(Student(model, None, snapshot.vocabulary), settings.train)
+    own = build_optimizer(Student(model, {}, snapshot.vocabulary), settings.train)
     optimizer, _, _ = distiller.initialize_training(own, None, None, None)
     model.train()
 

@@ -24,7 +24,7 @@ from glassbox.config.settings import (
 )
 from glassbox.models.encoding import Encoded
 from glassbox.models.loading import load_model
-from glassbox.objective import Objective
+from glassbox.objective import Ingredients, Objective
 from glassbox.objective.hidden import Projector
 from glassbox.preflight.workload import Length
 from glassbox.randomness import generator_for
@@ -118,7 +118,7 @@ def train_settings() -> TrainSettings:
 def objective_settings() -> ObjectiveSettings:
     """Those of conf/config.yaml."""
     return ObjectiveSettings(
-        positions=Positions(task="answer", logits="answer", hidden="answer", attention="answer"),
+        positions=Positions(),
         temperature=2.0,
         temperature_squared=True,
         reduction="sample",
@@ -189,7 +189,7 @@ def student(pair: Pair, device: torch.device) -> Student:
         pair.student.save_pretrained(folder)
         model = load_model(model_settings(Path(folder), "float32"), seed=0)
     projector = Projector(pair.student.hidden_size, pair.teacher.hidden_size, generator_for(0, "projector"))
-    return Student(model, projector, pair.teacher.vocab_size).to(device)
+    return Student(model, {"hidden": projector}, pair.teacher.vocab_size).to(device)
 
 
 def capturing(pair: Pair, model: PreTrainedModel, positions: str) -> Teacher:
@@ -204,10 +204,12 @@ def objective(pair: Pair, group: Group, student: Student, device: torch.device) 
     return Objective(
         group,
         objective_settings(),
-        head=(weight, None),
-        channels=(torch.zeros(width, device=device), torch.ones(width, device=device)),
-        temperatures=layout(pair).temperatures,
-        projector=student.projector,
+        Ingredients(
+            head=(weight, None),
+            channels=(torch.zeros(width, device=device), torch.ones(width, device=device)),
+            temperatures=layout(pair).temperatures,
+            projectors=dict(student.projectors.items()),
+        ),
     )
 
 

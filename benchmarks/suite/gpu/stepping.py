@@ -203,10 +203,10 @@ def _memory(
     before = torch.cuda.memory_allocated(device)
     _, step = opened("bf16", device)
     if "hidden" not in group.active:
-        step.student.projector = None
+        step.student.projectors.clear()
     objective = shapes.objective(pair, group, step.student, device)
     if "logits" not in group.active:
-        objective.head = None
+        objective.ingredients = replace(objective.ingredients, head=None)
     with_signals = on_device([hardest, hardest], pair, device)
     batches = [keep_signals(batch, objective) for batch in with_signals]
     del with_signals

@@ -11,13 +11,11 @@ from glassbox.comparison.evidence import Evidence
 from glassbox.comparison.inference.contrasts import Contrast
 from glassbox.comparison.inference.observation import observe
 from glassbox.comparison.statistics.estimates import t_interval
+from glassbox.config.components import COMPONENTS
 from glassbox.tracking.manifest import TrialRecord
 
-# component -> what a trial reads of the snapshot for it, as named in the gate's `signal_bytes`
-READ_FOR = {"hidden": ("hidden", "channels"), "attention": ("attention",)}
 MOST_SPREAD = 1.5  # of one group's slowest trial over its quickest
 SURELY = 1.05  # by how much a group that does less must be slower before its times are not believed
-READ_FOR_LOGITS = {"dense": ("hidden", "head"), "topk": ("topk",)}
 
 
 def group_cost(
@@ -87,10 +85,8 @@ def gain_intervals(evidence: Evidence, group: str, control: str, confidence: flo
 
 
 def _parts(components: Collection[str], logits_target: str) -> list[str]:
-    """Each part once: hidden states that serve two components are stored and read once."""
-    parts = [part for component in components for part in READ_FOR.get(component, ())]
-    parts += READ_FOR_LOGITS[logits_target] if "logits" in components else ()
-    return sorted(set(parts))
+    """By the names of the gate's `signal_bytes`, each once: states that serve two components are read once."""
+    return sorted({part for component in components for part in COMPONENTS[component].parts(logits_target)})
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from glassbox.config.components import COMPONENTS, SIGNALS, TUNED
 from glassbox.config.curves import highest, is_constant, points_of, value_at
 from glassbox.config.problems import Problem, nearest
 
 EMBEDDED_TASKS = ("sst2", "mmlu", "gsm8k")
-COMPONENTS = ("task", "logits", "hidden", "attention")
-SIGNALS = COMPONENTS[1:]
 # All the questions that the closed world of the miniature mmlu has, by split; the other two generators do not run dry
 EMBEDDED_ITEMS = {"mmlu": {"train": 3438, "validation": 1150, "test": 2435}}
 SOURCES_WITHOUT_FILES = ("embedded", "hub")
@@ -165,7 +164,7 @@ def _steps_hold_labels(tree: Tree) -> Iterator[Problem]:
 
 def _candidates_are_as_many(tree: Tree) -> Iterator[Problem]:
     """A component that is tried at more weights than another has more chances to look good."""
-    counts = {name: len(_entries(tree, f"tuning.{name}")) for name in (*SIGNALS, "control")}
+    counts = {name: len(_entries(tree, f"tuning.{name}")) for name in (*TUNED, "control")}
     if _at(tree, "tuning") and len(set(counts.values())) > 1 and all(counts.values()):
         found = ", ".join(f"{count} of {name}" for name, count in counts.items())
         yield Problem("tuning", f"it tries {found}", "name as many candidates of each in conf/", None, False)
@@ -179,9 +178,9 @@ def _positions_are_captured(tree: Tree) -> Iterator[Problem]:
     for name, group in _sections(tree, "distill").items():
         positions = {**(_at(tree, "objective.positions") or {}), **(group.get("positions") or {})}
         for component in SIGNALS:
-            signal = "attention" if component == "attention" else "hidden"
+            signal = COMPONENTS[component].stored
             active = highest(group.get(component, 0.0)) > 0
-            if active and positions.get(component) == "all" and captured[signal] == "answer":
+            if active and signal and positions.get(component) == "all" and captured[signal] == "answer":
                 why = f"group {name} compares {component} at all positions, and the snapshot has answer positions only"
                 step = f"-S snapshot.positions.{signal}=all, or -S objective.positions.{component}=answer"
                 yield Problem(f"snapshot.positions.{signal}", why, step, "answer")

@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from glassbox.config.components import COMPONENTS, SIGNALS, needs
 from glassbox.config.curves import TemperatureCurve, WeightCurve, highest
 from glassbox.config.problems import Problem, problem_of
-from glassbox.config.rules import COMPONENTS, SIGNALS, broken_rules
+from glassbox.config.rules import broken_rules
 from glassbox.config.yaml_files import read_yaml
 from glassbox.errors import GlassboxError
 
@@ -26,6 +36,10 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Part = Annotated[float, Field(gt=0.0, le=1.0)]
 Reach = Literal["answer", "all"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+if TYPE_CHECKING:
+    ComponentName = SignalName = str
+else:
+    ComponentName, SignalName = Literal[tuple(COMPONENTS)], Literal[SIGNALS]
 
 
 class Section(BaseModel):
@@ -46,13 +60,14 @@ class ModelSettings(Section):
     trust_remote_code: bool = False
 
 
-class Weights(Section):
-    """What each component counts, as a number or as a curve over progress."""
+def _by_component(annotation: Any, default: Any) -> type[Section]:
+    """A section with one key for every component."""
+    fields: dict[str, Any] = dict.fromkeys(COMPONENTS, (annotation, default))
+    return create_model("ByComponent", __base__=Section, **fields)
 
-    task: WeightCurve = 0.0
-    logits: WeightCurve = 0.0
-    hidden: WeightCurve = 0.0
-    attention: WeightCurve = 0.0
+
+class Weights(_by_component(WeightCurve, 0.0)):
+    """What each component counts, as a number or as a curve over progress; 0 where it is not named."""
 
     @property
     def components(self) -> dict[str, float | str]:
@@ -63,6 +78,10 @@ class Weights(Section):
     def active(self) -> dict[str, float | str]:
         """The components that ever count."""
         return {name: weight for name, weight in self.components.items() if highest(weight) > 0}
+
+    def needs(self, what: str) -> set[str]:
+        """All that the active components have in a field of the table: "reads", "files" or "asks"."""
+        return needs(self.active, what)
 
 
 class Group(Weights):
@@ -75,9 +94,9 @@ class Group(Weights):
     """
 
     labels: Literal["data", "teacher"] = "data"
-    shuffled: tuple[Literal["logits", "hidden", "attention"], ...] = ()
+    shuffled: tuple[SignalName, ...] = ()
     labelled: Part | None = None
-    positions: dict[Literal["task", "logits", "hidden", "attention"], Reach] = {}
+    positions: dict[ComponentName, Reach] = Field(default_factory=dict)
     replica: Annotated[int, Field(ge=0)] = 0
 
     @property
@@ -183,16 +202,11 @@ class VerifySettings(Section):
     recaptured_samples: int = Field(ge=0)
 
 
-class Positions(Section):
+class Positions(_by_component(Reach, "answer")):
     """Where each component counts: at the positions that predict the answer, or at `all` that predict a token.
 
     Padding predicts nothing, and neither does a sample's last token.
     """
-
-    task: Reach
-    logits: Reach
-    hidden: Reach
-    attention: Reach
 
 
 class ObjectiveSettings(Section):

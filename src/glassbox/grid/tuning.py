@@ -44,7 +44,7 @@ def tune(settings: Settings, chance: Mapping[str, float]) -> dict[str, Any]:
         train = own.train.model_copy(update={"learning_rate": candidate.learning_rate, "epochs": candidate.epochs})
         name = f"{candidate.learning_rate:g} x {candidate.epochs} epochs"
         changed = own.model_copy(update={"train": train})
-        points += _points(study, changed, {name: Group(task=1.0)}, "control", {name: 0.0}, chance)
+        points += _points(study, changed, {name: Group.model_validate({"task": 1.0})}, "control", {name: 0.0}, chance)
     chosen: dict[str, float] = {}
     for component in COMPONENTS:
         weights = {_name(component, weight): weight for weight in getattr(settings.tuning, component)}

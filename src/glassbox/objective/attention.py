@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glassbox.errors import GlassboxError
 from glassbox.objective.dtypes import loss_dtype
+from glassbox.objective.reading import Reading, at
 
 SMALLEST_PROBABILITY = 1e-30
 
@@ -87,3 +88,15 @@ def map_kl(
     target = teacher.to(dtype)
     log_student = student.to(dtype).clamp(min=SMALLEST_PROBABILITY).log()
     return (torch.xlogy(target, target) - target * log_student).sum(dim=-1).mean(dim=-1)
+
+
+def values(reading: Reading) -> Float[Tensor, " rows"]:
+    """The `attention` component at the positions of a reading."""
+    if reading.student.attention is None:
+        raise GlassboxError(
+            "The student's final layer gave no attention map although the attention component is active. Load "
+            "the model with attn_implementation='glassbox' and ask position_signals for maps (want_attention=True)."
+        )
+    strict, mine = reading.settings.heads == "strict", at(reading.student.attention, reading.rows)
+    student, teacher, _ = match_heads(mine, reading.stored("attention"), strict)
+    return (map_kl if reading.settings.attention_loss == "kl" else map_mse)(student, teacher)

@@ -9,7 +9,7 @@ therefore be known in the forward pass.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from glassbox.objective.dtypes import loss_dtype, without_autocast
-from glassbox.objective.logits import DenseTarget, TopkTarget
+from glassbox.objective.reading import Target
 from glassbox.objective.task import cross_entropy
 from glassbox.objective.term import Term
 
@@ -36,10 +36,11 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class HeadTerms:
-    """What is wanted of the logits: `task` against `labels`, `logits` against `target`, and KL at T = 1 for the log."""
+    """What is wanted of the logits: `task` against `labels`, others against their target, and KL of `logits` at T = 1
+    for the log."""
 
     labels: Int[Tensor, " positions"]
-    target: DenseTarget | TopkTarget | None = None
+    targets: Mapping[str, Target] = field(default_factory=dict)
     temperature: float = 1.0
     squared: bool = True
     at_one: bool = False
@@ -47,10 +48,9 @@ class HeadTerms:
     def of(self, name: str, logits: Float[Tensor, "chunk vocabulary"], chunk: slice) -> Term:
         if name == "task":
             return cross_entropy(logits, self.labels[chunk])
-        assert self.target is not None
         if name == AT_ONE:
-            return self.target.divergence(logits, chunk, 1.0, squared=False)
-        return self.target.divergence(logits, chunk, self.temperature, self.squared)
+            return self.targets["logits"].divergence(logits, chunk, 1.0, squared=False)
+        return self.targets[name].divergence(logits, chunk, self.temperature, self.squared)
 
 
 def head_losses(
@@ -63,7 +63,7 @@ def head_losses(
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, " positions"]]]:
     """`sum over components and positions of weight x value`, and the values without gradient.
 
-    `weights` names the components wanted of "task" and "logits" and says what each position counts in them. Everything
+    `weights` names the components that are wanted and says what each position counts in them. Everything
     is computed in at least float32, also under autocast. The loss can be differentiated once.
     """
     rows = chunk or _positions_per_chunk(hidden, len(head.weight))

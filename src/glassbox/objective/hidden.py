@@ -7,13 +7,18 @@ model's few outlier channels do not own the loss.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from glassbox.config.settings import ObjectiveSettings
+from glassbox.errors import GlassboxError
 from glassbox.objective.dtypes import loss_dtype, without_autocast
+from glassbox.objective.reading import Ingredients, Reading, at, present
+from glassbox.snapshot.schema import Format
 
 SMALLEST_SHARE_OF_MEDIAN = 0.01
 
@@ -65,3 +70,30 @@ def cosine(
     """`1 - cos(predicted, target)` per position, between 0 and 2."""
     dtype = loss_dtype(predicted, target)
     return 1.0 - functional.cosine_similarity(predicted.to(dtype), target.to(dtype), dim=-1)
+
+
+def values(reading: Reading) -> Float[Tensor, " rows"]:
+    """The `hidden` component at the positions of a reading."""
+    target = standardise(reading.stored("hidden"), *present(reading.ingredients.channels, "channels"))
+    predicted = reading.projector(at(reading.student.hidden, reading.rows))
+    return (cosine if reading.settings.hidden_loss == "cosine" else mse)(predicted, target)
+
+
+def project(student: Any, teacher: Format, generator: torch.Generator) -> Projector:
+    """The projector of the final state; `student` is the text configuration of the model."""
+    return Projector(student.hidden_size, teacher.width, generator)
+
+
+def refuse_missing(ingredients: Ingredients, settings: ObjectiveSettings) -> None:
+    """Raise GlassboxError for states that cannot be standardised or projected."""
+    if ingredients.channels is None or "hidden" not in ingredients.projectors:
+        raise GlassboxError(
+            "The hidden component needs the snapshot's channel statistics and a projector, and got "
+            f"{'no statistics' if ingredients.channels is None else 'no projector'}. Capture a snapshot with hidden "
+            "states (`dvc repro snapshot`), or set the group's hidden weight to 0."
+        )
+    if not float(ingredients.channels[1].float().quantile(0.5)) > 0:
+        raise GlassboxError(
+            "Half or more of the teacher's hidden channels in channels.safetensors never vary, so they cannot "
+            "be standardised. Check the snapshot with `python src/verify.py`, or capture it again."
+        )

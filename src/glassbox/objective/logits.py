@@ -16,7 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassbox.config.curves import highest, is_constant
+from glassbox.config.settings import ObjectiveSettings
+from glassbox.errors import GlassboxError
 from glassbox.objective.dtypes import loss_dtype, widest_dtype
+from glassbox.objective.reading import Ingredients, Reading, present
 from glassbox.objective.term import Term
 
 
@@ -63,6 +67,35 @@ class TopkTarget:
         log_tail = self.log_tails[chunk, column].to(dtype)
         return topk_kl(
             student_logits.to(dtype) / temperature, self.ids[chunk].long(), teacher, log_tail, temperature, squared
+        )
+
+
+def target_of(reading: Reading) -> DenseTarget | TopkTarget:
+    """The teacher's side of the `logits` component, as `logits_target` says."""
+    if reading.settings.logits_target == "topk":
+        ids, values, tails = (reading.stored(name) for name in ("topk_ids", "topk_logits", "log_tail"))
+        return TopkTarget(ids, values, tails, reading.ingredients.temperatures)
+    weight, bias = present(reading.ingredients.head, "head")
+    return DenseTarget(reading.stored("hidden"), weight, bias)
+
+
+def refuse_impossible_target(ingredients: Ingredients, settings: ObjectiveSettings) -> None:
+    """Raise GlassboxError for a target that the snapshot cannot give."""
+    constant = highest(settings.temperature) if is_constant(settings.temperature) else None
+    asked = f"'{settings.temperature}'" if constant is None else f"{constant:g}"
+    if settings.logits_target == "dense" and ingredients.head is None:
+        raise GlassboxError(
+            "objective.logits_target is 'dense', which needs hidden states and head.safetensors, and this snapshot "
+            "has none. Run with `-S objective.logits_target=topk`, or capture hidden states too."
+        )
+    if settings.logits_target == "topk" and (
+        constant is None or captured_column(ingredients.temperatures, constant) is None
+    ):
+        captured = ", ".join(f"{value:g}" for value in ingredients.temperatures) or "none"
+        raise GlassboxError(
+            f"objective.logits_target is 'topk' at temperature {asked}, but the snapshot holds the mass outside "
+            f"its top k only at temperatures {captured}. Use `-S objective.logits_target=dense`, which is "
+            "exact at any temperature, or one of those captured."
         )
 
 

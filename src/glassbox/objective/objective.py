@@ -1,4 +1,4 @@
-"""The only place where weights meet components: `L = alpha task + beta logits + gamma_1 hidden + gamma_2 attention`.
+"""The only place where weights meet components: `L = sum over components of weight x component`.
 
 Weights are not divided by their sum. A component that never has a weight is not computed; one whose curve is at 0 for
 the moment is computed, and logged, and adds exactly 0. Every component is one value per packed position of the batch, 0
@@ -8,26 +8,26 @@ where it does not count, and reduction.py says how positions are averaged over a
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from glassbox.config.curves import highest, is_constant, points_of, value_at
-from glassbox.config.settings import COMPONENTS, Group, ObjectiveSettings, Weights
+from glassbox.config.components import COMPONENTS, needs
+from glassbox.config.curves import points_of, value_at
+from glassbox.config.settings import Group, ObjectiveSettings, Weights
 from glassbox.errors import GlassboxError
-from glassbox.objective import attention, hidden
+from glassbox.objective.definitions import DEFINITIONS
 from glassbox.objective.head import AT_ONE, Head, HeadTerms, head_losses
-from glassbox.objective.logits import DenseTarget, TopkTarget, captured_column
+from glassbox.objective.logits import DenseTarget, captured_column
+from glassbox.objective.reading import Ingredients, Reading, at, present, spread
 from glassbox.objective.shares import parts_by_task
 
 if TYPE_CHECKING:
     from glassbox.models.signals import PositionSignals
     from glassbox.snapshot.reader import Batch
-
-Value = TypeVar("Value")
 
 
 class Objective:
@@ -35,21 +35,10 @@ class Objective:
 
     `weights` and `temperature` are those of the moment (of progress 0 here), `factors` what balancing multiplied
     the weights by.
-    `head` is the teacher's (weight, bias or None), `channels` its hidden channels' (mean, deviation), `temperatures`
-    those at which the snapshot holds log-tails. Raises GlassboxError here, before anything trains, for a component
-    whose ingredients are missing.
+    Raises GlassboxError here, before anything trains, for a component whose ingredients are missing.
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        settings: ObjectiveSettings,
-        *,
-        head: tuple[Tensor, Tensor | None] | None = None,
-        channels: tuple[Tensor, Tensor] | None = None,
-        temperatures: Sequence[float] = (),
-        projector: hidden.Projector | None = None,
-    ) -> None:
+    def __init__(self, weights: Weights, settings: ObjectiveSettings, ingredients: Ingredients | None = None) -> None:
         self.curves = {name: points_of(weight) for name, weight in weights.active.items()}
         own = weights if isinstance(weights, Group) else Group()
         self.shuffled = frozenset(own.shuffled)
@@ -59,15 +48,12 @@ class Objective:
         self.temperature = value_at(points_of(settings.temperature), 0.0)
         self.factors: dict[str, float] = {}
         self.progress = 0.0
-        self.head = head
-        self.channels = channels
-        self.temperatures = tuple(temperatures)
-        self.projector = projector
+        self.ingredients = ingredients or Ingredients()
         self._refuse_missing_ingredients()
 
     @property
     def signals(self) -> frozenset[str]:
-        """What the snapshot's reader must deliver of the samples themselves: of "hidden", "attention", "topk"."""
+        """What the snapshot's reader must deliver of the samples themselves, by signal: "hidden", "attention", ..."""
         return self._read_by(set(self.weights) - self.shuffled)
 
     @property
@@ -82,12 +68,19 @@ class Objective:
         return self._read_by(everywhere) | frozenset({"tokens"} if everywhere else ())
 
     def _read_by(self, components: set[str]) -> frozenset[str]:
-        source = {"logits": "topk" if self.settings.logits_target == "topk" else "hidden"}
-        return frozenset(source.get(name, name) for name in components - {"task"})
+        return frozenset(
+            signal for name in components for signal in COMPONENTS[name].signals(self.settings.logits_target)
+        )
 
     @property
-    def needs_attention(self) -> bool:
-        return "attention" in self.weights
+    def asks(self) -> frozenset[str]:
+        """What it needs of the student's forward pass beside final hidden states."""
+        return frozenset(needs(self.weights, "asks"))
+
+    def reach_of(self, asked: str) -> str:
+        """How far the components that ask for it need it: at "answer" positions, or at "all"."""
+        asking = [name for name in self.weights if asked in COMPONENTS[name].asks]
+        return "all" if any(self.positions[name] == "all" for name in asking) else "answer"
 
     def at(self, progress: float) -> Objective:
         """This objective at a progress between 0 (before the first update) and 1 (after the last)."""
@@ -133,13 +126,7 @@ class Objective:
         return found
 
     def to(self, device: torch.device | str) -> Objective:
-        """Moves the head and the channels; the projector belongs to the student and moves with it."""
-        if self.head is not None:
-            weight, bias = self.head
-            self.head = weight.to(device), None if bias is None else bias.to(device)
-        if self.channels is not None:
-            mean, deviation = self.channels
-            self.channels = mean.to(device), deviation.to(device)
+        self.ingredients = self.ingredients.to(device)
         return self
 
     def loss(
@@ -159,7 +146,7 @@ class Objective:
         snapshot can give it. Shuffled components read the signals of `batch.partner`.
         """
         parts, components = [], {}
-        of_logits = [name for name in ("task", "logits") if name in self.weights]
+        of_logits = [name for name in self.weights if COMPONENTS[name].of_logits]
         for reach in sorted({self.positions[name] for name in of_logits}):
             rows = batch.rows(reach)
             counted = {
@@ -167,14 +154,15 @@ class Objective:
                 for name in of_logits
                 if self.positions[name] == reach
             }
-            terms = self._head_terms(batch, rows, counted, at_one)
-            part, found = head_losses(at(student.hidden, rows), head, terms, counted)
+            readings = {name: self._reading(name, student, head, batch, rows) for name in counted}
+            part, found = head_losses(at(student.hidden, rows), head, self._head_terms(readings, at_one), counted)
             parts.append(part)
             components |= {name: spread(values, rows) for name, values in found.items()}
-        for name, compute in (("hidden", self._hidden), ("attention", self._attention)):
-            if name in self.weights:
+        for name in self.weights:
+            compute = DEFINITIONS[name].values
+            if compute is not None:
                 rows = batch.rows(self.positions[name])
-                values = compute(student, batch, rows)
+                values = compute(self._reading(name, student, head, batch, rows))
                 parts.append(self.weights[name] * (values * at(position_weights[name], rows)).sum())
                 components[name] = spread(values.detach(), rows)
         return torch.stack(parts).sum(), components
@@ -208,45 +196,30 @@ class Objective:
             result |= parts_by_task(tuple(self.weights), parts, batch, task_names)
         return result
 
-    def _source(self, component: str, batch: Batch) -> Batch:
-        """Where a component reads its signal: the batch, or its partner where the component is shuffled."""
-        return _present(batch.partner, "partner") if component in self.shuffled else batch
+    def _reading(self, name: str, student: PositionSignals, head: Head, batch: Batch, rows: Tensor | None) -> Reading:
+        """What a component reads: of the batch, or of its partner where the component is shuffled."""
+        return Reading(
+            name=name,
+            student=student,
+            head=head,
+            batch=batch,
+            source=present(batch.partner, "partner") if name in self.shuffled else batch,
+            rows=rows,
+            settings=self.settings,
+            temperature=self.temperature,
+            progress=self.progress,
+            ingredients=self.ingredients,
+        )
 
-    def _head_terms(self, batch: Batch, rows: Tensor | None, components: Collection[str], at_one: bool) -> HeadTerms:
-        """What these components want of the student's logits at these rows."""
-        labels = at(batch.labels, rows)
-        if "logits" not in components:
-            return HeadTerms(labels)
-        target = self._target(self._source("logits", batch), rows)
-        logs_at_one = at_one and (isinstance(target, DenseTarget) or self._captured(1.0) is not None)
-        return HeadTerms(labels, target, self.temperature, self.settings.temperature_squared, logs_at_one)
-
-    def _target(self, batch: Batch, rows: Tensor | None) -> DenseTarget | TopkTarget:
-        if self.settings.logits_target == "topk":
-            stored = (_present(getattr(batch, name), "topk") for name in ("topk_ids", "topk_logits", "log_tail"))
-            ids, values, tails = (at(each, rows) for each in stored)
-            return TopkTarget(ids, values, tails, self.temperatures)
-        weight, bias = _present(self.head, "head")
-        return DenseTarget(at(_present(batch.hidden, "hidden"), rows), weight, bias)
-
-    def _hidden(self, student: PositionSignals, batch: Batch, rows: Tensor | None) -> Tensor:
-        stored = at(_present(self._source("hidden", batch).hidden, "hidden"), rows)
-        target = hidden.standardise(stored, *_present(self.channels, "channels"))
-        predicted = _present(self.projector, "projector")(at(student.hidden, rows))
-        return (hidden.cosine if self.settings.hidden_loss == "cosine" else hidden.mse)(predicted, target)
-
-    def _attention(self, student: PositionSignals, batch: Batch, rows: Tensor | None) -> Tensor:
-        if student.attention is None:
-            raise GlassboxError(
-                "The student's final layer gave no attention map although the attention component is active. Load "
-                "the model with attn_implementation='glassbox' and ask position_signals for maps (want_attention=True)."
-            )
-        teacher = at(_present(self._source("attention", batch).attention, "attention"), rows)
-        mine, theirs, _ = attention.match_heads(at(student.attention, rows), teacher, self.settings.heads == "strict")
-        return (attention.map_kl if self.settings.attention_loss == "kl" else attention.map_mse)(mine, theirs)
-
-    def _captured(self, temperature: float) -> int | None:
-        return captured_column(self.temperatures, temperature)
+    def _head_terms(self, readings: Mapping[str, Reading], at_one: bool) -> HeadTerms:
+        """What these components want of the student's logits at the positions that they share."""
+        any_of_them = next(iter(readings.values()))
+        labels = at(any_of_them.batch.labels, any_of_them.rows)
+        makers = {name: DEFINITIONS[name].target for name in readings}
+        targets = {name: make(readings[name]) for name, make in makers.items() if make is not None}
+        has_one = captured_column(self.ingredients.temperatures, 1.0) is not None
+        logs_at_one = at_one and "logits" in targets and (isinstance(targets["logits"], DenseTarget) or has_one)
+        return HeadTerms(labels, targets, self.temperature, self.settings.temperature_squared, logs_at_one)
 
     def _refuse_missing_ingredients(self) -> None:
         if not self.weights:
@@ -254,55 +227,5 @@ class Objective:
                 "Every weight of this group is 0, so there is nothing to train. Set at least one of "
                 f"{', '.join(COMPONENTS)} in its file under conf/distill."
             )
-        if "logits" in self.weights:
-            self._refuse_impossible_logits_target()
-        if "hidden" in self.weights:
-            if self.channels is None or self.projector is None:
-                raise GlassboxError(
-                    "The hidden component needs the snapshot's channel statistics and a projector, and got "
-                    f"{'no statistics' if self.channels is None else 'no projector'}. Capture a snapshot with hidden "
-                    "states (`dvc repro snapshot`), or set the group's hidden weight to 0."
-                )
-            if not float(self.channels[1].float().quantile(0.5)) > 0:
-                raise GlassboxError(
-                    "Half or more of the teacher's hidden channels in channels.safetensors never vary, so they cannot "
-                    "be standardised. Check the snapshot with `python src/verify.py`, or capture it again."
-                )
-
-    def _refuse_impossible_logits_target(self) -> None:
-        temperature = self.settings.temperature
-        constant = highest(temperature) if is_constant(temperature) else None
-        asked = f"'{temperature}'" if constant is None else f"{constant:g}"
-        if self.settings.logits_target == "dense" and self.head is None:
-            raise GlassboxError(
-                "objective.logits_target is 'dense', which needs hidden states and head.safetensors, and this snapshot "
-                "has none. Run with `-S objective.logits_target=topk`, or capture hidden states too."
-            )
-        if self.settings.logits_target == "topk" and (constant is None or self._captured(constant) is None):
-            captured = ", ".join(f"{value:g}" for value in self.temperatures) or "none"
-            raise GlassboxError(
-                f"objective.logits_target is 'topk' at temperature {asked}, but the snapshot holds the mass outside "
-                f"its top k only at temperatures {captured}. Use `-S objective.logits_target=dense`, which is "
-                "exact at any temperature, or one of those captured."
-            )
-
-
-def at(values: Tensor, rows: Bool[Tensor, " positions"] | None) -> Tensor:
-    """The values at the packed positions that `rows` marks (None: at all); those of just these stay as they are."""
-    return values if rows is None or len(values) != len(rows) else values[rows]
-
-
-def spread(values: Float[Tensor, " rows"], rows: Bool[Tensor, " positions"] | None) -> Float[Tensor, " positions"]:
-    """Values of the marked positions in their places among all packed positions, 0 elsewhere."""
-    if rows is None:
-        return values
-    return values.new_zeros(len(rows)).masked_scatter_(rows, values)
-
-
-def _present(value: Value | None, name: str) -> Value:
-    if value is None:
-        raise GlassboxError(
-            f"The objective needs '{name}' and this batch carries none. Read the snapshot with the objective's own "
-            "`signals`; if the snapshot lacks them, capture it again with `dvc repro snapshot`."
-        )
-    return value
+        for name in self.weights:
+            DEFINITIONS[name].refuse(self.ingredients, self.settings)

@@ -70,7 +70,7 @@ class Course:
         device, end = "cuda" if torch.cuda.is_available() else "cpu", int(tokenizer.eos_token_id)  # type: ignore[arg-type]
         plain = ask_plainly(settings, probes, end=end, device=device, seed=seed)
         model: Any = load_model(settings, seed=seed).to(device)  # type: ignore[arg-type]
-        maps = any("attention" in self.settings.distill[group].active for group in self.settings.groups)
+        maps = any("attention" in self.settings.distill[group].needs("asks") for group in self.settings.groups)
         require_agreement(settings, model, plain, wants_attention=maps)
         return f"{len(probes)} texts read and continued as Transformers does"
 
@@ -90,7 +90,7 @@ class Course:
             if "answers" not in trial.digests:
                 _require_labels(trial, batch)
             with torch.no_grad():
-                signals = trial.student(batch, False)
+                signals = trial.student(batch)
                 each = torch.ones_like(batch.labels, dtype=torch.float32)
                 _, losses = head_losses(signals.hidden, trial.student.head, HeadTerms(batch.labels), {"task": each})
                 learned = losses["task"]
@@ -116,7 +116,7 @@ class Course:
         trial = self.prepared(groups[0])
         batch, _ = self.first_step(trial)[0]
         with torch.no_grad():
-            mine = trial.student(batch, True).attention
+            mine = trial.student(batch, frozenset({"attention"})).attention
         own = batch if batch.attention is not None else batch.partner
         for owner, maps in (("student", mine), ("teacher", None if own is None else own.attention)):
             if maps is None:

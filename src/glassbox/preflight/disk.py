@@ -10,9 +10,9 @@ from pathlib import Path
 
 from glassbox.config.settings import Settings, Weights
 from glassbox.config.storage import cache_in_use
-from glassbox.preflight.memory import Teacher
+from glassbox.preflight.memory import Teacher, format_of
 from glassbox.preflight.workload import Training, Workload
-from glassbox.snapshot.schema import CHANNELS_FILE, HEAD_FILE, Format, attention_entries
+from glassbox.snapshot.schema import CHANNELS_FILE, HEAD_FILE, attention_entries
 
 # Measured on the embedded study: attention cells under zstd (sqrt_uint8 7.92 to 5.87 MB, float16 15.83 to 14.13 MB,
 # float32 of the audit), 30,608 values in MLflow's sqlite file with its indices, 1,500 items in items.parquet
@@ -72,21 +72,6 @@ def snapshot_bytes(settings: Settings, workload: Workload, teacher: Teacher) -> 
         "audit": round(audited * (4 * layout.vocabulary + 4 * layout.width + audit_attention)),
         f"{HEAD_FILE}, {CHANNELS_FILE}": itemsize * layout.vocabulary * layout.width + 8 * layout.width,
     }
-
-
-def format_of(settings: Settings, teacher: Teacher) -> Format:
-    snapshot = settings.snapshot
-    return Format(
-        vocabulary=teacher.vocabulary,
-        width=teacher.width,
-        heads=teacher.heads,
-        top_k=min(snapshot.top_k, teacher.vocabulary),
-        temperatures=snapshot.temperatures,
-        hidden_dtype=snapshot.hidden_dtype,
-        attention_codec=snapshot.attention_codec,
-        positions=snapshot.positions.hidden,
-        attention_positions=snapshot.positions.attention,
-    )
 
 
 def needs_of(

@@ -27,12 +27,13 @@ from glassbox.models.context import context_of
 from glassbox.models.generation import GROWTH, cache_of
 from glassbox.models.loading import configuration_of, head_logits, loaded_dtype, model_without_weights
 from glassbox.models.signals import checkpoint_layers, gives_attention, packed_positions, position_signals
-from glassbox.objective import Objective, liveness
-from glassbox.objective.hidden import Projector
+from glassbox.objective import Ingredients, Objective, liveness
 from glassbox.preflight.workload import Length, Question, Workload
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.codec import encode_attention, pack_ragged, top_k_with_tails
+from glassbox.snapshot.schema import Format
 from glassbox.snapshot.teacher import CHUNK_LOGITS
+from glassbox.training.ingredients import projectors_of
 from glassbox.training.student import Student, Trainee, build_optimizer
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,6 +55,22 @@ def teacher_of(settings: Settings, workload: Workload, on_gpu: bool) -> Teacher:
     vocabulary = min(workload.vocabulary or text.vocab_size, text.vocab_size)
     dtype = teacher_dtype(settings.teacher, on_gpu)
     return Teacher(vocabulary, text.hidden_size, getattr(text, "num_attention_heads", 0), dtype)
+
+
+def format_of(settings: Settings, teacher: Teacher) -> Format:
+    """The format of the snapshot that would be captured."""
+    snapshot = settings.snapshot
+    return Format(
+        vocabulary=teacher.vocabulary,
+        width=teacher.width,
+        heads=teacher.heads,
+        top_k=min(snapshot.top_k, teacher.vocabulary),
+        temperatures=snapshot.temperatures,
+        hidden_dtype=snapshot.hidden_dtype,
+        attention_codec=snapshot.attention_codec,
+        positions=snapshot.positions.hidden,
+        attention_positions=snapshot.positions.attention,
+    )
 
 
 def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Peak:
@@ -259,29 +276,21 @@ def _student_and_objective(
     abstraction: Abstraction, settings: Settings, weights: Weights, teacher: Teacher
 ) -> tuple[Student, Objective]:
     model = abstract_model(abstraction, settings.student, torch.float32).train()
-    projector = None
-    if "hidden" in weights.active:
-        with abstraction.fake:
-            projector = Projector(model.config.get_text_config().hidden_size, teacher.width, torch.Generator())
-        abstraction.assign(projector.parameters(), "weights")
-    student = Student(model, projector, teacher.vocabulary)
+    with abstraction.fake:
+        projectors = projectors_of(model, format_of(settings, teacher), weights.active, seed=0)
+    student = Student(model, projectors, teacher.vocabulary)
+    abstraction.assign(student.projectors.parameters(), "weights")
+    files = weights.needs("files")
     head = channels = None
-    if "logits" in weights.active:
+    if "head" in files:
         head = abstraction.empty(teacher.vocabulary, teacher.width, dtype=torch.float32, part="teacher's head"), None
-    if "hidden" in weights.active:
+    if "channels" in files:
         mean, deviation = (
             abstraction.empty(teacher.width, dtype=torch.float32, part="teacher's head") for _ in range(2)
         )
         channels = mean, deviation
-    objective = Objective(
-        weights,
-        settings.objective,
-        head=head,
-        channels=channels,
-        temperatures=settings.snapshot.temperatures,
-        projector=projector,
-    )
-    return student, objective
+    ingredients = Ingredients(head, channels, settings.snapshot.temperatures, dict(student.projectors.items()))
+    return student, Objective(weights, settings.objective, ingredients)
 
 
 def _optimizer(abstraction: Abstraction, settings: Settings, student: Student, on_gpu: bool) -> torch.optim.AdamW:

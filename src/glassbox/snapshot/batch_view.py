@@ -9,11 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from glassbox.config.components import COMPONENTS
 from glassbox.snapshot.reader import Batch, Snapshot
 
 CHOICES = 3
 PROMPT_TOKENS = 4
-LETTERS = {"task": "T", "logits": "L", "hidden": "H", "attention": "A"}
+OUTLINE = ("task", "logits", "hidden", "attention")
+LETTERS = {name: component.letter for name, component in COMPONENTS.items()}
 
 
 def teacher_choices(
@@ -53,8 +55,8 @@ def lines_of(
     """One sample, a line for each token, none wider than `width`; of the prompt its last tokens, or with `whole` all.
 
     `positions` says of every component of a group where it counts, "answer" or "all"; without its label a sample has no
-    task loss. `counts` names the components of a position by LETTERS, `learns` is the token that it is trained to
-    predict: the next one.
+    task loss. `counts` names the components of a position by LETTERS, of the outline's and the group's own. `learns` is
+    the token that it is trained to predict: the next one.
     """
     tokens = batch.input_ids[row, : int(batch.attention_mask[row].sum())].tolist()
     last, answer = len(tokens) - 1, int(batch.answer_count[row])
@@ -78,7 +80,8 @@ def lines_of(
             for name, reach in positions.items()
             if at < last and (at >= first or reach == "all") and (has_label or name != "task")
         }
-        mark = "".join(letter if name in here else "-" for name, letter in LETTERS.items())
+        letters = {name: letter for name, letter in LETTERS.items() if name in OUTLINE or name in positions}
+        mark = "".join(letter if name in here else "-" for name, letter in letters.items())
         learns = shown[at + 1] if here else ""
         said = choices.get(at, "")
         lines.append(f"{at:>4}  {shown[at]:<{wide}}  {part:<6}  {mark:<6}  {learns:<{wide}}  {said}".rstrip())

@@ -108,7 +108,7 @@ def open_agreeing_teacher(
     )
     plain = ask_plainly(settings.teacher, probes, end=int(tokenizer.eos_token_id), device=device)  # type: ignore[arg-type]
     teacher = open_teacher(settings, tokenizer, device)
-    asking = [group for group in settings.groups if "attention" in settings.distill[group].active]
+    asking = [group for group in settings.groups if "attention" in settings.distill[group].needs("reads")]
     if asking and not teacher.layout.heads:
         raise GlassboxError(
             f"The last layer of {type(teacher.model).__name__} ('{settings.teacher.model}') gives no attention map, "

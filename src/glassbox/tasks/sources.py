@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from glassbox.config.curves import highest
 from glassbox.config.settings import SPLITS, ModelSettings, PrepareSettings, Settings, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import files, hub
@@ -46,7 +45,7 @@ def refuse_missing_labels(settings: Settings, splits: Mapping[str, Sequence[Samp
     groups = [
         name
         for name in settings.groups
-        if settings.distill[name].labels == "data" and highest(settings.distill[name].task) > 0
+        if settings.distill[name].labels == "data" and "task" in settings.distill[name].active
     ]
     if bare and groups:
         raise GlassboxError(

@@ -49,5 +49,5 @@ prompt = tokenizer("Question: What is 3 + 4?\\nAnswer:", return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=32)[0]))
 ```
 
-`projector.safetensors`, where present, was used in training only.
+`projectors.safetensors`, where present, was used in training only.
 """

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from transformers import PreTrainedTokenizerFast
 
+from glassbox.config.components import COMPONENTS
 from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER, checkpoints_folder, scratch_folder
 from glassbox.errors import GlassboxError
@@ -33,8 +34,9 @@ from glassbox.tasks.sample import Sample
 from glassbox.tasks.splits import read_split, tasks_digest
 from glassbox.tracking.key import study_key, trial_key
 from glassbox.training.draws import Draw, draw
+from glassbox.training.ingredients import ingredients_of, stream
 from glassbox.training.schedule import Schedule, make_schedule
-from glassbox.training.student import Student, Trainee, build_optimizer, build_student, dropout_of, stream
+from glassbox.training.student import Student, Trainee, build_optimizer, build_student, dropout_of
 from glassbox.training.texts import Source, Texts
 
 
@@ -88,7 +90,7 @@ class Setup:
         counts = {task: len(ranked) for task, ranked in self.draw.ranked.items()}
         pool = Counter(info.task for info in self.source.samples("train"))
         return {
-            "projector": self.student.projector is not None,
+            "projector": len(self.student.projectors) > 0,
             "dropout": dropout_of(self.student.model),
             "random_student": self.settings.student.initialisation == "random",
             "labelled": self.settings.labelled(self.group),
@@ -140,11 +142,12 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     snapshot = _shared_snapshot(captured, tokenizer, settings, group)
     from_text = weights.labels == "teacher" or snapshot is None
     source = Texts(TASKS_FOLDER, tokenizer, settings.snapshot, answers) if from_text or snapshot is None else snapshot
-    reach = settings.positions(group)["hidden"]
-    channels = snapshot.channels(reach) if snapshot and "hidden" in weights.active else None
-    vocabulary, width = (snapshot.vocabulary if snapshot else None), (len(channels[0]) if channels else None)
-    train = settings.train
-    student = build_student(settings.student, seed, vocabulary, width, dropout=train.dropout, replica=weights.replica)
+    ingredients = ingredients_of(snapshot, settings, group)
+    vocabulary, layout = (snapshot.vocabulary, snapshot.format) if snapshot else (None, None)
+    train, replica = settings.train, weights.replica
+    student = build_student(
+        settings.student, seed, vocabulary, layout, weights.active, dropout=train.dropout, replica=replica
+    )
     validation, initial_student = read_split(TASKS_FOLDER, "validation"), model_digest(student.model)
     if processes.is_main:
         _require_agreement(settings, seed, student, initial_student, tokenizer, validation)
@@ -152,14 +155,8 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     if settings.train.gradient_checkpointing:
         checkpoint_layers(student.model)
     probe = PrecisionProbe(student.model)
-    objective = Objective(
-        weights,
-        settings.objective,
-        head=snapshot.head() if snapshot and "logits" in weights.active else None,
-        channels=channels,
-        temperatures=snapshot.temperatures if snapshot else (),
-        projector=student.projector,
-    ).to(accelerator.device)
+    ingredients = replace(ingredients, projectors=dict(student.projectors.items()))
+    objective = Objective(weights, settings.objective, ingredients).to(accelerator.device)
     trainee, optimizer = accelerator.prepare(Trainee(student), build_optimizer(student, settings.train))
     infos = {info.sample_id: info for split in ("train", ANSWERED) for info in source.samples(split)}
     chosen = draw({s.sample_id: s.task for s in source.samples("train")}, train.samples, settings.labelled(group), seed)
@@ -227,7 +224,7 @@ def _require_agreement(
         [(sample.prompt, sample.answer) for sample in samples],
         max_length=settings.snapshot.max_length,
         vocabulary=student.vocabulary,
-        wants_attention=any("attention" in settings.distill[name].active for name in settings.groups),
+        wants_attention=any("attention" in settings.distill[name].needs("asks") for name in settings.groups),
         weights=weights,
         remembered=scratch_folder(settings.storage) / "agreement",
         seed=derived_seed(seed, "student"),
@@ -239,7 +236,7 @@ def _accelerator(settings: Settings, group: str) -> Accelerator:
     cuda = torch.cuda.is_available()
     width = configuration_of(settings.student).get_text_config().hidden_size
     precision = resolve(settings.train.precision, cuda, cuda_has_bf16(), cpu_has_bf16(), width)
-    uses_every_weight = not {"task", "logits"}.isdisjoint(settings.distill[group].active)
+    uses_every_weight = any(COMPONENTS[name].of_logits for name in settings.distill[group].active)
     return start_accelerator(precision, cpu=not cuda, uses_every_weight=uses_every_weight)
 
 

@@ -54,8 +54,9 @@ def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -
     scaler = accelerator.scaler
     if not math.isfinite(norm) and scaler is None:
         raise _diverged(setup, progress.step, turns, components, "gradient")
-    if setup.student.projector is not None and objective.weights["hidden"] == 0.0:
-        setup.student.projector.zero_grad()  # it stands still, and gathers no moments, while it has nothing to learn
+    for name, projector in setup.student.projectors.items():
+        if objective.weights[name] == 0.0:
+            projector.zero_grad()  # it stands still, and gathers no moments, while it has nothing to learn
     optimizer.step()
     optimizer.zero_grad()
     progress.updates += not optimizer.step_was_skipped

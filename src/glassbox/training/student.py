@@ -1,8 +1,8 @@
-"""The student of a trial: the model, its projector where hidden states are distilled, and the folder it is saved to."""
+"""The student of a trial: the model, the projectors of the components that train one, and its folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,19 @@ from glassbox.models.signals import PositionSignals, position_signals
 from glassbox.models.tokenizers import beginning_texts
 from glassbox.objective import Objective
 from glassbox.objective.head import Head
-from glassbox.objective.hidden import Projector
-from glassbox.randomness import derived_seed, generator_for
+from glassbox.randomness import derived_seed
 from glassbox.snapshot.reader import Batch
+from glassbox.snapshot.schema import Format
+from glassbox.training.ingredients import projectors_of
 
 
 class Student(nn.Module):
-    """Model and projector as one module, so that one optimizer, one clipping and one checkpoint hold both."""
+    """Model and projectors as one module, so that one optimizer, one clipping and one checkpoint hold all."""
 
-    def __init__(self, model: PreTrainedModel, projector: Projector | None, vocabulary: int) -> None:
+    def __init__(self, model: PreTrainedModel, projectors: Mapping[str, nn.Module], vocabulary: int) -> None:
         super().__init__()
         self.model = model
-        self.projector = projector
+        self.projectors = nn.ModuleDict(projectors)  # by component
         self.vocabulary = vocabulary
 
     @property
@@ -37,16 +38,21 @@ class Student(nn.Module):
         """The output layer without its padding past the vocabulary."""
         return Head(*output_rows(self.model, self.vocabulary))
 
-    def forward(self, batch: Batch, want_attention: bool, reach: str = "answer") -> PositionSignals:
-        """Signals at the batch's positions; attention rows at those that `reach` names, "answer" or "all"."""
+    def forward(
+        self, batch: Batch, asks: frozenset[str] = frozenset(), attention_reach: str = "answer"
+    ) -> PositionSignals:
+        """Signals at the batch's positions, with what components ask for beside final hidden states.
+
+        Attention rows are those at the positions that `attention_reach` names, "answer" or "all".
+        """
         return position_signals(
             self.model,
             batch.input_ids,
             batch.attention_mask,
             batch.first,
             batch.count,
-            want_attention=want_attention,
-            attention_count=batch.counts(reach),
+            want_attention="attention" in asks,
+            attention_count=batch.counts(attention_reach),
         )
 
 
@@ -54,15 +60,16 @@ def build_student(
     settings: ModelSettings,
     seed: int,
     vocabulary: int | None,
-    teacher_width: int | None,
+    teacher: Format | None = None,
+    components: Iterable[str] = (),
     *,
     dropout: float | None = None,
     replica: int = 0,
 ) -> Student:
-    """The student before its first step; `teacher_width` None means that no hidden states are distilled.
+    """The student before its first step, with the projectors that `components` train towards this teacher.
 
     `vocabulary` None stands for all rows of the student's own output layer: no teacher shares them. `dropout` takes the
-    place of the model's own in every layer that has one; `replica` draws another projector.
+    place of the model's own in every layer that has one; `replica` draws other projectors.
 
     Weights are float32 whatever the files hold: mixed precision needs full-precision master weights.
     """
@@ -70,17 +77,9 @@ def build_student(
     model = load_model(full, seed=derived_seed(seed, "student"))
     if dropout is not None:
         set_dropout(model, dropout)
-    projector = None
-    if teacher_width is not None:
-        width = model.config.get_text_config().hidden_size
-        projector = Projector(width, teacher_width, generator_for(seed, stream("projector", replica)))
+    projectors = {} if teacher is None else projectors_of(model, teacher, components, seed, replica)
     own: int = len(output_head(model).weight)  # type: ignore[arg-type]
-    return Student(model, projector, own if vocabulary is None else vocabulary)
-
-
-def stream(purpose: str, replica: int) -> str:
-    """The purpose of a random stream; each replica of a group has its own."""
-    return f"{purpose}/replica-{replica}" if replica else purpose
+    return Student(model, projectors, own if vocabulary is None else vocabulary)
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
@@ -121,24 +120,24 @@ def build_optimizer(student: Student, settings: TrainSettings) -> torch.optim.Ad
 
 
 def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The weights of "model" or "projector", under the names that they have there."""
+    """The weights of "model" or "projectors", under the names that they have there."""
     return {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
 
 
 def save_student(
     student: Student, weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerFast, folder: Path, card: str
 ) -> None:
-    """A plain Transformers folder; the projector lies beside the model, which opens without it."""
+    """A plain Transformers folder; the projectors lie beside the model, which opens without them."""
     student.model.save_pretrained(folder, state_dict=part_of(weights, "model"))
     beginning_texts(tokenizer).save_pretrained(folder)
-    if student.projector is not None:
-        state = {name: tensor.cpu().contiguous() for name, tensor in part_of(weights, "projector").items()}
-        save_file(state, folder / "projector.safetensors")
+    if len(student.projectors):
+        state = {name: tensor.cpu().contiguous() for name, tensor in part_of(weights, "projectors").items()}
+        save_file(state, folder / "projectors.safetensors")
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 class Trainee(nn.Module):
-    """What is spread over processes: every use of a weight, the projector's too, lies within its forward."""
+    """What is spread over processes: every use of a weight, a projector's too, lies within its forward."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -156,7 +155,7 @@ class Trainee(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, " positions"]]]:
         """The loss, and without gradients the components per position, KL at T = 1 among them where that is asked for.
 
-        `objective` is that of the moment; its projector is the student's own.
+        `objective` is that of the moment; its projectors are the student's own.
         """
-        signals = self.student(batch, objective.needs_attention, objective.positions["attention"])
+        signals = self.student(batch, objective.asks, objective.reach_of("attention"))
         return objective.loss(signals, self.student.head, batch, weights, at_one=at_one)

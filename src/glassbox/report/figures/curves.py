@@ -22,7 +22,7 @@ from glassbox.report.figures.style import (
 
 NAME = "curves"
 TITLE = "Learning curves"
-COMPONENTS = ("task", "logits", "hidden", "attention")
+FIRST = ("task", "logits", "hidden", "attention")
 
 
 def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
@@ -67,7 +67,10 @@ def _metrics(results: Mapping[str, Any]) -> list[str]:
     """Validation scores in the tasks' order, then validation and training losses by component."""
     found = {row["metric"] for row in results["curves"]}
     wanted = [f"validation/{task['metric']}_{task['task']}" for task in results["tasks"]]
-    wanted += [f"{part}/loss_{component}" for part in ("validation", "train") for component in COMPONENTS]
+    losses = [row["metric"].split("/", 1)[1] for row in results["curves"] if "/loss_" in row["metric"]]
+    further = sorted({loss.removeprefix("loss_") for loss in losses} - {"total", *FIRST})
+    components = (*FIRST, *further)
+    wanted += [f"{part}/loss_{component}" for part in ("validation", "train") for component in components]
     return [metric for metric in wanted if metric in found]
 
 

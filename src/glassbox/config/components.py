@@ -1,0 +1,61 @@
+"""The components of an objective: what each reads of the snapshot and needs of the student, one entry a component.
+
+Everything that asks "which components are there, and what do they need" asks this table: settings and their rules, the
+reader of the snapshot, plan, costs and reports. How a component is computed stands in objective/definitions.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Asked = Literal["attention"]
+"""What a component needs of the student's forward pass beside its final hidden states."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """What a component needs.
+
+    letter: its mark in `show_batch`. reads: signals of the snapshot (SIGNAL_COLUMNS of snapshot/schema.py), which come
+    from another sample where the component is shuffled. truncated: what it reads instead under `logits_target: topk`.
+    stored: the entry of snapshot.positions that says how far these signals reach (None: always at all positions).
+    files: what it reads beside them, "head" or "channels". of_logits: it is computed from the student's logits.
+    asks: what it needs of the student's forward pass. projects: a projector is trained with the student.
+    """
+
+    letter: str
+    reads: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = ()
+    stored: Literal["hidden", "attention"] | None = None
+    files: tuple[str, ...] = ()
+    of_logits: bool = False
+    asks: tuple[Asked, ...] = ()
+    projects: bool = False
+
+    def signals(self, logits_target: str) -> tuple[str, ...]:
+        """What it reads of the snapshot's rows."""
+        return self.truncated if logits_target == "topk" and self.truncated else self.reads
+
+    def parts(self, logits_target: str) -> tuple[str, ...]:
+        """Everything that it reads of the snapshot, rows and files."""
+        signals = self.signals(logits_target)
+        return signals if signals != self.reads else signals + self.files
+
+
+COMPONENTS: dict[str, Component] = {
+    "task": Component("T", of_logits=True),
+    "logits": Component("L", reads=("hidden",), truncated=("topk",), stored="hidden", files=("head",), of_logits=True),
+    "hidden": Component("H", reads=("hidden",), stored="hidden", files=("channels",), projects=True),
+    "attention": Component("A", reads=("attention",), stored="attention", asks=("attention",)),
+}
+SIGNALS = tuple(name for name, component in COMPONENTS.items() if component.reads)
+"""The components that compare teacher and student token by token; each can be shuffled."""
+TUNED = ("logits", "hidden", "attention")
+"""Those that src/tune.py has candidates for."""
+
+
+def needs(components: Iterable[str], what: str) -> set[str]:
+    """All that these components have in one field of the table, such as "reads", "files" or "asks"."""
+    return {each for name in components for each in getattr(COMPONENTS[name], what)}

@@ -1,0 +1,40 @@
+"""How each component is computed: the second half of its entry in config/components.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glassbox.config.settings import ObjectiveSettings
+from glassbox.objective import attention, hidden, logits
+from glassbox.objective.reading import Ingredients, Reading, Target
+from glassbox.snapshot.schema import Format
+
+
+def _nothing_missing(ingredients: Ingredients, settings: ObjectiveSettings) -> None: ...
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A component of logits has a `target`, any other gives one of `values` per position of its reading.
+
+    refuse raises GlassboxError where an ingredient is missing, before anything trains. project makes its projector from
+    the student's text configuration, the snapshot's format and the component's own generator.
+    """
+
+    values: Callable[[Reading], Tensor] | None = None
+    target: Callable[[Reading], Target] | None = None
+    refuse: Callable[[Ingredients, ObjectiveSettings], None] = _nothing_missing
+    project: Callable[[Any, Format, torch.Generator], nn.Module] | None = None
+
+
+DEFINITIONS: dict[str, Definition] = {
+    "task": Definition(),  # the labels of the batch: objective/task.py
+    "logits": Definition(target=logits.target_of, refuse=logits.refuse_impossible_target),
+    "hidden": Definition(hidden.values, refuse=hidden.refuse_missing, project=hidden.project),
+    "attention": Definition(attention.values),
+}

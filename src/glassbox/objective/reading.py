@@ -1,0 +1,110 @@
+"""What a component is computed from: the student at some positions, the teacher's signals there, and what belongs to
+neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from glassbox.config.settings import ObjectiveSettings
+from glassbox.errors import GlassboxError
+from glassbox.objective.term import Term
+
+if TYPE_CHECKING:
+    from glassbox.models.signals import PositionSignals
+    from glassbox.objective.head import Head
+    from glassbox.snapshot.reader import Batch
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What components need beside the batch; each is there where a component of the group asks for it.
+
+    head: the teacher's (weight, bias or None). channels: the mean and deviation of its hidden channels. temperatures:
+    those at which the snapshot holds log-tails. projectors: the student's own, by component.
+    """
+
+    head: tuple[Tensor, Tensor | None] | None = None
+    channels: tuple[Tensor, Tensor] | None = None
+    temperatures: tuple[float, ...] = ()
+    projectors: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> Ingredients:
+        """On a device; projectors belong to the student and move with it."""
+        fixed = {name: value for name, value in vars(self).items() if name != "projectors"}
+        return replace(self, **{name: _moved(value, device) for name, value in fixed.items()})
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    """Tensors on the device, also within tuples; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(_moved(each, device) for each in value)
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+class Target(Protocol):
+    """What a component of the student's logits compares them with."""
+
+    def divergence(
+        self, student_logits: Float[Tensor, "chunk vocabulary"], chunk: slice, temperature: float, squared: bool
+    ) -> Term:
+        """Value and gradient at the rows of `chunk`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one component reads at the packed positions that `rows` marks (None: at all of them).
+
+    student and head are the student's signals and output layer. source carries the teacher's signals: the batch itself,
+    or its partner where the component is shuffled. temperature and progress are those of the moment.
+    """
+
+    name: str
+    student: PositionSignals
+    head: Head
+    batch: Batch
+    source: Batch
+    rows: Bool[Tensor, " positions"] | None
+    settings: ObjectiveSettings
+    temperature: float
+    progress: float
+    ingredients: Ingredients
+
+    def stored(self, signal: str) -> Float[Tensor, "rows ..."]:
+        """A signal of the teacher at these positions, by its name in a batch."""
+        return at(present(getattr(self.source, signal), signal), self.rows)
+
+    @property
+    def projector(self) -> nn.Module:
+        """The component's own."""
+        return present(self.ingredients.projectors.get(self.name), "projector")
+
+
+def at(values: Tensor, rows: Bool[Tensor, " positions"] | None) -> Tensor:
+    """The values at the packed positions that `rows` marks (None: at all); those of just these stay as they are."""
+    return values if rows is None or len(values) != len(rows) else values[rows]
+
+
+def spread(values: Float[Tensor, " rows"], rows: Bool[Tensor, " positions"] | None) -> Float[Tensor, " positions"]:
+    """Values of the marked positions in their places among all packed positions, 0 elsewhere."""
+    if rows is None:
+        return values
+    return values.new_zeros(len(rows)).masked_scatter_(rows, values)
+
+
+def present(value: Value | None, name: str) -> Value:
+    """The value. Raises GlassboxError where a batch was read without it."""
+    if value is None:
+        raise GlassboxError(
+            f"The objective needs '{name}' and this batch carries none. Read the snapshot with the objective's own "
+            "`signals`; if the snapshot lacks them, capture it again with `dvc repro snapshot`."
+        )
+    return value
