@@ -150,6 +150,10 @@ def test_a_missing_key_is_named(tmp_path: Path):
         ),
         ({"distill.combined.shuffled": ["hidden", "hidden"]}, "hidden stands there twice"),
         (
+            {"distill.combined.shuffled_share": 0.5},
+            "a share of the samples is to be shuffled, and no component is",
+        ),
+        (
             {"objective.balance": "magnitude", "distill.combined": {"logits": 0.5}},
             "group combined has no task loss that its signals could be scaled to",
         ),

@@ -49,6 +49,19 @@ def test_a_sample_alone_in_its_task_is_its_own_partner_and_one_without_an_answer
     assert partners_of([*infos([10]), without], "train") == {"sst2/train/000": "sst2/train/000"}
 
 
+def test_a_share_of_the_neighbours_exchange_and_a_smaller_share_lies_within_a_larger_one() -> None:
+    samples = infos([10 + number // 2 for number in range(40)]) + infos([5] * 20, "gsm8k")
+    exchanged = {}
+    for share in (0.1, 0.5, 1.0):
+        partners = partners_of(samples, "train", share)
+        assert set(partners) == set(partners.values()) == {sample.sample_id for sample in samples}
+        exchanged[share] = {own for own, partner in partners.items() if own != partner}
+        for task, count in (("sst2", 40), ("gsm8k", 20)):
+            assert sum(each.startswith(task) for each in exchanged[share]) == round(share * count)
+    assert exchanged[0.1] < exchanged[0.5] < exchanged[1.0]
+    assert partners_of(samples, "train", 1.0) == partners_of(samples, "train")
+
+
 def test_ties_are_drawn_by_split_and_task_and_never_depend_on_the_order_of_the_samples() -> None:
     samples = infos([10] * 40)
     assert partners_of(samples, "train") == partners_of(samples[::-1], "train")

@@ -68,16 +68,21 @@ def shrink(folder: Path) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this working tree with a finished study of ten small trials."""
-    folder = tmp_path_factory.mktemp("study") / "project"
+def copy_of_the_repository(folder: Path) -> None:
+    """The files of this working tree, in a repository of their own."""
     listed = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     for name in (name for name in listed if name and (ROOT / name).is_file() and name != "dvc.lock"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
-    shrink(folder)
     run(folder, "git", "init", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this working tree with a finished study of ten small trials."""
+    folder = tmp_path_factory.mktemp("study") / "project"
+    copy_of_the_repository(folder)
+    shrink(folder)
     run(folder, sys.executable, "src/params.py")
     run(folder, "git", "add", "--all")
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.invalid")
@@ -256,6 +261,40 @@ def test_two_tokenizers_are_refused_token_by_token_and_go_all_the_way_by_the_tea
     assert "nothing was captured" in log
     assert json.loads((project / "data/snapshot/manifest.json").read_text(encoding="utf-8"))["signals"] == []
     assert {row["group"] for row in results(project)["means"]} == {"sft", "seqkd"}
+
+
+PLANTED = {
+    "control": "black_box",
+    "groups": ["black_box"],
+    "optional_groups": ["partly_shuffled", "replica_null"],
+    "replicas": {"replica_null": "black_box"},
+    "contrasts": [
+        {
+            "id": name,
+            "family": name,
+            "question": f"is {group} found to differ?",
+            "weights": {group: 1, "black_box": -1},
+            "tasks": "each",
+            "test": "two_sided",
+            "holm": "over tasks",
+        }
+        for name, group in (("P1", "partly_shuffled"), ("P2", "replica_null"))
+    ],
+}
+
+
+@pytest.mark.long
+def test_a_planted_fault_is_found_and_a_planted_null_is_not(tmp_path: Path) -> None:
+    copy_of_the_repository(tmp_path)
+    plan = yaml.safe_load((tmp_path / "conf/analysis.yaml").read_text(encoding="utf-8"))
+    kept = {name: plan[name] for name in ("alpha", "power", "seeds", "tasks", "margins")}
+    (tmp_path / "conf/analysis.yaml").write_text(yaml.safe_dump(kept | PLANTED), encoding="utf-8")
+    run(tmp_path, sys.executable, "src/params.py", "distill=[black_box,replica_null,partly_shuffled]", "scale=embedded")
+    run(tmp_path, "dvc", "repro", expect=0)
+    found = {(row["id"], row["task"]): row for row in results(tmp_path)["contrasts"]}
+    for task in ("mmlu", "gsm8k"):
+        assert found["P1", task]["estimate"] < 0 and found["P1", task]["p_adjusted"] < 0.05
+        assert found["P2", task]["verdict"].startswith("equivalent")
 
 
 def digests(folder: Path) -> dict[str, tuple[str, str]]:

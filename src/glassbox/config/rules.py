@@ -111,6 +111,11 @@ def _shuffled_signals_are_used(tree: Tree) -> Iterator[Problem]:
                 why = f"{component} is shuffled, but the group gives it no weight"
                 next_step = f"give it one in conf/distill/{name}.yaml, or leave it out of `shuffled`"
                 yield Problem(f"distill.{name}.shuffled", why, next_step, list(group["shuffled"]))
+        share = _at(group, "shuffled_share")
+        if isinstance(share, int | float) and share < 1 and not _entries(group, "shuffled"):
+            why = "a share of the samples is to be shuffled, and no component is"
+            next_step = f"name the components in `shuffled` of conf/distill/{name}.yaml, or remove its shuffled_share"
+            yield Problem(f"distill.{name}.shuffled_share", why, next_step, share)
 
 
 def _balance_has_a_task_loss(tree: Tree) -> Iterator[Problem]:

@@ -88,13 +88,15 @@ class Group(Weights):
     """A group's objective.
 
     `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks', and beside the tasks' where
-    not all samples are labelled. `shuffled`: the components that read their signal off another sample, as a control.
+    not all samples are labelled. `shuffled`: the components that read their signal off another sample, as a control;
+    `shuffled_share` is the share of the samples that do.
     `labelled` and `positions` replace train.labelled and entries of objective.positions. `replica`: the same group with
     other random numbers for projector and dropout.
     """
 
     labels: Literal["data", "teacher"] = "data"
     shuffled: tuple[SignalName, ...] = ()
+    shuffled_share: Part = 1.0
     labelled: Part | None = None
     positions: dict[ComponentName, Reach] = Field(default_factory=dict)
     replica: Annotated[int, Field(ge=0)] = 0

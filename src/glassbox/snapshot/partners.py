@@ -23,12 +23,13 @@ STUDY_SEED = 0
 """Not a trial's: partners are the same for every trial of every study on the same samples."""
 
 
-def partners_of(samples: Iterable[SampleInfo], split: str) -> dict[str, str]:
+def partners_of(samples: Iterable[SampleInfo], split: str, share: float = 1.0) -> dict[str, str]:
     """Sample id -> the id of its partner: of its task and, among those, nearest in length.
 
     Each task is sorted by tokens, then by answer positions, ties as drawn, and neighbours exchange their signals; with
-    an odd number the last three pass them round. So every sample of a split lends its signals to one other. Only a
-    sample that is alone in its task is its own partner.
+    an odd number the last three pass them round. So every sample of a split lends its signals to one other. A sample
+    that is alone in its task is its own partner, and so are those that a `share` under 1 of the neighbours leaves out;
+    a smaller share lies within a larger one.
     """
     by_task: dict[str, list[SampleInfo]] = defaultdict(list)
     for sample in sorted(samples, key=lambda each: each.sample_id):
@@ -43,8 +44,10 @@ def partners_of(samples: Iterable[SampleInfo], split: str) -> dict[str, str]:
         rounds = [ids[at : at + 2] for at in range(0, len(ids), 2)]
         if len(ids) % 2 and len(ids) > 1:
             rounds[-2:] = [rounds[-2] + rounds[-1]]
-        for members_of_round in rounds:
-            partners |= dict(zip(members_of_round, members_of_round[1:] + members_of_round[:1], strict=True))
+        exchanging = set(generator.permutation(len(rounds))[: round(share * len(rounds))].tolist())
+        for place, members_of_round in enumerate(rounds):
+            turn = int(place in exchanging)
+            partners |= dict(zip(members_of_round, members_of_round[turn:] + members_of_round[:turn], strict=True))
     return partners
 
 

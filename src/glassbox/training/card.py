@@ -13,8 +13,9 @@ def model_card(
 ) -> str:
     """Markdown with the metadata that the hub reads; `snapshot` is the logical digest of what was learned from."""
     weights = ", ".join(f"{name} {weight}" for name, weight in settings.distill[group].components.items())
-    shuffled = settings.distill[group].shuffled
-    other = f" Read off other samples: {', '.join(shuffled)}." if shuffled else ""
+    own = settings.distill[group]
+    share = "" if own.shuffled_share == 1 else f" for {100 * own.shuffled_share:g} % of the samples"
+    other = f" Read off other samples{share}: {', '.join(own.shuffled)}." if own.shuffled else ""
     embedded = any(task.source == "embedded" for task in settings.prepare.tasks.values())
     note = " (embedded miniature tasks, not the benchmarks they are named for)" if embedded else ""
     scores = "\n".join(

@@ -161,7 +161,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     infos = {info.sample_id: info for split in ("train", ANSWERED) for info in source.samples(split)}
     chosen = draw({s.sample_id: s.task for s in source.samples("train")}, train.samples, settings.labelled(group), seed)
     texts = _texts(chosen, infos, weights.labels == "teacher")
-    partners = _partners(snapshot, objective, infos)
+    partners = _partners(snapshot, objective, infos, settings.distill[group].shuffled_share)
     schedule = make_schedule(
         {sample_id: infos[texts.get(sample_id, sample_id)].n_tokens for sample_id in chosen.samples},
         train,
@@ -266,12 +266,14 @@ def _texts(chosen: Draw, infos: Mapping[str, SampleInfo], every: bool) -> dict[s
     return {sample_id: text for sample_id in wanted if (text := answered_id(sample_id)) in infos}
 
 
-def _partners(snapshot: Snapshot | None, objective: Objective, infos: Mapping[str, SampleInfo]) -> dict[str, str]:
+def _partners(
+    snapshot: Snapshot | None, objective: Objective, infos: Mapping[str, SampleInfo], share: float
+) -> dict[str, str]:
     """Whose signals each text gets where a component is shuffled; the same for every trial of a study."""
     if snapshot is None or not objective.partner_signals:
         return {}
     splits = ("train", "validation")
-    found = {k: v for split in splits for k, v in partners_of(snapshot.samples(split), split).items()}
+    found = {k: v for split in splits for k, v in partners_of(snapshot.samples(split), split, share).items()}
     return with_answered(found, {each: text for each in found if (text := answered_id(each)) in infos})
 
 
