@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ CONF = ROOT / "conf"
 GROUPS = ("sft", "black_box", "hidden_state", "attention", "combined")
 
 
+@cache
+def _text(*overrides: str) -> str:
+    return composition(CONF, list(overrides))
+
+
 def composed(*overrides: str) -> dict[str, Any]:
-    return yaml.safe_load(composition(CONF, list(overrides)))
+    return yaml.load(_text(*overrides), yaml.CSafeLoader)
 
 
 def test_params_is_the_composition_of_conf():
     committed = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    assert committed == composition(CONF, []), "Run `make params` after a change in conf/"
+    assert committed == _text(), "Run `make params` after a change in conf/"
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "distill").glob("*.yaml")), ids=lambda path: path.stem)

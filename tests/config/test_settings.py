@@ -325,6 +325,7 @@ def test_the_settings_stage_refuses_within_two_seconds_and_touches_nothing(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
+@pytest.mark.slow
 def test_the_settings_stage_writes_what_lies_in_named_folders_and_nothing_of_the_settings(store: Path):
     written = []
     for epochs in (1, 2):
@@ -337,6 +338,7 @@ def test_the_settings_stage_writes_what_lies_in_named_folders_and_nothing_of_the
     assert written[0] == written[1]
 
 
+@pytest.mark.slow
 def test_the_settings_stage_refuses_a_cache_that_dvc_does_not_use(store: Path):
     (store / "params.yaml").write_text(yaml.safe_dump(changed({"storage.cache": "elsewhere"})), encoding="utf-8")
     done = settings_stage(store)
