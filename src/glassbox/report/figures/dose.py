@@ -30,7 +30,8 @@ def dose_response(table: Mapping[str, Any]) -> Figure:
             axes.annotate("best control", (0.01, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
             axes.set_xlabel(title)
         panels[0].set_xscale("log")
-        panels[0].set_ylabel("validation score, chance-corrected, mean of tasks (%)")
+        panels[0].xaxis.set_major_formatter("{x:g}")
+        panels[0].set_ylabel("mean validation score over chance (%)")
         panels[0].legend(loc="best")
     return figure
 
