@@ -33,14 +33,18 @@ def dvc_md5(lock: Path, stage: str = "snapshot") -> str | None:
 
 def teacher_worth(settings: Settings, report: dict[str, Any]) -> list[str]:
     """A sentence for each task on which this teacher has little to teach, before anything trains."""
-    from glassbox.comparison.comparability import METRICS
     from glassbox.comparison.notes import teacher_notes
     from glassbox.comparison.plan import plan_or_derived
+    from glassbox.tasks.sample import METRICS
     from glassbox.tasks.splits import read_split
 
     questions = Counter(sample.task for sample in read_split(TASKS_FOLDER, "test"))
     planned = plan_or_derived(CONF_FOLDER, settings).tasks
-    chance = {task: planned[task].chance if task in planned else 0.0 for task in settings.prepare.tasks}
+    texts = {task for task, each in settings.prepare.tasks.items() if each.text}
+    chance = {
+        task: None if task in texts else planned[task].chance if task in planned else 0.0
+        for task in settings.prepare.tasks
+    }
     roles = {"teacher": report["teacher_scores"], "initial_student": report["student_scores"]}
     scores = {
         role: {t: found[name] for t in chance for metric in METRICS if (name := f"test/{metric}_{t}") in found}

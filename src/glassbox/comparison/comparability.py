@@ -12,9 +12,9 @@ from glassbox.comparison.items import Answers, Fault
 from glassbox.comparison.selection import Selection
 from glassbox.config.settings import Settings
 from glassbox.errors import IncomparableRunsError, MissingTrialsError
+from glassbox.tasks.sample import METRICS
 from glassbox.tracking.manifest import TrialRecord
 
-METRICS = ("accuracy", "exact_match")
 MOST_NAMED = 10
 UNRECORDED = ("", "unknown")
 

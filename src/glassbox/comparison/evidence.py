@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from glassbox.tasks.sample import PERPLEXITY
 from glassbox.tracking.manifest import TrialRecord
 
 
@@ -15,8 +17,9 @@ from glassbox.tracking.manifest import TrialRecord
 class Items:
     """One task's test questions and whether each student answered them right.
 
-    ids are in one order for all students. correct is 1, 0, or NaN where a trial has no item results. clusters number
-    the groups of related questions (subjects of mmlu) from 0; None where the task has none.
+    ids are in one order for all students. correct is 1, 0, or NaN where a trial has no item results; of running text it
+    is a block's part in the score (`linearised`). clusters number the groups of related questions (subjects of mmlu)
+    from 0; None where the task has none.
     """
 
     ids: tuple[str, ...]
@@ -26,8 +29,10 @@ class Items:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Test scores as shares of 1, NaN where a trial did not finish; `diverged` tells an outcome from a gap.
+    """Test scores, NaN where a trial did not finish; `diverged` tells an outcome from a gap. More is always better.
 
+    A score is a share of 1, or of the tasks in `nats` minus the mean negative log-likelihood of a token, so that a
+    difference is the log of a ratio of perplexities.
     `paired`: data order and initial weights were shared by all groups of a seed, and their digests said so. `teacher`
     and `start` are the test scores of the teacher and of the student before distillation, by task, where known.
     """
@@ -41,6 +46,26 @@ class Evidence:
     items: Mapping[str, Items] = field(default_factory=dict)
     teacher: Mapping[str, float] = field(default_factory=dict)
     start: Mapping[str, float] = field(default_factory=dict)
+    nats: frozenset[str] = frozenset()
+
+
+def is_perplexity(metric: str) -> bool:
+    """Whether a test metric ('test/perplexity_wikitext') is a perplexity."""
+    return metric.rpartition("/")[2].startswith(f"{PERPLEXITY}_")
+
+
+def score_of(metric: str, value: float) -> float:
+    """A metric's value as the statistics take it: of a perplexity minus its logarithm."""
+    return -math.log(value) if is_perplexity(metric) else value
+
+
+def linearised(log_likelihoods: Float[np.ndarray, " items"], tokens: Float[np.ndarray, " items"]) -> np.ndarray:
+    """Each block's part in R = sum of log-likelihoods / sum of tokens: R + (l_i - R n_i) / mean n.
+
+    Their mean is R, and their variance that of a ratio of sums (Cochran, Sampling Techniques, 1977, ch. 6).
+    """
+    ratio = log_likelihoods.sum() / tokens.sum()
+    return np.asarray(ratio + (log_likelihoods - ratio * tokens) / tokens.mean())
 
 
 def score_table(
@@ -52,7 +77,7 @@ def score_table(
     for trial in trials:
         row, column = groups.index(trial.group), seeds.index(trial.seed)
         if trial.finished:
-            scores[row, :, column] = [trial.metrics[metric] for metric in metrics.values()]
+            scores[row, :, column] = [score_of(metric, trial.metrics[metric]) for metric in metrics.values()]
         else:
             diverged[row, column] = True
     return scores, diverged

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pyarrow import ArrowException
 
-from glassbox.comparison.evidence import Items
+from glassbox.comparison.evidence import Items, is_perplexity, linearised
 from glassbox.tracking.items import FILE, items_digest, read_items
 from glassbox.tracking.manifest import TrialRecord
 
@@ -25,13 +26,24 @@ class Answers:
     """One trial's answers: task -> question id -> right or wrong, and task -> question id -> cluster.
 
     likelihoods: a digest of all log-likelihoods in id order, None where nothing was scored by choices. choices: task ->
-    number of choices, 0 where answers are generated.
+    number of choices, 0 where answers are generated. texts: task -> block id -> (log-likelihood, tokens), of tasks
+    whose items are blocks of running text; these are never right.
     """
 
     correct: Mapping[str, Mapping[str, bool]]
     clusters: Mapping[str, Mapping[str, str]]
     likelihoods: str | None
     choices: Mapping[str, int]
+    texts: Mapping[str, Mapping[str, tuple[float, int]]] = field(default_factory=dict)
+
+    def shown(self, task: str, metric: str) -> float:
+        """The test score that the items give; NaN without any."""
+        if is_perplexity(metric):
+            blocks = self.texts.get(task, {}).values()
+            tokens = sum(count for _, count in blocks)
+            return math.exp(-math.fsum(likelihood for likelihood, _ in blocks) / tokens) if tokens else math.nan
+        judged = self.correct.get(task, {})
+        return sum(judged.values()) / len(judged) if judged else math.nan
 
 
 @dataclass(frozen=True)
@@ -86,15 +98,18 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> Answers:
     correct: dict[str, dict[str, bool]] = defaultdict(dict)
     clusters: dict[str, dict[str, str]] = defaultdict(dict)
     choices: dict[str, int] = {}
+    texts: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
     digest, scored = hashlib.sha256(), False
     for row in sorted(rows, key=lambda row: row["sample_id"]):
         correct[row["task"]][row["sample_id"]] = row["correct"]
         clusters[row["task"]][row["sample_id"]] = row.get("cluster") or ""
         likelihoods = row["log_likelihoods"]
-        choices[row["task"]] = len(likelihoods)
+        if row.get("tokens"):
+            texts[row["task"]][row["sample_id"]] = (likelihoods[0], row["tokens"])
+        choices[row["task"]] = 0 if row.get("tokens") else len(likelihoods)
         scored = scored or bool(likelihoods)
         digest.update(row["sample_id"].encode() + struct.pack(f"<{len(likelihoods)}d", *likelihoods))
-    return Answers(correct, clusters, digest.hexdigest() if scored else None, choices)
+    return Answers(correct, clusters, digest.hexdigest() if scored else None, choices, texts)
 
 
 def _faults_of_rows(
@@ -105,11 +120,10 @@ def _faults_of_rows(
     if len(rows) != sum(len(of) for of in answers.correct.values()):
         yield Fault(FILE, "one question is there twice", trial)
     for task, metric in metrics.items():
-        judged = answers.correct.get(task, {})
-        share = sum(judged.values()) / len(judged) if judged else float("nan")
-        score = trial.metrics.get(metric, float("nan"))
-        if not abs(share - score) <= TOLERANCE:
-            yield Fault(metric, f"{score:g} is the score, {share:g} of the questions are right", trial)
+        found, score = answers.shown(task, metric), trial.metrics.get(metric, math.nan)
+        if not abs(found - score) <= TOLERANCE * max(1.0, abs(score)):
+            told = "its blocks give" if is_perplexity(metric) else "of the questions are right:"
+            yield Fault(metric, f"{score:g} is the score, {told} {found:g}", trial)
 
 
 def _differing_questions(trials: Sequence[TrialRecord], answers: Mapping[str, Answers]) -> Iterator[Fault]:
@@ -136,11 +150,18 @@ def item_table(
         correct = np.full((len(groups), len(seeds), len(ids)), np.nan)
         for row, group in enumerate(groups):
             for column, seed in enumerate(seeds):
-                judged = answers[f"{group}/{seed}"].correct[task] if f"{group}/{seed}" in answers else None
-                if judged is not None:
-                    correct[row, column] = [judged[each] for each in ids]
+                if f"{group}/{seed}" in answers:
+                    correct[row, column] = _values(answers[f"{group}/{seed}"], task, ids)
         tables[task] = Items(ids, correct, _cluster_numbers(known.clusters[task], ids))
     return tables
+
+
+def _values(answers: Answers, task: str, ids: Sequence[str]) -> Sequence[float] | np.ndarray:
+    """1 or 0 for every question; of running text every block's part in the score."""
+    if task not in answers.texts:
+        return [answers.correct[task][each] for each in ids]
+    likelihoods, tokens = np.asarray([answers.texts[task][each] for each in ids], dtype=np.float64).T
+    return linearised(likelihoods, tokens)
 
 
 def _cluster_numbers(names: Mapping[str, str], ids: Sequence[str]) -> np.ndarray | None:

@@ -95,10 +95,13 @@ def notes(plan: Plan, scale: str, selection: Selection, checked: Mapping[str, An
     if own:
         found.append(
             f"conf/analysis.yaml does not name {', '.join(own)}; the questions of each task are asked there too, with "
-            "the default margin of 2 points. Add it under `tasks` and `margins` to set another."
+            "the default margin of 2 points (of perplexity 2 %). Add it under `tasks` and `margins` to set another."
         )
     if plan.margin_scale != scale and not plan.derived:
-        margins = ", ".join(f"{task} {100 * margin:g}" for task, margin in plan.margins.items())
+        margins = ", ".join(
+            f"{task} {margin:g} nats" if plan.tasks[task].in_nats else f"{task} {100 * margin:g}"
+            for task, margin in plan.margins.items()
+        )
         found.append(
             f"Scale {scale} has no margins of its own in conf/analysis.yaml; the {plan.margin_scale} ones are used "
             f"(points: {margins})."
@@ -172,22 +175,27 @@ def faint_components(liveness: Sequence[Mapping[str, Any]], groups: Collection[s
 
 def teacher_notes(
     scores: Mapping[str, Mapping[str, float]],
-    chance: Mapping[str, float],
+    chance: Mapping[str, float | None],
     questions: Mapping[str, int],
     label_probability: Mapping[str, float],
 ) -> list[str]:
     """A sentence for each task on which the teacher has little to teach.
 
-    scores: of `teacher` and `initial_student` by task. label_probability: the teacher's mean probability of the
-    training labels, by task.
+    scores: of `teacher` and `initial_student` by task. chance: None of a task whose score is a perplexity, of which
+    less is better. label_probability: the teacher's mean probability of the training labels, by task.
     """
     found = []
     for task, score in scores["teacher"].items():
-        student, n = scores["initial_student"].get(task), questions.get(task)
+        student, n, guessed = scores["initial_student"].get(task), questions.get(task), chance[task]
+        if guessed is None:
+            if student is not None and score > student:
+                told = f"{score:.4g} against {student:.4g}"
+                found.append(f"The teacher's perplexity on {task} is above the untrained student's ({told}).")
+            continue
         if student is not None and score < student:
             told = f"{100 * score:.1f} % against {100 * student:.1f} %"
             found.append(f"The teacher is below the student before distillation on {task} ({told}).")
-        if n and score <= chance[task] + 2 * math.sqrt(chance[task] * (1 - chance[task]) / n):
+        if n and score <= guessed + 2 * math.sqrt(guessed * (1 - guessed) / n):
             found.append(f"The teacher is at chance on {task} ({100 * score:.1f} %): its signals hold little to learn.")
     for task, probability in label_probability.items():
         if probability > SURE_OF_LABELS:

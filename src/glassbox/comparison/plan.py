@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,22 +20,29 @@ from glassbox.config.problems import dotted, known_keys, nearest
 from glassbox.config.settings import Group, Section, Settings
 from glassbox.config.yaml_files import read_yaml
 from glassbox.errors import GlassboxError
+from glassbox.tasks.sample import PERPLEXITY
 
 TEACHER = "teacher"
 DEFAULT = "default"
 DEFAULT_MARGIN = 0.02
 DEFAULT_REASON = "the plan names no margin for this task; two points are a convention and no more"
+DEFAULT_NATS_REASON = "the plan names no margin for this task; 2 % of perplexity are a convention and no more"
 Test = Literal["two_sided", "greater", "intersection_union", "equivalence", "descriptive"]
 Holm = Literal["over tasks", "within task", "over signals", "none"]
-Scale = Literal["points", "logit"]
+Scale = Literal["points", "logit"]  # of a plan; points of a perplexity are nats per token
 
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """metric: `accuracy` or `exact_match`. chance: the share of right answers that guessing gives."""
+    """metric: `accuracy`, `exact_match` or `perplexity`. chance: the share of right answers that guessing gives; None
+    of a perplexity."""
 
     metric: str
-    chance: float
+    chance: float | None
+
+    @property
+    def in_nats(self) -> bool:
+        return self.metric == PERPLEXITY
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Plan:
-    """margins: the largest difference that counts as equal, per task, as a share of 1, at the scale in use.
+    """margins: the largest difference that counts as equal, per task, at the scale in use: as a share of 1, or of
+    perplexity in nats per token.
 
     margin_scale: the scale whose margins these are, `default` for one that has none of its own. seen_seeds: seeds of
     this scale whose scores were known when the plan was made; seen_note says what that bears on. primary: the family
@@ -117,13 +126,17 @@ class Plan:
             tasks=every,
             unplanned=tuple(own),
             margins=margins,
-            margin_reasons={task: self.margin_reasons.get(task, DEFAULT_REASON) for task in every},
+            margin_reasons={task: self.margin_reasons.get(task, _default_reason(each)) for task, each in every.items()},
             contrasts=tuple(each.on(tuple(every)) for each in self.contrasts),
         )
 
     @property
     def confidence(self) -> float:
         return 1 - self.alpha
+
+
+def _default_reason(task: PlannedTask) -> str:
+    return DEFAULT_NATS_REASON if task.in_nats else DEFAULT_REASON
 
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -133,13 +146,24 @@ Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class TaskSection(Section):
-    metric: Literal["accuracy", "exact_match"]
-    chance: Share
+    metric: Literal["accuracy", "exact_match", "perplexity"]
+    chance: Share | None = None
 
 
 class MarginSection(Section):
-    points: Annotated[float, Field(gt=0.0, lt=100.0)]
+    """In percentage points, or of perplexity in `nats` per token or as a `ratio` of perplexities such as 1.02."""
+
+    points: Annotated[float, Field(gt=0.0, lt=100.0)] | None = None
+    nats: Annotated[float, Field(gt=0.0)] | None = None
+    ratio: Annotated[float, Field(gt=1.0)] | None = None
     reason: Annotated[str, Field(min_length=1)]
+
+    @property
+    def value(self) -> float:
+        """As a share of 1, or in nats."""
+        if self.points is not None:
+            return self.points / 100
+        return self.nats if self.nats is not None else math.log(self.ratio or 1.0)
 
 
 class SeenSection(Section):
@@ -175,10 +199,19 @@ class PlanFile(Section):
     seeds: dict[str, Seeds]
     seen_seeds: dict[str, SeenSection] = Field(default_factory=dict)
     tasks: dict[str, TaskSection] = Field(min_length=1)
+    own_tasks: dict[str, dict[str, TaskSection]] = Field(default_factory=dict)
     margins: dict[str, dict[str, MarginSection]] = Field(default_factory=dict)
     replicas: dict[str, str] = Field(default_factory=dict)
     hypothesis: HypothesisSection | None = None
     contrasts: tuple[ContrastSection, ...]
+
+    def tasks_of(self, scale: str) -> dict[str, TaskSection]:
+        """The tasks of a scale: those of its own, where it has any."""
+        return self.own_tasks.get(scale) or self.tasks
+
+    @property
+    def all_tasks(self) -> dict[str, TaskSection]:
+        return {name: task for tasks in (*self.own_tasks.values(), self.tasks) for name, task in tasks.items()}
 
 
 def read_plan(conf: Path, scale: str) -> Plan:
@@ -195,7 +228,8 @@ def read_plan(conf: Path, scale: str) -> Plan:
         raise _refusal(path, faults)
     margin_scale = scale if scale in found.margins else DEFAULT
     margins = {**found.margins.get(DEFAULT, {}), **found.margins.get(scale, {})}
-    named = {task: margin.points / 100 for task, margin in margins.items()}
+    named = {task: margin.value for task, margin in margins.items()}
+    tasks = {name: PlannedTask(task.metric, task.chance) for name, task in found.tasks_of(scale).items()}
     stated = found.hypothesis
     seen = found.seen_seeds.get(scale)
     return Plan(
@@ -206,11 +240,13 @@ def read_plan(conf: Path, scale: str) -> Plan:
         groups=found.groups,
         optional_groups=found.optional_groups,
         seeds=found.seeds.get(scale, found.seeds[DEFAULT]),
-        tasks={name: PlannedTask(task.metric, task.chance) for name, task in found.tasks.items()},
-        margins={task: named.get(task, DEFAULT_MARGIN) for task in found.tasks},
-        margin_reasons={task: margins[task].reason if task in margins else DEFAULT_REASON for task in found.tasks},
+        tasks=tasks,
+        margins={task: named.get(task, DEFAULT_MARGIN) for task in tasks},
+        margin_reasons={
+            task: margins[task].reason if task in margins else _default_reason(each) for task, each in tasks.items()
+        },
         hypothesis=Hypothesis(stated.alike, stated.better) if stated else None,
-        contrasts=tuple(_contrast(each, found.tasks) for each in found.contrasts),
+        contrasts=tuple(_contrast(each, tuple(tasks)) for each in found.contrasts),
         primary=found.primary or next(each.family for each in found.contrasts),
         margin_scale=margin_scale,
         seen_seeds=seen.seeds if seen else (),
@@ -219,13 +255,13 @@ def read_plan(conf: Path, scale: str) -> Plan:
     )
 
 
-def _contrast(section: ContrastSection, tasks: Mapping[str, TaskSection]) -> PlannedContrast:
+def _contrast(section: ContrastSection, tasks: Sequence[str]) -> PlannedContrast:
     names = ("id", "family", "question", "test", "holm", "legs", "scales", "answered")
     values = {name: getattr(section, name) for name in names}
     weights = section.weights or _mean_leg(section.legs)
     if isinstance(section.tasks, tuple):
         return PlannedContrast(**values, tasks=section.tasks, weights=weights)
-    return PlannedContrast(**values, tasks=(), weights=weights, every=section.tasks).on(tuple(tasks))
+    return PlannedContrast(**values, tasks=(), weights=weights, every=section.tasks).on(tasks)
 
 
 def _mean_leg(legs: tuple[dict[str, float], ...]) -> dict[str, float]:
@@ -242,17 +278,32 @@ def _contradictions(plan: PlanFile) -> Iterator[str]:
             yield f"`groups`: {group} stands there twice."
     if DEFAULT not in plan.seeds:
         yield f"`seeds.{DEFAULT}` is missing: it serves every scale that is not named."
+    tasks = tuple(plan.all_tasks)
+    for name, task in plan.all_tasks.items():
+        if (task.chance is None) != (task.metric == PERPLEXITY):
+            why = "`chance` is missing" if task.chance is None else "a perplexity has no chance level"
+            yield f"`tasks.{name}`: {why}."
     for scale, margins in plan.margins.items():
-        yield from _unknown(f"margins.{scale}", margins, tuple(plan.tasks))
+        yield from _unknown(f"margins.{scale}", margins, tasks)
+        for name, margin in margins.items():
+            yield from _faults_of_margin(f"margins.{scale}.{name}", margin, plan.all_tasks.get(name))
     if plan.hypothesis:
-        yield from _unknown("hypothesis", (*plan.hypothesis.alike, *plan.hypothesis.better), tuple(plan.tasks))
+        yield from _unknown("hypothesis", (*plan.hypothesis.alike, *plan.hypothesis.better), tasks)
     yield from _unknown("replicas", (*plan.replicas, *plan.replicas.values()), groups)
     yield from _unknown("primary", [plan.primary] if plan.primary else [], tuple(c.family for c in plan.contrasts))
     for name, count in Counter(contrast.id for contrast in plan.contrasts).items():
         if count > 1:
             yield f"`contrasts`: the id {name} stands there twice."
     for contrast in plan.contrasts:
-        yield from _faults_of(contrast, (*groups, TEACHER), tuple(plan.tasks))
+        yield from _faults_of(contrast, (*groups, TEACHER), tasks)
+
+
+def _faults_of_margin(path: str, margin: MarginSection, task: TaskSection | None) -> Iterator[str]:
+    given = [name for name in ("points", "nats", "ratio") if getattr(margin, name) is not None]
+    of_text = task is not None and task.metric == PERPLEXITY
+    if len(given) != 1 or (task is not None and (given == ["points"]) == of_text):
+        wanted = "`nats` per token or a `ratio` of perplexities" if of_text else "`points`"
+        yield f"`{path}`: a margin of this task is in {wanted}, and here stands {', '.join(given) or 'nothing'}."
 
 
 def _faults_of(contrast: ContrastSection, groups: tuple[str, ...], tasks: tuple[str, ...]) -> Iterator[str]:
@@ -352,9 +403,13 @@ def derived_plan(settings: Settings) -> Plan:
 def plan_lines(plan: Plan) -> list[str]:
     """The lines that would make a derived plan the plan of conf/analysis.yaml, one per entry."""
     tasks = ", ".join(
-        f"{name}: {{metric: {task.metric}, chance: {task.chance:g}}}" for name, task in plan.tasks.items()
+        f"{name}: {{metric: {task.metric}{'' if task.chance is None else f', chance: {task.chance:g}'}}}"
+        for name, task in plan.tasks.items()
     )
-    margins = ", ".join(f"{name}: {{points: 2, reason: why this is small}}" for name in plan.tasks)
+    margins = ", ".join(
+        f"{name}: {{{'ratio: 1.02' if task.in_nats else 'points: 2'}, reason: why this is small}}"
+        for name, task in plan.tasks.items()
+    )
     lines = [
         f"alpha: {plan.alpha:g}",
         f"power: {plan.power:g}",

@@ -25,7 +25,7 @@ MOST = 100.0
 
 def study_deviations(contrasts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Key -> deviation over seeds, of a finished study's `contrasts` on points, without those that did not vary."""
-    found = {row["key"]: row.get("deviation") for row in contrasts if row.get("scale") == "points"}
+    found = {row["key"]: row.get("deviation") for row in contrasts if row.get("scale") != "logit"}
     return {key: value for key, value in found.items() if value is not None and value >= DEGENERATE_DEVIATION}
 
 
@@ -39,7 +39,7 @@ def power_rows(plan: Plan, deviations: Mapping[str, float] | float, difference: 
     meant. TOST too is at Holm's first step, where verdicts adjust it; the hypothesis' own pairs are not adjusted.
     """
     _refuse(difference, "difference to detect")
-    tests = [each for each in planned_contrasts(plan) if each.scale == "points" and each.test != "descriptive"]
+    tests = [each for each in planned_contrasts(plan) if each.scale != "logit" and each.test != "descriptive"]
     sizes = Counter(each.counted for each in tests)
     known = (
         dict.fromkeys((each.key for each in tests), deviations) if isinstance(deviations, float | int) else deviations
@@ -74,8 +74,8 @@ def power_table(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
         for line in lines
     ]
     head = (
-        f"What {n} seeds can show, in percentage points. Power: the chance that a true difference of {difference:g} is "
-        f"found at alpha {plan.alpha:g}; finds from: the smallest difference found with {100 * plan.power:g} % power; "
+        f"What {n} seeds can show, in percentage points (of a perplexity in hundredths of a nat per token). Power: the "
+        f"chance that a true difference of {difference:g} is found at alpha {plan.alpha:g}; finds from: the smallest difference found with {100 * plan.power:g} % power; "
         "TOST power: the chance of showing equivalence within the margin where the true difference is 0, at Holm's "
         "first step where verdicts are adjusted."
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from glassbox.comparison import notes
 from glassbox.comparison.costs import gain_intervals, group_cost, unequal_load
-from glassbox.comparison.evidence import Evidence
+from glassbox.comparison.evidence import Evidence, score_of
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.notes import integrity
 from glassbox.comparison.plan import Plan, plan_lines
@@ -151,6 +151,7 @@ def _task(study: Study, task: str) -> dict[str, Any]:
         "key": metric,
         "embedded": study.settings.prepare.tasks[task].source == "embedded",
         "planned": task not in plan.unplanned,
+        "unit": "nats" if plan.tasks[task].in_nats else "share",
         "chance": plan.tasks[task].chance,
         "margin": plan.margins.get(task),
         "margin_reason": plan.margin_reasons.get(task),
@@ -174,9 +175,9 @@ def _group(study: Study, group: str) -> dict[str, Any]:
 def _cost(study: Study, group: str, means: list[dict[str, Any]]) -> dict[str, Any]:
     by_cell = {(row["group"], row["task"]): row["mean"] for row in means}
     gain = {}
-    for task in study.metrics:
+    for task, key in study.metrics.items():
         mean, control = by_cell.get((group, task)), by_cell.get((study.plan.control, task))
-        gain[task] = None if mean is None or control is None else mean - control
+        gain[task] = None if mean is None or control is None else score_of(key, mean) - score_of(key, control)
     cost = group_cost(
         list(study.objective(group).active),
         study.selection.of(group),

@@ -12,7 +12,7 @@ import pyarrow.parquet as parquet
 
 from glassbox import tracking
 from glassbox.comparison.comparability import pairing, refuse_incomparable, refuse_missing, task_metrics
-from glassbox.comparison.evidence import Evidence, score_table
+from glassbox.comparison.evidence import Evidence, is_perplexity, score_of, score_table
 from glassbox.comparison.inference import infer
 from glassbox.comparison.items import Answers, item_table, read_answers
 from glassbox.comparison.plan import Plan, PlannedTask, plan_or_derived, planned_weights
@@ -98,8 +98,13 @@ def results_of(
         diverged=diverged,
         paired=paired,
         items=item_table(answers, selection.groups, selection.seeds, tuple(metrics)),
-        teacher={task: score for task, score in known["teacher"].items() if task not in gate.get("teacher_unread", ())},
-        start=known["initial_student"],
+        teacher={
+            task: score_of(metrics[task], score)
+            for task, score in known["teacher"].items()
+            if task not in gate.get("teacher_unread", ())
+        },
+        start={task: score_of(metrics[task], score) for task, score in known["initial_student"].items()},
+        nats=frozenset(task for task, metric in metrics.items() if is_perplexity(metric)),
     )
     study = Study(settings, plan, planned, selection, metrics, evidence, pairing_text, gate, data)
     inferred = infer(plan, evidence)
@@ -129,6 +134,7 @@ def _with_own_tasks(plan: Plan, metrics: Mapping[str, str], answers: Mapping[str
     found = {}
     for task, metric in metrics.items():
         choices = next((each.choices[task] for each in answers.values() if task in each.choices), 0)
-        own = PlannedTask(metric.removeprefix("test/").removesuffix(f"_{task}"), 1 / choices if choices else 0.0)
+        chance = None if is_perplexity(metric) else 1 / choices if choices else 0.0
+        own = PlannedTask(metric.removeprefix("test/").removesuffix(f"_{task}"), chance)
         found[task] = plan.tasks.get(task, own)
     return plan.for_tasks(found)

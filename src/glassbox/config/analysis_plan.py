@@ -8,6 +8,7 @@ from glassbox.config.yaml_files import read_yaml
 
 PLAN = "analysis.yaml"
 BY_SCALE = ("seeds", "seen_seeds", "margins")
+OF_ONE_SCALE = "own_tasks"
 
 
 def plan_digest(conf: Path, scale: str) -> str:
@@ -25,4 +26,7 @@ def plan_digest(conf: Path, scale: str) -> str:
         for name in BY_SCALE
         if isinstance(content.get(name), dict)
     }
+    own = (content.get(OF_ONE_SCALE) or {}).get(scale)
+    content = {name: value for name, value in content.items() if name != OF_ONE_SCALE}
+    of_scale |= {OF_ONE_SCALE: own} if own else {}
     return hashlib.sha256(json.dumps({**content, **of_scale}, sort_keys=True).encode()).hexdigest()

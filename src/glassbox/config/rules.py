@@ -11,7 +11,8 @@ from glassbox.config.components import COMPONENTS, SIGNALS, TUNED
 from glassbox.config.curves import highest, is_constant, points_of, value_at
 from glassbox.config.problems import Problem, nearest
 
-EMBEDDED_TASKS = ("sst2", "mmlu", "gsm8k")
+EMBEDDED_TEXT = "chronicle"
+EMBEDDED_TASKS = ("sst2", "mmlu", "gsm8k", EMBEDDED_TEXT)
 # All the questions that the closed world of the miniature mmlu has, by split; the other two generators do not run dry
 EMBEDDED_ITEMS = {"mmlu": {"train": 3438, "validation": 1150, "test": 2435}}
 SOURCES_WITHOUT_FILES = ("embedded", "hub")
@@ -36,6 +37,8 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _candidates_are_as_many,
         _tasks_have_their_source,
         _hub_data_sets_are_whole,
+        _running_text_is_cut,
+        _running_text_has_labels,
         _generators_hold_what_is_asked,
         _only_the_hub_has_revisions,
         _student_keeps_master_weights,
@@ -202,6 +205,10 @@ def _tasks_have_their_source(tree: Tree) -> Iterator[Problem]:
         elif source in SOURCES_WITHOUT_FILES and files:
             why = f"source `{source}` reads no files, so that these would be ignored"
             yield Problem(f"{path}.files", why, f"-S {path}.source=jsonl, or leave the files away", dict(files))
+        elif source == "text" and task.get("dataset"):
+            if files:
+                why = "it names files and a data set, and one of them is the text"
+                yield Problem(f"{path}.files", why, f"-S {path}.files=null, or {path}.dataset to null", dict(files))
         elif source and source not in SOURCES_WITHOUT_FILES and "files" in task and not files:
             why = f"source `{source}` reads local files"
             yield Problem(f"{path}.files", why, "name them in conf/ under files.train, .validation and .test", files)
@@ -211,18 +218,59 @@ def _hub_data_sets_are_whole(tree: Tree) -> Iterator[Problem]:
     for name, task in _sections(tree, "prepare.tasks").items():
         path, source = f"prepare.tasks.{name}", task.get("source")
         dataset, fields = task.get("dataset"), task.get("fields")
-        if dataset and source not in (None, "hub"):
+        if dataset and source not in (None, "hub", "text"):
             why = f"source `{source}` reads no data set of the hub, so that it would be ignored"
             yield Problem(f"{path}.dataset", why, f"-S {path}.source=hub, or set it to null", dataset)
         if dataset and source == "hub" and "fields" in task and not fields:
             why = "nothing says which columns of the data set make a sample"
             yield Problem(f"{path}.fields", why, "write them as docs/own_data.md shows", fields)
-        if fields and not dataset and source not in (None, "jsonl"):
+        if fields and source == "text":
+            why = "running text has one column, `text.column`, so that these would be ignored"
+            yield Problem(f"{path}.fields", why, "set it to null", dict(fields))
+        elif fields and not dataset and source not in (None, "jsonl"):
             why = f"source `{source}` without a `dataset` has columns of its own, so that these would be ignored"
             yield Problem(f"{path}.fields", why, "set it to null, or give the task source jsonl", dict(fields))
         if fields and not (fields.get("prompt") or fields.get("messages")):
             why = "it maps neither `prompt` nor `messages`"
             yield Problem(f"{path}.fields", why, "name the column of one of them", dict(fields))
+
+
+def _running_text_is_cut(tree: Tree) -> Iterator[Problem]:
+    longest = _at(tree, "snapshot.max_length")
+    for name, task in _sections(tree, "prepare.tasks").items():
+        path, source, text = f"prepare.tasks.{name}.text", task.get("source"), task.get("text")
+        is_text = source == "text" or (source == "embedded" and name == EMBEDDED_TEXT)
+        if text and source and not is_text:
+            why = f"source `{source}` is no running text, so that it would be ignored"
+            yield Problem(path, why, f"-S prepare.tasks.{name}.source=text, or set it to null", dict(text))
+        elif is_text and not text:
+            why = "nothing says into blocks of how many tokens the text is cut"
+            yield Problem(path, why, f"-S +{path}.block_size={longest or 512}", text)
+        elif is_text and isinstance(text, Mapping):
+            size, stride = text.get("block_size"), text.get("stride")
+            if size and longest and size > longest:
+                why = f"samples have at most snapshot.max_length {longest} tokens"
+                yield Problem(f"{path}.block_size", why, f"-S {path}.block_size={longest}", size)
+            if size and stride and stride >= size:
+                why = f"blocks of {size} tokens so far apart would leave tokens out"
+                yield Problem(f"{path}.stride", why, f"-S {path}.stride={size // 2}, or null for no overlap", stride)
+
+
+def _running_text_has_labels(tree: Tree) -> Iterator[Problem]:
+    """The teacher has no answer of its own to a text, and no token of it is without a label."""
+    texts = [name for name, task in _sections(tree, "prepare.tasks").items() if task.get("text")]
+    if not texts:
+        return
+    share = _at(tree, "train.labelled")
+    if share is not None and share < 1:
+        why = f"{', '.join(texts)} is running text, every token of which is its own label"
+        yield Problem("train.labelled", why, "-S train.labelled=1", share)
+    for name, group in _sections(tree, "distill").items():
+        own = group.get("labelled")
+        if group.get("labels") == "teacher" or (own is not None and own < 1):
+            why = f"{', '.join(texts)} is running text, to which the teacher gives no answer of its own"
+            groups = ",".join(each for each in _sections(tree, "distill") if each != name)
+            yield Problem(f"distill.{name}", why, f"leave the group out: -S 'distill=[{groups}]'", None, False)
 
 
 def _generators_hold_what_is_asked(tree: Tree) -> Iterator[Problem]:
@@ -238,11 +286,16 @@ def _generators_hold_what_is_asked(tree: Tree) -> Iterator[Problem]:
 def _only_the_hub_has_revisions(tree: Tree) -> Iterator[Problem]:
     tasks = _sections(tree, "prepare.tasks")
     for name, task in tasks.items():
-        if task.get("revision") and task.get("source") not in (None, "hub"):
+        of_the_hub = task.get("source") in (None, "hub") or (task.get("source") == "text" and task.get("dataset"))
+        if task.get("revision") and not of_the_hub:
             why = f"source `{task['source']}` knows no revisions, so that it would be ignored"
             yield Problem(f"prepare.tasks.{name}.revision", why, "set it to null", task["revision"])
     mirror = _at(tree, "prepare.hub")
-    if mirror and tasks and not any(task.get("source") in (None, "hub") for task in tasks.values()):
+    if (
+        mirror
+        and tasks
+        and not any(task.get("source") in (None, "hub") or task.get("dataset") for task in tasks.values())
+    ):
         why = "no task has source `hub`, so that it would be ignored"
         yield Problem("prepare.hub", why, "-S prepare.hub=null, or -S scale=paper", mirror)
 

@@ -136,18 +136,32 @@ class DataSet(Section):
     splits: TaskFiles
 
 
+class TextSettings(Section):
+    """How running text is cut: blocks of `block_size` tokens of the teacher's tokenizer, context included.
+
+    `stride` (null: blocks do not overlap) is how many tokens apart the blocks of validation and test begin; a block
+    then scores what no earlier one has scored. `column` is that of a data set's text.
+    """
+
+    block_size: Annotated[int, Field(ge=2)]
+    stride: PositiveInt | None = None
+    column: str = "text"
+
+
 class TaskSettings(Section):
     """Where a task's samples come from, and how many of each split are used (null: all).
 
     Of a hub source: `revision` pins the commit, and `dataset` names one that is not known by the task's name. `fields`
-    says which columns of its rows, or of a JSONL file's, make a sample.
+    says which columns of its rows, or of a JSONL file's, make a sample. `text` is there for running text, whose samples
+    are blocks: source `text` reads files or a data set, and the embedded task `chronicle` is such text.
     """
 
-    source: Literal["embedded", "sst2_tsv", "mmlu_csv", "gsm8k_jsonl", "jsonl", "hub"]
+    source: Literal["embedded", "sst2_tsv", "mmlu_csv", "gsm8k_jsonl", "jsonl", "hub", "text"]
     dataset: DataSet | None = None
     fields: TaskFields | None = None
     revision: str | None = None
     files: TaskFiles | None = None
+    text: TextSettings | None = None
     train: PositiveInt | None = None
     validation: PositiveInt | None = None
     test: PositiveInt | None = None
@@ -344,6 +358,18 @@ class PretrainedModelSettings(Section):
     mixture: PretrainMixture
 
 
+class PretrainedTextSettings(Section):
+    """The embedded teacher of running text: another embedded model, trained on with blocks of the chronicle."""
+
+    made_from: str
+    block_size: Annotated[int, Field(ge=2)]
+    batch_size: PositiveInt
+    steps: PositiveInt
+    learning_rate: PositiveFloat
+    decay: Share
+    samples_seed: int
+
+
 class PretrainSettings(Section):
     """How data/embedded was made; a frozen stage, rerun only on purpose."""
 
@@ -351,6 +377,7 @@ class PretrainSettings(Section):
     batch_size: PositiveInt
     teacher: PretrainedModelSettings
     student: PretrainedModelSettings
+    text_teacher: PretrainedTextSettings
 
 
 class Settings(Section):

@@ -1,4 +1,5 @@
-"""Per-task accuracy of any causal language model: choices by log-likelihood, everything else by greedy generation.
+"""Per-task scores of any causal language model: choices by log-likelihood, running text by its perplexity, everything
+else by greedy generation.
 
 Teacher, initial student and every trial are measured by the same code. An item's result does not depend on which items
 share its batch, up to floating-point noise.
@@ -19,8 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from glassbox.config.settings import EvaluationSettings
 from glassbox.errors import GlassboxError
+from glassbox.evaluation.perplexity import TextScore, pooled, score_texts
 from glassbox.models.context import context_of
-from glassbox.models.encoding import decode_answer, encode_prompt, encode_sample
+from glassbox.models.encoding import decode_answer, encode_prompt, encode_sample, scored_bytes
 from glassbox.models.generation import Pick, ends_of, generate_tokens, most_likely, require_finite
 from glassbox.models.loading import head_logits, vocabulary_size
 from glassbox.models.signals import packed_positions, position_signals
@@ -34,7 +36,8 @@ class ItemResult:
     """`log_likelihoods` are in nats, in the order of the sample's choices; empty where the answer was generated.
 
     `cluster` is the sample's: "" where its task has no groups of related questions. `cut_off`: the generation reached
-    `evaluation.max_new_tokens` without an end.
+    `evaluation.max_new_tokens` without an end. Of a block of running text the only log-likelihood is that of its
+    `tokens` predicted tokens, which cover `bytes` of UTF-8; it is neither right nor wrong.
     """
 
     sample_id: str
@@ -46,11 +49,16 @@ class ItemResult:
     log_likelihoods: tuple[float, ...]
     cluster: str = ""
     cut_off: bool = False
+    tokens: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """`value` is the share of right items, 0 to 1; exact ties count as wrong and are counted."""
+    """`value` is the share of right items, 0 to 1; exact ties count as wrong and are counted.
+
+    Of running text it is the perplexity, and `text` says what it was formed of.
+    """
 
     task: str
     metric: str
@@ -60,6 +68,13 @@ class TaskScore:
     n_ties: int
     n_cut_off: int
     has_choices: bool
+    text: TextScore | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        if self.text is not None:
+            return {"tokens": self.text.tokens}
+        return {"ties": self.n_ties} if self.has_choices else {"cut_off": self.n_cut_off}
 
 
 @dataclass(frozen=True)
@@ -70,15 +85,17 @@ class Evaluation:
     items: list[ItemResult]
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """{'test/accuracy_sst2': 0.91, ...} for the prefix 'test'."""
-        return {f"{prefix}/{score.metric}": score.value for score in self.scores.values()}
+        """{'test/accuracy_sst2': 0.91, ...} for the prefix 'test'; of running text its bits per byte too."""
+        found = {f"{prefix}/{score.metric}": score.value for score in self.scores.values()}
+        texts = {task: score.text for task, score in self.scores.items() if score.text}
+        return found | {f"{prefix}/bits_per_byte_{task}": text.bits_per_byte for task, text in texts.items()}
 
     def counts(self, prefix: str) -> dict[str, float]:
         """How many items bear on a score without being read in it: {'test/ties_sst2': 0, 'test/cut_off_gsm8k': 3}."""
         return {
             f"{prefix}/{what}_{score.task}": float(count)
             for score in self.scores.values()
-            for what, count in ((("ties", score.n_ties),) if score.has_choices else (("cut_off", score.n_cut_off),))
+            for what, count in score.counts.items()
         }
 
 
@@ -137,6 +154,7 @@ def evaluate(
     try:
         with torch.no_grad(), autocast():
             results = _score_choices(candidate, samples) | _score_generations(candidate, samples)
+            results |= _score_blocks(candidate, samples)
     finally:
         model.train(was_training)
     return scored(samples, [results[index] for index in range(len(samples)) if index in results])
@@ -216,7 +234,7 @@ def _choose(sample: Sample, log_likelihoods: list[float]) -> ItemResult:
 
 
 def _score_generations(candidate: Candidate, samples: Sequence[Sample]) -> dict[int, ItemResult]:
-    places = [index for index, sample in enumerate(samples) if not sample.choices]
+    places = [index for index, sample in enumerate(samples) if not sample.choices and not sample.is_text]
     generated = _continue(candidate, [samples[index] for index in places], most_likely)
     results = {}
     for index, continuation in zip(places, generated, strict=True):
@@ -228,6 +246,35 @@ def _score_generations(candidate: Candidate, samples: Sequence[Sample]) -> dict[
             sample.sample_id, sample.task, correct, False, text, sample.gold, (), sample.cluster, cut_off
         )
     return results
+
+
+def _score_blocks(candidate: Candidate, samples: Sequence[Sample]) -> dict[int, ItemResult]:
+    """Every block of running text by the log-likelihood of its predicted tokens."""
+    texts = {index: sample for index, sample in enumerate(samples) if sample.is_text}
+    encoded = [
+        encode_sample(
+            candidate.tokenizer, each.prompt, each.answer, max_length=candidate.max_length, overflow=candidate.overflow
+        )
+        for each in texts.values()
+    ]
+    ids = [sample.sample_id for sample in texts.values()]
+    batches = _by_length(range(len(ids)), [len(each.ids) for each in encoded], candidate.settings.batch_size)
+    found = score_texts(candidate.model, candidate.vocabulary, encoded, ids, batches)
+    return {
+        index: ItemResult(
+            sample.sample_id,
+            sample.task,
+            False,
+            False,
+            "",
+            "",
+            (log_likelihood,),
+            sample.cluster,
+            tokens=len(each.ids) - 1 - each.loss_start,
+            bytes=scored_bytes(sample.prompt + sample.answer, each),
+        )
+        for (index, sample), each, log_likelihood in zip(texts.items(), encoded, found, strict=True)
+    }
 
 
 def continuations(
@@ -299,19 +346,22 @@ def _by_length(items: Sequence[Any], lengths: Sequence[int], batch_size: int) ->
 def _task_scores(samples: Sequence[Sample], items: Sequence[ItemResult]) -> dict[str, TaskScore]:
     expected = Counter(sample.task for sample in samples)
     has_choices = {sample.task: bool(sample.choices) for sample in samples}
+    is_text = {sample.task: sample.is_text for sample in samples}
     scores = {}
     for task, n_expected in expected.items():
         mine = [item for item in items if item.task == task]
         if len(mine) != n_expected:
             raise GlassboxError(f"Task '{task}': {len(mine)} of {n_expected} items were evaluated; no score is given.")
+        text = pooled([(each.log_likelihoods[0], each.tokens, each.bytes) for each in mine]) if is_text[task] else None
         scores[task] = TaskScore(
             task=task,
-            metric=metric_name(task, has_choices[task]),
-            value=sum(item.correct for item in mine) / n_expected,
+            metric=metric_name(task, has_choices[task], is_text[task]),
+            value=text.perplexity if text else sum(item.correct for item in mine) / n_expected,
             n_evaluated=len(mine),
             n_expected=n_expected,
             n_ties=sum(item.tie for item in mine),
             n_cut_off=sum(item.cut_off for item in mine),
             has_choices=has_choices[task],
+            text=text,
         )
     return scores

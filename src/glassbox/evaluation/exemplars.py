@@ -57,6 +57,9 @@ def with_exemplars(
     shown: list[Sample] = []
     fewer: Counter[str] = Counter()
     for sample in samples:
+        if sample.is_text:
+            shown.append(sample)
+            continue
         blocks = [f"{each.prompt}{each.answer}" for each in exemplars.get(sample.task, ())]
         left = next(
             count
@@ -76,7 +79,7 @@ def judged_alone(evaluation: Evaluation, samples: Sequence[Sample]) -> Evaluatio
     """The same results with each generated answer cut where the model went on to a sample of its own."""
     items = []
     for sample, item in zip(samples, evaluation.items, strict=True):
-        if not sample.choices:
+        if not sample.choices and not sample.is_text:
             text = item.prediction.partition(SEPARATOR)[0]
             item = replace(item, prediction=text, correct=is_correct_generation(sample, text))
         items.append(item)

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glassbox.comparison.comparability import METRICS
+from glassbox.comparison.evidence import score_of
 from glassbox.config.settings import Group, Settings
 from glassbox.errors import GlassboxError
 from glassbox.grid.side_study import SideStudy, side_study
+from glassbox.tasks.sample import METRICS
 from glassbox.tracking.manifest import TrialRecord
 
 COMPONENTS = ("logits", "hidden", "attention")
@@ -134,7 +135,10 @@ def _identifier(name: str) -> str:
 
 
 def scores_of(trial: TrialRecord, settings: Settings, split: str = "validation") -> dict[str, float]:
-    """The last score of every task on a split. Raises GlassboxError for a trial that diverged."""
+    """The last score of every task on a split, more of which is better.
+
+    Raises GlassboxError for a trial that diverged.
+    """
     if not trial.finished:
         raise GlassboxError(
             f"{trial.name} of a side study diverged: take its weight out of `tuning` in conf/scale, or train it slower."
@@ -142,7 +146,7 @@ def scores_of(trial: TrialRecord, settings: Settings, split: str = "validation")
     found = {}
     for task in settings.prepare.tasks:
         names = [f"{split}/{metric}_{task}" for metric in METRICS]
-        found[task] = next(trial.metrics[name] for name in names if name in trial.metrics)
+        found[task] = next(score_of(name, trial.metrics[name]) for name in names if name in trial.metrics)
     return found
 
 

@@ -27,6 +27,7 @@ from glassbox.files import code_digest, write_synced
 from glassbox.models.encoding import encode_sample
 from glassbox.models.generation import generate_tokens
 from glassbox.models.loading import head_logits, load_model, output_head
+from glassbox.models.running import is_running
 from glassbox.models.signals import ATTENTION_NAME, position_signals
 
 PROBES = 8
@@ -78,10 +79,11 @@ def draw_probes(
     probes = []
     for prompt, answer in (ordered[place] for place in places):
         encoded = encode_sample(tokenizer, prompt, answer, max_length=max_length, overflow="truncate")
-        ids = encoded.ids[: encoded.loss_start + 1 + POSITIONS]
+        start = max(encoded.loss_start, len(encoded.ids) // 2) if is_running(prompt) else encoded.loss_start
+        ids = encoded.ids[: start + 1 + POSITIONS]
         cut = max(0, len(ids) - limit)
-        if encoded.loss_start > cut:
-            probes.append(Probe(ids[cut:], encoded.loss_start - cut))
+        if start > cut:
+            probes.append(Probe(ids[cut:], start - cut))
     return probes
 
 

@@ -11,15 +11,16 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from glassbox.errors import GlassboxError
-from glassbox.models.marks import RENDERED
+from glassbox.models.marks import CUT, RENDERED
+from glassbox.models.running import block_of, is_running
 
 
 @dataclass(frozen=True)
 class Encoded:
     """[bos, prompt, answer, eos]; positions t in [loss_start, len(ids) - 1) predict ids[t + 1] of answer or eos.
 
-    Of a prompt without an answer: [bos, prompt], and all positions count. `spans` are the characters of prompt + answer
-    that each id covers, [start, end).
+    Of a prompt without an answer: [bos, prompt], and all positions count. Of running text: [bos where a text begins,
+    context, scored], without eos. `spans` are the characters of prompt + answer that each id covers, [start, end).
     """
 
     ids: tuple[int, ...]
@@ -123,6 +124,8 @@ def encode_sample(
     prompt alone, unless it `may_be_empty` as a teacher's can be. Raises GlassboxError for an answer longer than the
     limit, and for one without tokens.
     """
+    if is_running(prompt):
+        return _encode_block(tokenizer, prompt, answer, max_length, overflow)
     beginning, prefix, following, retokenised = _split(tokenizer, prompt, answer)
     alone = not answer and not may_be_empty
     if not following.ids and not may_be_empty and not alone:
@@ -143,6 +146,59 @@ def encode_sample(
         *([(end, end)] * (len(tail) - len(following.ids))),
     )
     return Encoded(ids, 0 if alone else prefix_size - surplus - 1, retokenised, surplus > 0, spans)
+
+
+def text_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of a text, and the characters that each covers, with the blanks that some tokenizers leave out of them."""
+    ids, spans = _tokenize(tokenizer, text)
+    whole, last = [], 0
+    for start, end in spans:
+        whole.append((last if last <= start else start, end))
+        last = max(last, end)
+    return ids, whole
+
+
+def _encode_block(
+    tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str, max_length: int, overflow: str
+) -> Encoded:
+    """A block of running text: a token belongs to it where its last character does.
+
+    Over `max_length` the context loses its start. The first token is not predicted where nothing stands before it.
+    """
+    block = block_of(prompt, answer)
+    ids, spans = text_pieces(tokenizer, block.text)
+    begin = len(block.before)
+    middle, stop = begin + len(block.context), begin + len(block.context) + len(block.scored)
+    places = [place for place, (_, end) in enumerate(spans) if begin < end <= stop]
+    context = [place for place in places if spans[place][1] <= middle]
+    bos: Any = tokenizer.bos_token_id
+    own = [bos] if block.begins and bos is not None else []
+    surplus = 0
+    if len(own) + len(places) > max_length:
+        shown = block.scored[:60]
+        if len(context) < len(own) + len(places) - max_length + (not own):
+            raise GlassboxError(
+                f"The block of text {shown!r} has {len(own) + len(places)} tokens and snapshot.max_length is "
+                f"{max_length}. Raise snapshot.max_length, or lower text.block_size of its task."
+            )
+        surplus = _surplus(len(own) + len(context), len(own) + len(places), max_length, overflow, shown)
+    moved = len(prompt) - middle
+    kept = places[surplus:]
+    shifted = [(max(start, begin) + moved, end + moved) for start, end in (spans[place] for place in kept)]
+    prefix_size = len(own) + len(context) - surplus
+    return Encoded(
+        (*own, *(ids[place] for place in kept)),
+        max(prefix_size - 1, 0),
+        False,
+        surplus > 0,
+        (*((0, 0) for _ in own), *shifted),
+    )
+
+
+def scored_bytes(text: str, encoded: Encoded) -> int:
+    """UTF-8 bytes of prompt + answer (`text`) that the predicted tokens cover."""
+    start, end = encoded.spans[encoded.loss_start + 1][0], encoded.spans[-1][1]
+    return len(text[start:end].replace(CUT, "").encode())
 
 
 def byte_spans(text: str, encoded: Encoded) -> np.ndarray:

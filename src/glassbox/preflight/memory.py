@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from glassbox.config.settings import ModelSettings, Settings, Weights
+from glassbox.evaluation.perplexity import LOGITS_AT_ONCE
 from glassbox.models.context import context_of
 from glassbox.models.generation import GROWTH, cache_of
 from glassbox.models.loading import configuration_of, head_logits, loaded_dtype, model_without_weights
@@ -189,7 +190,10 @@ def teacher_evaluation_peak(settings: Settings, workload: Workload, teacher: Tea
     abstraction = Abstraction(_parts(teacher.vocabulary, set()))
     model = abstract_model(abstraction, settings.teacher, teacher.dtype).eval()
     times = 1 + settings.evaluation.teacher_shots
-    questions = [replace(question, n_prompt=times * question.n_prompt) for question in workload.questions]
+    questions = [
+        replace(question, n_prompt=(1 if question.is_text else times) * question.n_prompt)
+        for question in workload.questions
+    ]
     with abstraction:
         _evaluate(abstraction, settings, model, teacher.vocabulary, questions, "no")
     return _without_nothing(abstraction.peak)
@@ -204,7 +208,8 @@ def _evaluate(
     precision: str,
 ) -> None:
     with torch.no_grad(), _autocast(precision)():
-        _score_choices(settings, model, vocabulary, questions)
+        _score_choices(settings, model, vocabulary, [each for each in questions if not each.is_text])
+        _score_choices(settings, model, vocabulary, [each for each in questions if each.is_text])
         _generate(abstraction, settings, model, vocabulary, questions)
 
 
@@ -223,7 +228,8 @@ def _score_choices(settings: Settings, model: PreTrainedModel, vocabulary: int, 
     width = int(tokens.max())
     ids, mask = torch.zeros(len(batch), width, dtype=torch.int64), torch.arange(width) < tokens[:, None]
     signals = position_signals(model, ids, mask, tokens - count, count, want_attention=False)
-    torch.log_softmax(head_logits(model, signals.hidden, vocabulary), dim=-1)
+    some = LOGITS_AT_ONCE // vocabulary if any(question.is_text for question in questions) else len(signals.hidden)
+    torch.log_softmax(head_logits(model, signals.hidden[:some], vocabulary), dim=-1)
 
 
 def _generate(

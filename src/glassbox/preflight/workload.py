@@ -46,11 +46,15 @@ class Length:
 
 @dataclass(frozen=True)
 class Question:
-    """One test sample: tokens of its prompt, and of each choice; no choices means that an answer is generated."""
+    """One test sample: tokens of its prompt, and of each choice; no choices means that an answer is generated.
+
+    A block of running text (`is_text`) has one choice, the tokens that are predicted.
+    """
 
     task: str
     n_prompt: int
     choices: tuple[int, ...]
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,21 @@ def _counted(
             lengths.append(Length(sample.sample_id, sample.task, split, tokens, hidden, attention, answer))
     questions = []
     for sample in splits["test"]:
+        if sample.is_text:
+            questions.append(_block(sample, tokenizer, settings))
+            continue
         prompt = len(encode_prompt(tokenizer, sample.prompt, snapshot.max_length))
         choices = tuple(len(tokenizer(choice, add_special_tokens=False)["input_ids"]) for choice in sample.choices)
         questions.append(Question(sample.task, prompt, choices))
     vocabulary = max(tokenizer.get_vocab().values()) + 1
     return _with_answered(settings, Workload(tuple(lengths), tuple(questions), True, source, vocabulary))
+
+
+def _block(sample: Sample, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Question:
+    limits = {"max_length": settings.snapshot.max_length, "overflow": settings.snapshot.overflow}
+    encoded = encode_sample(tokenizer, sample.prompt, sample.answer, **limits)
+    known = encoded.loss_start + 1
+    return Question(sample.task, known, (len(encoded.ids) - known,), is_text=True)
 
 
 def _bound(settings: Settings, reason: str) -> Workload:
@@ -143,7 +157,9 @@ def _bound(settings: Settings, reason: str) -> Workload:
         for split in CAPTURED_SPLITS:
             for index in range(_rows(settings, name, split, reason)):
                 lengths.append(Length(f"{name}/{split}/{index}", name, split, most, most - 1, most - 1, most - 1))
-        questions += [Question(name, most, ())] * _rows(settings, name, "test", reason)
+        is_text = settings.prepare.tasks[name].text is not None
+        asked = Question(name, 1, (most - 1,), is_text=True) if is_text else Question(name, most, ())
+        questions += [asked] * _rows(settings, name, "test", reason)
     source = f"an upper bound, every sample {most} tokens long (snapshot.max_length): {reason}"
     return _with_answered(settings, Workload(tuple(lengths), tuple(questions), False, source, None))
 

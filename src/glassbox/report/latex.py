@@ -11,9 +11,10 @@ from glassbox.report.notation import (
     coincidence_mark,
     difference,
     difference_interval,
+    metric_label,
     p_value,
-    percent,
-    percent_interval,
+    score,
+    score_interval,
     significant,
     width,
 )
@@ -63,16 +64,16 @@ def main_table(results: Mapping[str, Any]) -> str:
     """table_main.tex: per group and task the mean, and under it the interval of either scope."""
     tasks = results["tasks"]
     level = f"{100 * results['confidence']:.0f}"
-    header = [f"{escape(task['task'])} ({escape(task['metric'].replace('_', ' '))})" for task in tasks]
+    header = [f"{escape(task['task'])} ({escape(metric_label(task))})" for task in tasks]
     lines = [_row(["group", *header]), r"\midrule"]
     for row in mean_table(results):
         is_reference = row["kind"] == "reference"
         lines.append(_row([escape(row["name"]), *(_mean(cell, len(results["seeds"])) for cell in row["cells"])]))
         if not is_reference:
-            lines.append(_row(["", *(_limits(cell) for cell in row["cells"])]))
-            lines.append(_row(["", *(_limits(cell.get("items")) for cell in row["cells"])]))
+            lines.append(_row(["", *(_limits(cell, cell["unit"]) for cell in row["cells"])]))
+            lines.append(_row(["", *(_limits(cell.get("items"), cell["unit"]) for cell in row["cells"])]))
     caption = (
-        f"Mean test score in percent over {len(results['seeds'])} seeds. In brackets, {level}\u00a0% intervals: first "
+        f"Mean test score over {len(results['seeds'])} seeds. In brackets, {level}\u00a0% intervals: first "
         "over other seeds on these questions (Student t), below it over other seeds and other questions like these."
         f"{coincidence(results, 'means')}"
     )
@@ -91,7 +92,8 @@ def contrast_table(results: Mapping[str, Any]) -> str:
         lines += [_contrast(row, results["alpha"]) for row in question["rows"]]
     level = f"{100 * results['confidence']:.0f}"
     caption = (
-        f"Planned contrasts in percentage points (on logits where marked), with {level}~\\% intervals over seeds and "
+        "Planned contrasts in percentage points (logits where marked, of a perplexity nats per token), with "
+        f"{level}~\\% intervals over seeds and "
         "over seeds and questions, none adjusted for the number of tests, Holm-adjusted $p$ and the minimum detectable "
         "effect (MDE) at Holm's first step and the plan's power. "
         f"Bold: adjusted $p$ under {results['alpha']:g}.{escape(coincidence(results, 'contrasts'))}{_easy(results)}"
@@ -121,11 +123,11 @@ def _not_run(questions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _mean(cell: Mapping[str, Any], n_seeds: int) -> str:
     fewer = f"{{\\scriptsize ($n = {cell['n']}$)}} " if cell.get("n", n_seeds) != n_seeds else ""
-    return fewer + escape(percent(cell["mean"]))
+    return fewer + escape(score(cell["mean"], cell["unit"]))
 
 
-def _limits(cell: Mapping[str, Any] | None) -> str:
-    return rf"{{\scriptsize {escape(percent_interval(cell))}{_mark(cell)}}}"
+def _limits(cell: Mapping[str, Any] | None, unit: str) -> str:
+    return rf"{{\scriptsize {escape(score_interval(cell, unit))}{_mark(cell)}}}"
 
 
 def _mark(items: Mapping[str, Any] | None) -> str:

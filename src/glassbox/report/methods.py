@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glassbox.report.notation import percent, width
+from glassbox.report.notation import percent, scale_unit, width
 
 TESTS = {
     "two_sided": "two-sided t tests",
@@ -68,12 +68,25 @@ def _tasks(results: Mapping[str, Any]) -> Iterable[str]:
     parts = []
     for task in results["tasks"]:
         known = [task["metric"].replace("_", " ")]
-        known += [f"{task['n_items']} questions"] if task["n_items"] is not None else []
+        known += (
+            [f"{task['n_items']} {'blocks' if task['unit'] == 'nats' else 'questions'}"]
+            if task["n_items"] is not None
+            else []
+        )
         known += [f"in {task['n_clusters']} clusters"] if task["n_clusters"] is not None else []
         known += [f"chance {percent(task['chance'])} %"] if task["chance"] is not None else []
         miniature = "an embedded miniature, " if task["embedded"] else ""
         parts.append(f"{task['task']} ({miniature}{', '.join(known)})")
     yield f"Test scores: {'; '.join(parts)}."
+    if any(task["unit"] == "nats" for task in results["tasks"]):
+        yield (
+            "Perplexity is exp of the mean negative log-likelihood of a token, all tokens of all blocks alike; "
+            "statistics are on that mean, so that a difference is the log of a ratio of perplexities and more of it is better."
+        )
+
+
+def _scale(task: Mapping[str, Any]) -> str:
+    return "nats" if task["unit"] == "nats" else "points"
 
 
 def _tests(results: Mapping[str, Any]) -> Iterable[str]:
@@ -104,7 +117,7 @@ def _holm(results: Mapping[str, Any]) -> Iterable[str]:
 
 def _equivalence(results: Mapping[str, Any]) -> Iterable[str]:
     margins = [
-        f"{task['task']} {width(task['margin'])} points"
+        f"{task['task']} {width(task['margin'], _scale(task))} {scale_unit(_scale(task))}"
         + (f" ({task['margin_reason']})" if task["margin_reason"] else "")
         for task in results["tasks"]
         if task["margin"] is not None

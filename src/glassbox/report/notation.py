@@ -1,4 +1,4 @@
-"""How numbers are written: scores in percent, differences in signed points, p-values, sizes; a dash for none."""
+"""How numbers are written: scores in percent, perplexities, differences in signed points, p-values; a dash for none."""
 
 from __future__ import annotations
 
@@ -19,14 +19,34 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else _signed(f"{100 * share:.1f}")
 
 
+def score(value: float | None, unit: str = "share") -> str:
+    """A share of 1 in percent, a perplexity (`nats`) with four digits. 0.5714 -> 57.1, 12.3456 -> 12.35."""
+    if value is None or unit == "share":
+        return percent(value)
+    return f"{value:.4g}" if value < 1e4 else f"{value:.3g}"
+
+
+def score_interval(row: Mapping[str, Any] | None, unit: str = "share") -> str:
+    """[56.1, 58.0], or a dash where there is none."""
+    if row is None or row.get("lower") is None or row.get("upper") is None:
+        return MISSING
+    return f"[{score(row['lower'], unit)}, {score(row['upper'], unit)}]"
+
+
+def metric_label(task: Mapping[str, Any]) -> str:
+    """'accuracy, %', or 'perplexity, less is better'."""
+    name = task["metric"].replace("_", " ")
+    return f"{name}, %" if task["unit"] == "share" else f"{name}, less is better"
+
+
 def difference(value: float | None, scale: str = "points") -> str:
-    """A signed difference: shares of 1 as percentage points, logits as they are. 0.0041 -> +0.41."""
-    return MISSING if value is None else _signed(f"{_scaled(value, scale):+.2f}")
+    """A signed difference: shares of 1 as percentage points, logits and nats as they are. 0.0041 -> +0.41."""
+    return MISSING if value is None else _signed(f"{_scaled(value, scale):+.{_digits(scale)}f}")
 
 
 def width(value: float | None, scale: str = "points") -> str:
     """A difference that has no sign: a margin, a minimum detectable effect. 0.01 -> 1.00."""
-    return MISSING if value is None else f"{_scaled(value, scale):.2f}"
+    return MISSING if value is None else f"{_scaled(value, scale):.{_digits(scale)}f}"
 
 
 def difference_interval(row: Mapping[str, Any] | None, scale: str = "points") -> str:
@@ -39,12 +59,6 @@ def difference_interval(row: Mapping[str, Any] | None, scale: str = "points") ->
 def coincidence_mark(items: Mapping[str, Any] | None) -> str:
     """= where the interval over seeds and questions is the one over seeds."""
     return COINCIDES if items and items["coincides"] else ""
-
-
-def percent_interval(row: Mapping[str, Any] | None) -> str:
-    if row is None or row.get("lower") is None or row.get("upper") is None:
-        return MISSING
-    return f"[{percent(row['lower'])}, {percent(row['upper'])}]"
 
 
 def p_value(p: float | None) -> str:
@@ -114,6 +128,16 @@ def significant(row: Mapping[str, Any], alpha: float) -> bool:
 
 def _scaled(value: float, scale: str) -> float:
     return 100 * value if scale == "points" else value
+
+
+def _digits(scale: str) -> int:
+    """Decimals of a difference: a nat is about a hundred points of likelihood."""
+    return 4 if scale == "nats" else 2
+
+
+def scale_unit(scale: str) -> str:
+    """What a difference on this scale is counted in."""
+    return {"points": "points", "nats": "nats per token"}.get(scale, "logits")
 
 
 def _signed(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from glassbox.report.notation import COINCIDENCE, formula_label, percent, task_label
+from glassbox.report.notation import COINCIDENCE, formula_label, score, score_interval, task_label
 
 Row = dict[str, Any]
 REFERENCES = {"teacher": "teacher", "initial_student": "student before distillation"}
@@ -171,12 +171,13 @@ def coincidence(results: Mapping[str, Any], section: str) -> str:
 
 def mean_table(results: Mapping[str, Any]) -> list[Row]:
     """A row per reference and group with its name, its kind (`reference`, `store`, `manifest`) and a cell per task."""
-    means = {(row["group"], row["task"]): row for row in results["means"]}
+    units = {task["task"]: task["unit"] for task in results["tasks"]}
+    means = {(row["group"], row["task"]): {**row, "unit": units[row["task"]]} for row in results["means"]}
     rows: list[Row] = []
     for reference in REFERENCES:
         scores = results["references"][reference]
         if scores:
-            cells = [{"mean": scores.get(task["task"])} for task in results["tasks"]]
+            cells = [{"mean": scores.get(task["task"]), "unit": task["unit"]} for task in results["tasks"]]
             rows.append({"name": reference_title(results, reference), "kind": "reference", "cells": cells})
     for entry in results["groups"]:
         cells = [means[entry["group"], task["task"]] for task in results["tasks"]]
@@ -185,7 +186,7 @@ def mean_table(results: Mapping[str, Any]) -> list[Row]:
 
 
 def console_table(results: Mapping[str, Any]) -> str:
-    """Group means +- half-width of the t interval per task, in percent, as plain aligned text."""
+    """Group means +- half-width of the t interval per task, in percent or as perplexity, as plain aligned text."""
     header = ["group", *(f"{task['task']} {task['metric']}" for task in results["tasks"])]
     lines = [header]
     for row in mean_table(results):
@@ -199,10 +200,11 @@ def console_table(results: Mapping[str, Any]) -> str:
 def _console_cell(cell: Mapping[str, Any], is_reference: bool) -> str:
     if cell["mean"] is None:
         return "-"
+    mean = score(cell["mean"], cell["unit"])
     if is_reference:
-        return percent(cell["mean"])
+        return mean
     diverged = f", {cell['n_diverged']} diverged" if cell["n_diverged"] else ""
-    return f"{percent(cell['mean'])} {_half_width(cell)} (n={cell['n']}{diverged})"
+    return f"{mean} {_half_width(cell)} (n={cell['n']}{diverged})"
 
 
 def _half_width(cell: Mapping[str, Any]) -> str:
@@ -210,8 +212,8 @@ def _half_width(cell: Mapping[str, Any]) -> str:
         return f"({cell['statement']})"
     if cell["lower"] is None:
         return "± ?"
-    if cell["clipped"]:
-        return f"[{percent(cell['lower'])}, {percent(cell['upper'])}]"
+    if cell["clipped"] or cell["unit"] == "nats":
+        return score_interval(cell, cell["unit"])
     return f"± {50 * (cell['upper'] - cell['lower']):.1f}"
 
 

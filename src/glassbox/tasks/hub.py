@@ -95,7 +95,7 @@ def _mapped_task(settings: TaskSettings, render: Render) -> HubTask:
 
 
 def _read(task: str, known: HubTask, name: str, revision: str | None, mirror: str | None) -> Pool:
-    rows, commit = _load(task, known, name, revision, mirror)
+    rows, commit = load_rows(task, known, name, revision, mirror)
     place = "/".join(filter(None, (known.path, known.configuration, name)))
     samples = []
     for number, row in enumerate(rows):
@@ -111,7 +111,7 @@ def _read(task: str, known: HubTask, name: str, revision: str | None, mirror: st
     return Pool(place, tuple(samples), revision, commit)
 
 
-def _load(task: str, known: HubTask, name: str, revision: str | None, mirror: str | None) -> tuple[Any, str | None]:
+def load_rows(task: str, known: HubTask, name: str, revision: str | None, mirror: str | None) -> tuple[Any, str | None]:
     """The rows of one hub split, and the commit they come from (None: from a folder)."""
     import datasets
 

@@ -96,16 +96,16 @@ def draw(wanted: list[Request], seed: int, note: Callable[[Drawn], None] | None 
     for request in _limited_before_unlimited(wanted):
         pool = request.pool
         offered = unique.setdefault(pool, _first_of_each_prompt(pool.samples))
-        available = [sample for sample in offered if sample.prompt not in taken]
+        available = [sample for sample in offered if sample.identity not in taken]
         chosen = _choose(request, available, seed)
         if note:
             here = taken_here.get(pool, set())
-            elsewhere = sum(sample.prompt in taken and sample.prompt not in here for sample in offered)
+            elsewhere = sum(sample.identity in taken and sample.identity not in here for sample in offered)
             origin = (request.task, request.split, pool.place, pool.revision, pool.commit)
             note(
                 Drawn(*origin, len(pool.samples), len(pool.samples) - len(offered), elsewhere, len(chosen), pool.notes)
             )
-        prompts = {sample.prompt for sample in chosen}
+        prompts = {sample.identity for sample in chosen}
         taken |= prompts
         taken_here[pool] = taken_here.get(pool, set()) | prompts
         drawn[request.split] += [assign(sample, request.task, request.split) for sample in chosen]
@@ -129,7 +129,7 @@ def _limited_before_unlimited(wanted: list[Request]) -> list[Request]:
 def _first_of_each_prompt(samples: tuple[Sample, ...]) -> list[Sample]:
     unique: dict[str, Sample] = {}
     for sample in samples:
-        unique.setdefault(sample.prompt, sample)
+        unique.setdefault(sample.identity, sample)
     return list(unique.values())
 
 
@@ -143,6 +143,8 @@ def _choose(request: Request, available: list[Sample], seed: int) -> list[Sample
         )
     if count == len(available):
         return available
+    if available[0].is_text:  # blocks that follow each other: beside each other two splits would share their articles
+        return available[:count]
     place = hashlib.sha256(f"{request.task}/{request.split}".encode()).digest()
     generator = np.random.default_rng([seed, int.from_bytes(place[:8], "little")])
     return [available[index] for index in generator.permutation(len(available))[:count]]

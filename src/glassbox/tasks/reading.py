@@ -31,11 +31,11 @@ class Reading:
 
 
 def readings(splits: Mapping[str, Sequence[Sample]], tokenizer: PreTrainedTokenizerFast) -> list[Reading]:
-    """Every sample as the tokenizer reads it, without a limit on its length."""
+    """Every sample as the tokenizer reads it, without a limit on its length; running text is none to be answered."""
     known: dict[tuple[str, ...], bool] = {}
     found = []
     for split, samples in splits.items():
-        for sample in samples:
+        for sample in (each for each in samples if not each.is_text):
             encoded = _encoded(tokenizer, sample, sample.answer)
             own = encoded.ids[encoded.loss_start + 1 : -1]
             if sample.choices not in known:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol, TypeVar
 
+from glassbox.models.running import is_running
+
 ANSWER_MARK = "####"
 FIELD_SEPARATOR = "\x1f"
 
@@ -40,7 +42,9 @@ class Sample:
 
     `answer` and every choice begin with a space, or as the chat template that rendered the prompt has it. `gold` is the
     right member of `choices`, or the number or text that the generation must match. `cluster` names the group of
-    related questions, such as a subject ("": none). A prompt without labels has the empty answer.
+    related questions, such as a subject ("": none). A prompt without labels has the empty answer. A block of running
+    text (models/running.py) has its context as prompt; it has neither choices nor gold, and its answer is not generated
+    but scored.
     """
 
     sample_id: str
@@ -50,6 +54,16 @@ class Sample:
     choices: tuple[str, ...]
     gold: str
     cluster: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a block of running text, scored by the likelihood of every token."""
+        return is_running(self.prompt)
+
+    @property
+    def identity(self) -> str:
+        """What no two samples of a study share: the prompt, or of running text all of it."""
+        return f"{self.prompt}{self.answer}" if self.is_text else self.prompt
 
 
 def make_sample(
@@ -98,9 +112,14 @@ def is_correct_generation(sample: Sample, generated_text: str) -> bool:
     return generated_text.strip() == sample.gold
 
 
-def metric_name(task: str, has_choices: bool) -> str:
-    """'accuracy_<task>' counts right choices, 'exact_match_<task>' generated answers that match."""
-    return f"{'accuracy' if has_choices else 'exact_match'}_{task}"
+PERPLEXITY = "perplexity"
+METRICS = ("accuracy", "exact_match", PERPLEXITY)
+
+
+def metric_name(task: str, has_choices: bool, is_text: bool = False) -> str:
+    """'accuracy_<task>' counts right choices, 'exact_match_<task>' generated answers that match; 'perplexity_<task>'
+    is that of running text."""
+    return f"{PERPLEXITY if is_text else 'accuracy' if has_choices else 'exact_match'}_{task}"
 
 
 class HasTask(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from glassbox.config.settings import SPLITS, ModelSettings, PrepareSettings, Settings, TaskSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks import files, hub
+from glassbox.tasks import files, hub, text
 from glassbox.tasks.chat import ChatTemplate
 from glassbox.tasks.pools import Drawn, Pool, draw, requests
 from glassbox.tasks.rows import Render, no_template
@@ -24,8 +24,21 @@ def load_samples(
     render = no_template if teacher is None else ChatTemplate(teacher)
     wanted = []
     for task, settings in prepare.tasks.items():
-        wanted += requests(task, _pools(task, settings, prepare, render), settings)
+        own = text_pools(task, settings, prepare, teacher) if settings.text else _pools(task, settings, prepare, render)
+        wanted += requests(task, own, settings)
     return draw(wanted, prepare.seed, note)
+
+
+def text_pools(
+    task: str, settings: TaskSettings, prepare: PrepareSettings, teacher: ModelSettings | None
+) -> dict[str, Pool]:
+    """Blocks of running text: of files or a data set, or of the embedded chronicle."""
+    if settings.source == "text":
+        return text.pools(task, settings, teacher, prepare.hub)
+    from glassbox.tasks.miniature import chronicle
+
+    assert settings.text is not None
+    return chronicle.pools(task, settings, text.Cutter(settings.text, teacher), prepare.seed)
 
 
 def _pools(task: str, settings: TaskSettings, prepare: PrepareSettings, render: Render) -> dict[str, Pool]:

@@ -24,6 +24,8 @@ def on_logits(evidence: Evidence) -> Evidence:
 
 
 def _log_odds(evidence: Evidence, task: str, shares: np.ndarray) -> np.ndarray:
+    if task in evidence.nats:
+        return np.full_like(shares, np.nan)
     half = 0.5 / len(evidence.items[task].ids) if task in evidence.items else 0.0
     right, wrong = shares + half, 1 - shares + half
     inside = (right > 0) & (wrong > 0)
@@ -34,6 +36,8 @@ def at_the_end(contrast: Contrast, evidence: Evidence) -> str | None:
     """Why a contrast has no meaning on log-odds: a score within 1 % of an end, where the half count makes them up."""
     for group in contrast.groups:
         for task in contrast.tasks:
+            if task in evidence.nats:
+                return f"{task} is a perplexity, which has no log-odds"
             if group in evidence.groups and task in evidence.tasks:
                 scores = evidence.scores[evidence.groups.index(group), evidence.tasks.index(task)]
                 known = scores[np.isfinite(scores)]

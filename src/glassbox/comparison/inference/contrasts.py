@@ -10,15 +10,17 @@ from glassbox.comparison.plan import Plan, PlannedContrast
 
 TEACHER = "teacher"
 ALIKE = "alike"
+NATS = "nats"
 
 
 @dataclass(frozen=True)
 class Contrast:
     """sum over groups and tasks of weights[group] x tasks[task] x score, of one planned question.
 
-    counted: the tests that Holm counts together with this one carry the same value. margin: a share of 1, None where
-    the scale is not points or the plan has none; a contrast of several tasks takes the smallest of theirs. legs: of
-    an intersection-union test, the one-sided contrasts that must all be positive.
+    scale: `points`, `logit`, or `nats` per token where all tasks are perplexities. counted: the tests that Holm counts
+    together with this one carry the same value. margin: in the scale's unit, None on log-odds or where the plan has
+    none; a contrast of several tasks takes the smallest of theirs. legs: of an intersection-union test, the one-sided
+    contrasts that must all be positive.
     """
 
     key: str
@@ -71,8 +73,10 @@ def planned_contrasts(plan: Plan) -> list[Contrast]:
 
 
 def _contrast(plan: Plan, planned: PlannedContrast, tasks: Mapping[str, float], scale: str) -> Contrast:
+    in_nats = [plan.tasks[task].in_nats for task in tasks if task in plan.tasks]
+    scale = NATS if scale == "points" and in_nats and all(in_nats) else scale
     place = "mean" if planned.every == "mean" else "-".join(sorted(tasks, key=lambda task: -tasks[task]))
-    suffix = "" if scale == "points" else f"/{scale}"
+    suffix = f"/{scale}" if scale == "logit" else ""
     per_task = planned.holm in ("within task", "over signals")
     alone = planned.holm == "none"
     counted = f"{planned.id if alone else planned.family}{f'/{place}' if per_task or alone else ''}{suffix}"
@@ -116,7 +120,7 @@ def _alike(plan: Plan) -> Iterator[Contrast]:
                 weights={second: 1.0, first: -1.0},
                 tasks={task: 1.0},
                 test="equivalence",
-                scale="points",
+                scale=NATS if task in plan.tasks and plan.tasks[task].in_nats else "points",
                 counted=f"{ALIKE}/{task}",
                 margin=plan.margins.get(task),
             )
@@ -125,7 +129,7 @@ def _alike(plan: Plan) -> Iterator[Contrast]:
 def _margin(plan: Plan, tasks: Mapping[str, float], scale: str) -> float | None:
     margins = [plan.margins.get(task) for task in tasks]
     known = [margin for margin in margins if margin is not None]
-    return min(known) if scale == "points" and len(known) == len(margins) else None
+    return min(known) if scale != "logit" and len(known) == len(margins) else None
 
 
 def _sum(weights: Mapping[str, float]) -> str:

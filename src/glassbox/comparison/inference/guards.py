@@ -56,7 +56,8 @@ def tasks_at_ends(means: list[dict[str, Any]], uninformative: list[str], control
     """Task -> where every distilling group is on it, of tasks at their ceiling or floor: no difference shows there."""
     found = dict.fromkeys(uninformative, "near chance")
     for task in dict.fromkeys(row["task"] for row in means):
-        scores = [row["mean"] for row in means if row["task"] == task and row["group"] != control and row["n"]]
+        own = [row for row in means if row["task"] == task and row["unit"] == "share"]
+        scores = [row["mean"] for row in own if row["group"] != control and row["n"]]
         if scores and min(scores) >= CEILING - DEGENERATE_DEVIATION:
             found[task] = f"at {100 * CEILING:g} % or more"
         elif scores and max(scores) <= 1 - CEILING + DEGENERATE_DEVIATION:

@@ -12,7 +12,7 @@ import numpy as np
 from glassbox.comparison.inference import verdicts
 from glassbox.comparison.inference.analysis import Analysis
 from glassbox.comparison.inference.contrasts import ALIKE
-from glassbox.comparison.inference.sentences import p_text, points
+from glassbox.comparison.inference.sentences import amount, p_text, unit
 from glassbox.comparison.plan import Plan
 from glassbox.comparison.statistics.equivalence import minimum_effect_p
 from glassbox.comparison.statistics.estimates import t_interval, t_test
@@ -123,7 +123,7 @@ def _gains(plan: Plan, analyses: Mapping[str, Analysis]) -> list[Leg]:
 
 def _is(found: Analysis, contrast_id: str, task: str) -> bool:
     contrast = found.contrast
-    return contrast.id == contrast_id and contrast.scale == "points" and contrast.tasks.get(task, 0.0) > 0
+    return contrast.id == contrast_id and contrast.scale != "logit" and contrast.tasks.get(task, 0.0) > 0
 
 
 def _contradicted(legs: Sequence[Leg], alpha: float) -> list[Leg]:
@@ -156,24 +156,27 @@ def _leg_text(leg: Leg, plan: Plan) -> str:
         return f"{leg.name}: not run, {found.observation.absent}."
     if leg.left_out:
         return f"{leg.name}: left out, {leg.left_out}."
-    difference = f"{points(float(found.estimate.value), True)} points"
+    scale = found.contrast.scale
+    difference = f"{amount(float(found.estimate.value), scale, True)} {unit(scale)}"
     if found.identical and leg.holds(plan.alpha) and found.contrast.margin:
-        margin = points(found.contrast.margin)
-        return f"{leg.name}: holds, {verdicts.IDENTICAL}, within the margin of {margin} points."
+        margin = amount(found.contrast.margin, scale)
+        return f"{leg.name}: holds, {verdicts.IDENTICAL}, within the margin of {margin} {unit(scale)}."
     if not found.estimate.testable:
         return f"{leg.name}: degenerate, every seed gave the same difference ({difference}), so nothing can be tested."
     if leg.contradicted:
         return f"{leg.name}: contradicted, {difference} ({_interval(found)})."
     outcome = "holds" if leg.holds(plan.alpha) else leg.blocked or "not shown"
-    bound = points(float(t_interval(found.estimate, 1 - 2 * plan.alpha)[0]), True)
+    bound = amount(float(t_interval(found.estimate, 1 - 2 * plan.alpha)[0]), scale, True)
     test, margin = f"at least {bound} by the one-sided bound, one-sided t test,", found.contrast.margin
     if found.contrast.id == ALIKE:
-        test = f"TOST against {100 * margin:g} points," if margin else "no margin,"
+        against = f"{100 * margin:g}" if margin and scale == "points" else amount(margin, scale)
+        test = f"TOST against {against} {unit(scale)}," if margin else "no margin,"
     return f"{leg.name}: {outcome}, {difference} ({_interval(found)}; {test} p {p_text(leg.p)})."
 
 
 def _interval(found: Analysis) -> str:
-    return f"interval {points(found.lower, True)} to {points(found.upper, True)}"
+    scale = found.contrast.scale
+    return f"interval {amount(found.lower, scale, True)} to {amount(found.upper, scale, True)}"
 
 
 def _text(plan: Plan, verdict: str, p: float, legs: Sequence[Leg]) -> str:

@@ -23,7 +23,7 @@ from glassbox.comparison.inference.guards import (
     guards,
     tasks_at_ends,
 )
-from glassbox.comparison.inference.means import group_means, uninformative_tasks
+from glassbox.comparison.inference.means import group_means, in_own_unit, uninformative_tasks
 from glassbox.comparison.inference.multiplicity import multiplicity
 from glassbox.comparison.inference.observation import unmatched_items
 from glassbox.comparison.inference.rows import contrast_row, final_verdict
@@ -37,8 +37,9 @@ RESOLUTION = "the seeds spread less than whole questions can show, so the standa
 def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
     """means, contrasts, hypothesis, answers, and what a reader must know of them, as plain JSON values.
 
-    Scores and differences are shares of 1; a number that does not exist is None. The same plan and evidence give the
-    same values: all is closed form but for the bootstrap, whose generator has a fixed seed.
+    Scores and differences are shares of 1, or perplexities with differences in nats per token, more of which is better;
+    a number that does not exist is None. The same plan and evidence give the same values: all is closed form but for
+    the bootstrap, whose generator has a fixed seed.
     """
     unmatched = list(unmatched_items(evidence))
     items = {task: each for task, each in evidence.items.items() if task not in unmatched}
@@ -57,7 +58,7 @@ def infer(plan: Plan, evidence: Evidence) -> dict[str, Any]:
     found = guards(means, primary, evidence, nobody_learnt, at_extremes)
     return _plain(
         {
-            "means": means,
+            "means": [in_own_unit(row) for row in means],
             "contrasts": rows,
             "hypothesis": verdict,
             "answers": answers(rows, plan),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,22 @@ def group_means(evidence: Evidence, plan: Plan) -> list[dict[str, Any]]:
     return [_row(evidence, plan, group, task) for group in evidence.groups for task in evidence.tasks]
 
 
+def in_own_unit(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is reported: perplexities in the place of minus nats per token, with their limits turned round.
+
+    The mean is then the geometric one over seeds. deviation stays that of the nats.
+    """
+    if row["unit"] != "nats":
+        return dict(row)
+
+    def told(of: Mapping[str, Any]) -> dict[str, Any]:
+        lower, upper = (None if of[name] is None else math.exp(-of[name]) for name in ("upper", "lower"))
+        return {**of, "lower": lower, "upper": upper}
+
+    mean = None if row["mean"] is None else math.exp(-row["mean"])
+    return {**told(row), "mean": mean, "items": told(row["items"]) if row["items"] else None}
+
+
 def uninformative_tasks(means: list[dict[str, Any]], evidence: Evidence) -> list[str]:
     """Tasks on which every group with a score is near chance: there, being alike says nothing about the signals."""
     found = []
@@ -34,8 +52,10 @@ def uninformative_tasks(means: list[dict[str, Any]], evidence: Evidence) -> list
 def _row(evidence: Evidence, plan: Plan, group: str, task: str) -> dict[str, Any]:
     position = evidence.groups.index(group), evidence.tasks.index(task)
     scores = evidence.scores[position]
-    questions = len(evidence.items[task].ids) if task in evidence.items else None
-    summary = mean_interval(scores[np.isfinite(scores)], confidence=plan.confidence, items=questions)
+    in_nats = task in evidence.nats
+    questions = len(evidence.items[task].ids) if task in evidence.items and not in_nats else None
+    bounds = (-np.inf, np.inf) if in_nats else (0.0, 1.0)
+    summary = mean_interval(scores[np.isfinite(scores)], confidence=plan.confidence, items=questions, bounds=bounds)
     items, error = _items(evidence, plan, group, task)
     if error is None and summary.deviation is not None:
         error = summary.deviation / np.sqrt(summary.n)
@@ -44,6 +64,7 @@ def _row(evidence: Evidence, plan: Plan, group: str, task: str) -> dict[str, Any
     return {
         "group": group,
         "task": task,
+        "unit": "nats" if in_nats else "share",
         "n": summary.n,
         "mean": summary.mean,
         "deviation": summary.deviation,
@@ -84,9 +105,11 @@ def _items(evidence: Evidence, plan: Plan, group: str, task: str) -> tuple[dict[
     if scope is None:
         return None, None
     lower, upper = scope.interval(plan.confidence)
-    limits = {"lower": max(lower, 0.0), "upper": min(upper, 1.0), "df": float(scope.both.df)}
+    in_nats = task in evidence.nats
+    within = (lower, upper) if in_nats else (max(lower, 0.0), min(upper, 1.0))
+    limits = {"lower": within[0], "upper": within[1], "df": float(scope.both.df)}
     marks = {
-        "clipped": lower < 0.0 or upper > 1.0,
+        "clipped": (lower, upper) != within,
         "clustered": clustered,
         "coincides": scope.coincide(plan.confidence),
     }

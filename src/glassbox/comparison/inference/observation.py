@@ -126,7 +126,7 @@ def observe(contrast: Contrast, evidence: Evidence) -> Observation:
 
 def _resolution(contrast: Contrast, evidence: Evidence) -> dict[str, float]:
     """Per group sum_k w_k^2 / (12 items_k^2) over its weighted tasks; empty unless all their questions are counted."""
-    if any(task not in evidence.items for task in contrast.tasks):
+    if any(task not in evidence.items or task in evidence.nats for task in contrast.tasks):
         return {}
     steps = sum((weight / len(evidence.items[task].ids)) ** 2 for task, weight in contrast.tasks.items())
     return {group: contrast.weights[group] ** 2 * steps / 12 for group in contrast.groups}
@@ -180,6 +180,9 @@ def _absent(contrast: Contrast, evidence: Evidence) -> str | None:
         return f"{', '.join(groups)} did not run"
     if tasks:
         return f"{', '.join(tasks)} is not among the study's tasks"
+    if len({task in evidence.nats for task in contrast.tasks}) > 1:
+        texts = ", ".join(task for task in contrast.tasks if task in evidence.nats)
+        return f"the perplexity of {texts} and shares of right answers have no unit in common"
     unknown = [task for task in contrast.tasks if TEACHER in contrast.weights and task not in evidence.teacher]
     return f"the teacher's score on {', '.join(unknown)} is not known" if unknown else None
 

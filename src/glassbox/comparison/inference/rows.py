@@ -112,7 +112,7 @@ def _welch(found: Analysis, confidence: float) -> dict[str, Any]:
 
 
 def _items(found: Analysis, evidence: Evidence, confidence: float) -> dict[str, Any] | None:
-    if found.contrast.scale != "points":
+    if found.contrast.scale == "logit":
         return None
     clustered = has_clusters(found.contrast, evidence)
     scope = observe_items(found.contrast, evidence, found.observation, paired=evidence.paired, clustered=clustered)

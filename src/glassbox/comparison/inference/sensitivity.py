@@ -71,14 +71,14 @@ def _rows(
     evidence: Evidence,
     plan: Plan,
 ) -> dict[str, Any]:
-    points = found.contrast.scale == "points"
+    points, in_items = found.contrast.scale == "points", found.contrast.scale != "logit"
     return {
         "welch": _outcome(others.welch[key]),
         "sign_flip": _sign_flip(found, *flips, plan.alpha),
         "bca": _bca(found, plan.confidence),
         "diverged_last": _diverged_last(found, *ranks, evidence, plan.alpha),
         "logit": _outcome(others.logit[key]) if points else None,
-        "clusters": _clusters(found, evidence, plan.confidence) if points else None,
+        "clusters": _clusters(found, evidence, plan.confidence) if in_items else None,
         "leave_one_out": _leave_one_out({seed: each[key] for seed, each in others.without.items()}),
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glassbox.comparison.inference import verdicts
+from glassbox.comparison.inference.contrasts import NATS
 from glassbox.comparison.plan import Plan
 
 
@@ -14,7 +15,7 @@ def answers(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[dict[str, Any
     """Per question that was run its sentences, one per task; log-odds speak only through `depends on scale`."""
     found = []
     for question in _questions(plan):
-        own = [row for row in rows if row["id"] == question and row["scale"] == "points"]
+        own = [row for row in rows if row["id"] == question and row["scale"] != "logit"]
         if any(row["status"] == "run" for row in own):
             sentences = [_sentence(row, plan) for row in own]
             role = "primary" if own[0]["family"] == plan.primary else "secondary"
@@ -69,10 +70,12 @@ def _sentence(row: Mapping[str, Any], plan: Plan) -> str:
         formula = next(part["formula"] for part in row["components"] if part["decides"])
         if verdicts.direction(row["verdict"]) != verdicts.WORSE:
             formula = f"{formula}, the weaker of {len(row['components'])} gains,"
-    difference = f"{formula} is {points(row['estimate'], signed=True)} points"
+    scale = row["scale"]
+    difference = f"{formula} is {amount(row['estimate'], scale, signed=True)} {unit(scale)}{_ratio(row)}"
     if row["identical"] and row["verdict"] == verdicts.EQUIVALENT:
-        same = f"{row['formula']} is 0.00 points: {verdicts.IDENTICAL} ({row['n']} seeds)"
-        return f"{start}, {same}, within the margin of {points(row['equivalence']['margin'])} points: equivalent.{note}"
+        same = f"{row['formula']} is {amount(0.0, scale)} {unit(scale)}: {verdicts.IDENTICAL} ({row['n']} seeds)"
+        margin = f"{amount(row['equivalence']['margin'], scale)} {unit(scale)}"
+        return f"{start}, {same}, within the margin of {margin}: equivalent.{note}"
     if row["degenerate"]:
         return f"{start}, {difference} on each of {row['n']} seeds: degenerate, no test and no interval."
     return f"{start}, {difference} ({_evidence(row, plan)}): {_says(row, plan)}{note}"
@@ -80,8 +83,8 @@ def _sentence(row: Mapping[str, Any], plan: Plan) -> str:
 
 def _evidence(row: Mapping[str, Any], plan: Plan) -> str:
     family = f", Holm over {row['family_size']}" if row["family_size"] > 1 else ""
-    limits = f"{100 * plan.confidence:g} % interval {_limits(row)} over seeds, on this benchmark"
-    limits += _wider(row["items"]) if row["items"] else ""
+    limits = f"{100 * plan.confidence:g} % interval {_limits(row, row['scale'])} over seeds, on this benchmark"
+    limits += _wider(row["items"], row["scale"]) if row["items"] else ""
     dropped = f", among runs that finish ({row['n_dropped']} diverged)" if row["n_dropped"] else ""
     seeds = f"n = {row['n']} {'pairs' if row['pairing'] == 'verified' else 'seeds, not verified as pairs'}{dropped}"
     return f"{limits}; {_p(row)}{family}; {seeds}"
@@ -92,26 +95,32 @@ def _p(row: Mapping[str, Any]) -> str:
     if row["sides"] != "one-sided":
         return f"adjusted p {p_text(row['p_adjusted'])}"
     p = f"one-sided adjusted p {p_text(row['p_adjusted'])}"
-    return f"at least {points(row['bound'], True)} by the one-sided bound, {p}"
+    return f"at least {amount(row['bound'], row['scale'], True)} by the one-sided bound, {p}"
 
 
-def _wider(items: Mapping[str, Any]) -> str:
+def _ratio(row: Mapping[str, Any]) -> str:
+    """' (perplexity times 0.951)', of a difference in nats."""
+    return f" (perplexity times {math.exp(-row['estimate']):.3f})" if row["scale"] == NATS else ""
+
+
+def _wider(items: Mapping[str, Any], scale: str) -> str:
     if items["coincides"]:
         return f", the same over questions like these too ({items['coincides']})"
-    return f", {_limits(items)} over questions like these too"
+    return f", {_limits(items, scale)} over {'texts' if scale == NATS else 'questions'} like these too"
 
 
 def _says(row: Mapping[str, Any], plan: Plan) -> str:
     verdict, alike = row["verdict"], row["equivalence"]
-    margin = f"{points(alike['margin'])} points" if alike else ""
+    scale = row["scale"]
+    margin = f"{amount(alike['margin'], scale)} {unit(scale)}" if alike else ""
     if verdict == verdicts.EQUIVALENT:
-        inside = f"{100 * alike['confidence']:g} % interval {_limits(alike)}"
+        inside = f"{100 * alike['confidence']:g} % interval {_limits(alike, scale)}"
         return f"equivalent within {margin} ({inside}; TOST, adjusted p {p_text(alike['p_adjusted'])})."
     if verdict == verdicts.NO_BENEFIT:
         return f"no benefit of {margin} or more (one-sided, adjusted p {p_text(alike['p_adjusted'])})."
     if verdict == verdicts.INCONCLUSIVE:
-        least = points(row["minimum_detectable"]["holm_first"])
-        return f"inconclusive; with {100 * plan.power:g} % power this test finds differences from {least} points."
+        least = f"{amount(row['minimum_detectable']['holm_first'], scale)} {unit(scale)}"
+        return f"inconclusive; with {100 * plan.power:g} % power this test finds differences from {least}."
     if verdict == verdicts.SCALE:
         return "depends on scale: in points and on log-odds the verdicts disagree."
     if verdict == verdicts.UNINFORMATIVE:
@@ -121,19 +130,25 @@ def _says(row: Mapping[str, Any], plan: Plan) -> str:
     if row["components"] and verdicts.direction(verdict) == verdicts.WORSE:
         weights = next(part["weights"] for part in row["components"] if part["decides"])
         than = ", ".join(group for group, weight in weights.items() if weight < 0)
-        verdict = f"does not help: worse than {than} by {points(-row['estimate'])} points, {size}"
+        verdict = f"does not help: worse than {than} by {amount(-row['estimate'], scale)} {unit(scale)}, {size}"
     return f"{verdict}{f' ({about[size]} the margin of {margin})' if size in about else ''}."
 
 
-def _limits(interval: Mapping[str, Any]) -> str:
-    return f"{points(interval['lower'], True)} to {points(interval['upper'], True)}"
+def _limits(interval: Mapping[str, Any], scale: str) -> str:
+    return f"{amount(interval['lower'], scale, True)} to {amount(interval['upper'], scale, True)}"
 
 
-def points(share: float | None, signed: bool = False) -> str:
-    if share is None or math.isnan(share):
+def unit(scale: str) -> str:
+    """Of a difference; more is better, also in nats: a token is that much likelier."""
+    return "nats per token" if scale == NATS else "points"
+
+
+def amount(value: float | None, scale: str = "points", signed: bool = False) -> str:
+    """A share of 1 in percentage points with two decimals, nats with four."""
+    if value is None or math.isnan(value):
         return "unknown"
-    value = round(100 * share, 2) + 0.0
-    return f"{value:{'+' if signed else ''}.2f}"
+    factor, digits = (1, 4) if scale == NATS else (100, 2)
+    return f"{round(factor * value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
 
 
 def p_text(p: float | None) -> str:

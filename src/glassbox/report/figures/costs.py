@@ -28,6 +28,7 @@ def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
     tasks = [task["task"] for task in results["tasks"]]
     if not costs or not tasks:
         return None
+    units = {task["task"]: "nats" if task["unit"] == "nats" else "points" for task in results["tasks"]}
     panels_wanted = [(task, cost) for task in tasks for cost in costs]
     columns = 1 if narrow else len(costs) if len(costs) > 1 else min(3, len(tasks))
     rows = -(-len(panels_wanted) // columns)
@@ -36,7 +37,7 @@ def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
         for axes, (task, cost) in zip(panels, panels_wanted, strict=True):
             _draw_panel(axes, results, task, cost)
             first, last = cost == costs[0] or narrow, task == tasks[-1] or columns != len(costs)
-            axes.set_ylabel(f"{task}: gain, points" if first else "")
+            axes.set_ylabel(f"{task}: gain, {units[task]}" if first else "")
             axes.set_xlabel(COSTS[cost][0] if last else "")
         add_legend(figure, panels, "upper", 2 if narrow else 5)
         return figure
@@ -49,7 +50,8 @@ def caption(results: Mapping[str, Any]) -> str:
     unknown = f" Not measured in these trials: {', '.join(missing)}." if missing else ""
     load = f" {results['unequal_load']}" if results["unequal_load"] else ""
     return (
-        f"Gain: mean difference to the control in points, with its {100 * results['confidence']:g} % interval over "
+        "Gain: mean difference to the control in points (of a perplexity in nats per token), with its "
+        f"{100 * results['confidence']:g} % interval over "
         "seeds, not adjusted for the number of tasks and groups. "
         "Snapshot: bytes of the columns that the group reads. Step time: a trial's seconds, its evaluations on the "
         f"validation split included, over its steps; median over seeds, with the quickest and slowest.{unknown}{load}"
@@ -58,24 +60,24 @@ def caption(results: Mapping[str, Any]) -> str:
 
 def describe(results: Mapping[str, Any]) -> str:
     parts = []
+    scales = {task["task"]: "nats" if task["unit"] == "nats" else "points" for task in results["tasks"]}
     for row in results["costs"]:
-        gains = ", ".join(f"{task} {difference(gain)}" for task, gain in row["gain"].items())
+        gains = ", ".join(f"{task} {difference(gain, scales[task])}" for task, gain in row["gain"].items())
         step = "unknown" if row["step_seconds"] is None else f"{1000 * row['step_seconds']:.1f} ms"
-        parts.append(
-            f"{row['group']}: reads {size(row['snapshot_bytes'])}, a step takes {step}, gain in points {gains}."
-        )
+        parts.append(f"{row['group']}: reads {size(row['snapshot_bytes'])}, a step takes {step}, gain {gains}.")
     return " ".join(parts)
 
 
 def _draw_panel(axes: Axes, results: Mapping[str, Any], task: str, cost: str) -> None:
     _, factor = COSTS[cost]
+    height = 1 if any(each["task"] == task and each["unit"] == "nats" for each in results["tasks"]) else 100
     for group, mark in group_marks(results).items():
         row = next((row for row in results["costs"] if row["group"] == group), None)
         if row is not None and row[cost] is not None and row["gain"].get(task) is not None:
-            where = factor * row[cost], 100 * row["gain"][task]
+            where = factor * row[cost], height * row["gain"][task]
             interval, spread = row["gain_interval"].get(task), row["step_seconds_range"]
             if interval is not None:
-                axes.plot([where[0]] * 2, [100 * limit for limit in interval], color=mark.colour, linewidth=1.1)
+                axes.plot([where[0]] * 2, [height * limit for limit in interval], color=mark.colour, linewidth=1.1)
             if cost == "step_seconds" and spread is not None:
                 axes.plot([factor * each for each in spread], [where[1]] * 2, color=mark.colour, linewidth=1.1)
             axes.plot(*where, linestyle="none", marker=mark.marker, color=mark.colour, markersize=7, label=group)

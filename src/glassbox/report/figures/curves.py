@@ -82,7 +82,7 @@ def _by_group(results: Mapping[str, Any], metric: str) -> dict[str, list[Mapping
 
 
 def _draw_metric(axes: Axes, results: Mapping[str, Any], metric: str, marks: Mapping[str, Mark]) -> None:
-    factor = 1 if "/loss_" in metric else 100
+    factor = 1 if "/loss_" in metric or metric.startswith("validation/perplexity_") else 100
     counts = set()
     for group, rows in _by_group(results, metric).items():
         mark = marks[group]

@@ -1,4 +1,4 @@
-"""Forest plot: every contrast in points that was formed, with the margin that counts as equal and both intervals."""
+"""Forest plot: every contrast in points, or in nats, that was formed, with its margin and both intervals."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from glassbox.report.notation import (
     difference,
     difference_interval,
     p_value,
+    scale_unit,
     significant,
     task_label,
 )
@@ -53,12 +54,12 @@ def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
         for text, place in headings:
             _write_heading(axes, text, place, labels)
         if not narrow:
-            _write_columns(axes, ("points, interval over seeds", "Holm p", "verdict"), -0.8, MUTED)
+            _write_columns(axes, (f"{_unit(rows)}, interval over seeds", "Holm p", "verdict"), -0.8, MUTED)
         axes.set_yticks(places, [row["label"] for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(False, axis="y")
-        axes.set_xlabel("difference, percentage points")
+        axes.set_xlabel(f"difference, {_unit(rows)}; more is better")
         return figure
 
 
@@ -73,8 +74,8 @@ def caption(results: Mapping[str, Any]) -> str:
 
 def describe(results: Mapping[str, Any]) -> str:
     parts = [
-        f"{row['formula']} on {task_label(row['tasks'])}: {difference(row['estimate'])} points "
-        f"{difference_interval(row)}, {row['verdict']}."
+        f"{row['formula']} on {task_label(row['tasks'])}: {difference(row['estimate'], row['scale'])} "
+        f"{scale_unit(row['scale'])} {difference_interval(row, row['scale'])}, {row['verdict']}."
         for question in _shown(results)
         for row in question["rows"]
     ]
@@ -82,13 +83,23 @@ def describe(results: Mapping[str, Any]) -> str:
 
 
 def _shown(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The questions with those of their rows that are in points and were formed."""
+    """The questions with those of their rows that were formed, in points; in nats where none is in points."""
+    formed = {row["scale"] for row in results["contrasts"] if row["estimate"] is not None}
+    scale = "nats" if "points" not in formed else "points"
     shown = []
     for question in questions(results):
-        rows = [row for row in question["rows"] if row["scale"] == "points" and row["estimate"] is not None]
+        rows = [row for row in question["rows"] if row["scale"] == scale and row["estimate"] is not None]
         if rows:
             shown.append({**question, "rows": rows})
     return shown
+
+
+def _unit(rows: list[Mapping[str, Any]]) -> str:
+    return "nats per token" if rows[0]["scale"] == "nats" else "percentage points"
+
+
+def _factor(row: Mapping[str, Any]) -> float:
+    return 100 if row["scale"] == "points" else 1
 
 
 def _layout(questions: list[dict[str, Any]]) -> tuple[list[tuple[str, float]], list[float], float]:
@@ -114,11 +125,11 @@ def _limits(rows: list[Mapping[str, Any]], margins: Mapping[str, float | None]) 
     inner = [row for row in rows if "teacher" not in row["weights"]] or rows
     halves = [(limits["upper"] - limits["lower"]) / 2 for row in inner for limits in _intervals(row)]
     widest = REACH * median(halves) if halves else 0.0
-    ends = [-0.5, 0.5]
+    ends = [-0.005 * _factor(rows[0]), 0.005 * _factor(rows[0])]
     for row in inner:
         half = max([0.0, *((limits["upper"] - limits["lower"]) / 2 for limits in _intervals(row))])
-        ends += [100 * (row["estimate"] + sign * min(half, widest)) for sign in (-1, 1)]
-        ends += [100 * sign * _margin(row, margins) for sign in (-1, 1)]
+        ends += [_factor(row) * (row["estimate"] + sign * min(half, widest)) for sign in (-1, 1)]
+        ends += [_factor(row) * sign * _margin(row, margins) for sign in (-1, 1)]
     room = 0.04 * (max(ends) - min(ends))
     return min(ends) - room, max(ends) + room
 
@@ -129,26 +140,30 @@ def _intervals(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _draw_row(axes: Axes, row: Mapping[str, Any], place: float, alpha: float, margin: float) -> None:
+    factor = _factor(row)
     if margin:
-        band = Rectangle((-100 * margin, place - 0.5), 200 * margin, 1, facecolor=BAND, edgecolor="none", zorder=0)
+        band = Rectangle(
+            (-factor * margin, place - 0.5), 2 * factor * margin, 1, facecolor=BAND, edgecolor="none", zorder=0
+        )
         axes.add_patch(band)
     low, high = axes.get_xlim()
     for limits in _intervals(row):
-        ends = [100 * limits["lower"], 100 * limits["upper"]]
+        ends = [factor * limits["lower"], factor * limits["upper"]]
         inside = [min(high, max(low, end)) for end in ends]
         thickness = 3.0 if limits is row else 1.0
         axes.plot(inside, [place, place], color=INK, linewidth=thickness, solid_capstyle="butt", zorder=3)
         for beyond, edge, marker in ((ends[0] < low, low, "<"), (ends[1] > high, high, ">")):
             if beyond:
                 axes.scatter([edge], [place], s=26, marker=marker, color=INK, linewidths=0, clip_on=False, zorder=5)
-    estimate = 100 * row["estimate"]
+    estimate = factor * row["estimate"]
     if low <= estimate <= high:
         fill = INK if significant(row, alpha) else PAGE
         axes.scatter([estimate], [place], s=30, marker="D", facecolor=fill, edgecolor=INK, linewidths=1.2, zorder=4)
 
 
 def _texts(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return f"{difference(row['estimate'])} {difference_interval(row)}", p_value(row["p_adjusted"]), row["verdict"]
+    shown = f"{difference(row['estimate'], row['scale'])} {difference_interval(row, row['scale'])}"
+    return shown, p_value(row["p_adjusted"]), row["verdict"]
 
 
 def _write_columns(axes: Axes, texts: tuple[str, str, str], place: float, colour: str) -> None:

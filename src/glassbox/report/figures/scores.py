@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from glassbox.report.figures.style import INK, MUTED, PAGE, SEED, SMALL, STYLE, TEACHER, figure_width, panel_grid
+from glassbox.report.notation import metric_label, score
 from glassbox.report.tables import reference_title
 
 NAME = "scores"
@@ -24,7 +25,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
 
 
 def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
-    """One panel per task: groups from top to bottom, test score in percent from left to right."""
+    """One panel per task: groups from top to bottom, test score in percent, or perplexity, from left to right."""
     tasks, groups = results["tasks"], [entry["group"] for entry in results["groups"]]
     columns = 1 if narrow else min(3, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -34,7 +35,7 @@ def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
         n_names = 1
         for place, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
             _draw_task(axes, task, groups, results)
-            n_names = max(n_names, _draw_references(axes, _references(results, task), size[0] / columns))
+            n_names = max(n_names, _draw_references(axes, _references(results, task), size[0] / columns, task))
             axes.set_yticks(range(len(groups)), [_label(entry) for entry in results["groups"]])
             axes.tick_params(axis="y", length=0, labelleft=place % columns == 0)
         for axes, task in zip(panels, tasks, strict=True):
@@ -56,9 +57,9 @@ def describe(results: Mapping[str, Any]) -> str:
     parts = []
     for task in results["tasks"]:
         means = [row for row in results["means"] if row["task"] == task["task"] and row["mean"] is not None]
-        listed = ", ".join(f"{row['group']} {100 * row['mean']:.1f}" for row in means)
-        named = "; ".join(f"{name} {100 * score:.1f}" for name, score in _references(results, task))
-        parts.append(f"{task['task']}, mean percent: {listed}; {named}.")
+        listed = ", ".join(f"{row['group']} {score(row['mean'], task['unit'])}" for row in means)
+        named = "; ".join(f"{name} {score(value, task['unit'])}" for name, value in _references(results, task))
+        parts.append(f"{task['task']}, mean {task['metric'].replace('_', ' ')}: {listed}; {named}.")
     return f"Test scores of every seed by group and task. {' '.join(parts)}"
 
 
@@ -76,41 +77,47 @@ def _references(results: Mapping[str, Any], task: Mapping[str, Any]) -> list[tup
         "chance": task["chance"],
         "control": means.get(control),
     }
-    return [(title, score) for title, score in known.items() if score is not None]
+    return [(title, value) for title, value in known.items() if value is not None]
 
 
 def _draw_task(axes: Axes, task: Mapping[str, Any], groups: list[str], results: Mapping[str, Any]) -> None:
     name = task["task"]
     means = {row["group"]: row for row in results["means"] if row["task"] == name}
     scores = {(row["group"], row["seed"]): row["scores"][name] for row in results["trials"]}
+    factor = _factor(task)
     for seed in results["seeds"]:
         trail = [scores.get((group, seed)) for group in groups]
-        line = [np.nan if score is None else 100 * score for score in trail]
+        line = [np.nan if value is None else factor * value for value in trail]
         places = np.arange(len(groups)) - 0.16
         axes.plot(line, places, color=SEED, alpha=0.35, linewidth=0.8, zorder=2)
         axes.scatter(line, places, s=15, color=SEED, alpha=0.8, linewidths=0, zorder=2.5)
     for place, group in enumerate(groups):
-        _draw_mean(axes, place + 0.2, means[group])
-    axes.set_xlabel(f"test {task['metric'].replace('_', ' ')}, %")
+        _draw_mean(axes, place + 0.2, means[group], factor)
+    axes.set_xlabel(f"test {metric_label(task)}")
     axes.grid(False, axis="y")
     axes.set_ylim(len(groups) - 0.45, -0.6)
 
 
-def _draw_mean(axes: Axes, place: float, row: Mapping[str, Any]) -> None:
+def _factor(task: Mapping[str, Any]) -> float:
+    """Shares are drawn in percent, perplexities as they are."""
+    return 100 if task["unit"] == "share" else 1
+
+
+def _draw_mean(axes: Axes, place: float, row: Mapping[str, Any], factor: float) -> None:
     if row["mean"] is None:
         centre = axes.get_yaxis_transform()
         axes.text(0.5, place - 0.2, "no finished trial", transform=centre, ha="center", va="center", color=MUTED)
         return
     for limits, thickness in ((row["items"], 1.0), (row, 3.0)):
         if limits is not None and limits["lower"] is not None:
-            ends = [100 * limits["lower"], 100 * limits["upper"]]
+            ends = [factor * limits["lower"], factor * limits["upper"]]
             axes.plot(ends, [place, place], color=INK, linewidth=thickness, solid_capstyle="butt", zorder=3)
     axes.scatter(
-        [100 * row["mean"]], [place], s=30, marker="D", facecolor=PAGE, edgecolor=INK, linewidths=1.2, zorder=4
+        [factor * row["mean"]], [place], s=30, marker="D", facecolor=PAGE, edgecolor=INK, linewidths=1.2, zorder=4
     )
 
 
-def _draw_references(axes: Axes, references: list[tuple[str, float]], inches: float) -> int:
+def _draw_references(axes: Axes, references: list[tuple[str, float]], inches: float, task: Mapping[str, Any]) -> int:
     """Lines where they lie within reach of the seeds; an arrow at the edge, with the score, where they do not.
 
     inches: the panel's width. Returns how many rows of names stand above it.
@@ -118,21 +125,24 @@ def _draw_references(axes: Axes, references: list[tuple[str, float]], inches: fl
     axes.margins(x=0.08)
     axes.autoscale_view()
     low, high = axes.get_xlim()
-    if high - low < 2:
-        low, high = (low + high) / 2 - 1, (low + high) / 2 + 1
+    factor, is_share = _factor(task), task["unit"] == "share"
+    least = 1.0 if is_share else 0.005 * high
+    if high - low < 2 * least:
+        low, high = (low + high) / 2 - least, (low + high) / 2 + least
     reach = 0.5 * (high - low)
-    near = [100 * score for _, score in references if low - reach <= 100 * score <= high + reach]
-    room = min(0.06 * reach, 1.0)
+    near = [factor * value for _, value in references if low - reach <= factor * value <= high + reach]
+    room = min(0.06 * reach, 1.0) if is_share else 0.06 * reach
     low, high = min([low, *(score - room for score in near)]), max([high, *(score + room for score in near)])
-    low, high = max(low, -room), min(high, 100 + room)
+    low, high = max(low, -room), min(high, 100 + room) if is_share else high
     axes.set_xlim(low, high)
     taken: list[list[tuple[float, float]]] = [[], [], []]
     for name, share in references:
-        score, style = 100 * share, REFERENCES[name.partition(" (")[0]]
-        if low <= score <= high:
-            axes.axvline(score, zorder=1, **style)
-        place = min(1.0, max(0.0, (score - low) / (high - low)))
-        text = name if low <= score <= high else f"{name} {score:.1f} →" if score > high else f"← {name} {score:.1f}"
+        there, style = factor * share, REFERENCES[name.partition(" (")[0]]
+        if low <= there <= high:
+            axes.axvline(there, zorder=1, **style)
+        place = min(1.0, max(0.0, (there - low) / (high - low)))
+        value = score(share, task["unit"])
+        text = name if low <= there <= high else f"{name} {value} →" if there > high else f"← {name} {value}"
         _name(axes, text, place, 0.058 * len(text) / (0.9 * inches), taken, style["color"])
     return sum(bool(row) for row in taken)
 

@@ -17,7 +17,9 @@ from glassbox.report.tables import banner_texts, coincidence, mean_table, questi
 
 FORMATS = (
     notation.percent,
-    notation.percent_interval,
+    notation.score,
+    notation.score_interval,
+    notation.metric_label,
     notation.coincidence_mark,
     notation.difference,
     notation.difference_interval,
