@@ -75,9 +75,9 @@ def power_table(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     ]
     head = (
         f"What {n} seeds can show, in percentage points (of a perplexity in hundredths of a nat per token). Power: the "
-        f"chance that a true difference of {difference:g} is found at alpha {plan.alpha:g}; finds from: the smallest difference found with {100 * plan.power:g} % power; "
-        "TOST power: the chance of showing equivalence within the margin where the true difference is 0, at Holm's "
-        "first step where verdicts are adjusted."
+        f"chance that a true difference of {difference:g} is found at alpha {plan.alpha:g}; finds from: the smallest "
+        f"difference found with {100 * plan.power:g} % power; TOST power: the chance of showing equivalence within the "
+        "margin where the true difference is 0, at Holm's first step where verdicts are adjusted."
     )
     return "\n".join([_answer(rows, plan), "", head, "", text[0], "-" * len(text[0]), *text[1:]])
 

@@ -81,7 +81,7 @@ def _tasks(results: Mapping[str, Any]) -> Iterable[str]:
     if any(task["unit"] == "nats" for task in results["tasks"]):
         yield (
             "Perplexity is exp of the mean negative log-likelihood of a token, all tokens of all blocks alike; "
-            "statistics are on that mean, so that a difference is the log of a ratio of perplexities and more of it is better."
+            "statistics are on minus that mean: a difference is the log of a ratio of perplexities, and more is better."
         )
 
 

@@ -74,7 +74,7 @@ def cut(
         end = min(start + size, total)
         if stride is not None and end == total:
             start = max(0, total - size)
-        end, first = _whole(spans, end - special), max(_whole(spans, start - special), 0)
+        end, first = _whole(spans, end - special, -1), _whole(spans, max(start - special, 0), 1)
         if end <= scored - special:
             raise GlassboxError(f"A block of {size} tokens does not reach beyond one character. Raise text.block_size.")
         middle = max(scored - special, first)
@@ -85,10 +85,10 @@ def cut(
         start = scored if stride is None else start + stride
 
 
-def _whole(spans: list[tuple[int, int]], place: int) -> int:
-    """The last token boundary up to `place` that is no place within a character."""
+def _whole(spans: list[tuple[int, int]], place: int, step: int) -> int:
+    """The token boundary next to `place`, in steps of -1 or 1, that is no place within a character."""
     while 0 < place < len(spans) and spans[place - 1][1] > spans[place][0]:
-        place -= 1
+        place += step
     return place
 
 
