@@ -99,7 +99,7 @@ def main() -> None:
 
     torch.set_num_threads(settings.train.threads)
     report: dict[str, Any] = {**report_on(settings), "key": key}
-    log_snapshot(report, settings.storage)
+    log_snapshot({name: value for name, value in report.items() if name != "teacher_right"}, settings.storage)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     write_synced(REPORT, (json.dumps(report, indent=2) + "\n").encode())
     print(f"{SNAPSHOT_FOLDER} passed: {report['rows']} samples checked, logical digest {report['logical_digest']}")

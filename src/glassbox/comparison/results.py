@@ -15,6 +15,7 @@ from glassbox.comparison.evidence import Evidence, score_of
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.notes import integrity
 from glassbox.comparison.plan import Plan, plan_lines
+from glassbox.comparison.retention import retention
 from glassbox.comparison.selection import Selection
 from glassbox.comparison.varies import variation
 from glassbox.config.settings import Group, Settings
@@ -70,6 +71,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "data": [{"task": task, "split": split, **row} for task, of in study.data.items() for split, row in of.items()],
         "costs": costs,
         "unequal_load": unequal_load(costs),
+        "retention": retention(selection.trials, study.evidence, plan, study.metrics, study.gate),
         "plan_lines": plan_lines(plan) if plan.derived else [],
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
         "varies": variation(selection.trials),

@@ -17,6 +17,7 @@ from glassbox.comparison.inference import infer
 from glassbox.comparison.items import Answers, item_table, read_answers
 from glassbox.comparison.plan import Plan, PlannedTask, plan_or_derived, planned_weights
 from glassbox.comparison.results import Study, build_results, references
+from glassbox.comparison.retention import summary as retained
 from glassbox.comparison.selection import KeyOf, select_trials
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError, MissingTrialsError
@@ -61,6 +62,7 @@ def compare_study(
         raise
     page = write_reports(results, reports)
     summary = {f"{group}/{name}": mean for group, means in dvc_metrics(results).items() for name, mean in means.items()}
+    summary |= retained(results["retention"])
     tags = {"plan": results["plan"]["digest"], "study_key": results["study_key"]}
     run_id = tracking.log_comparison(reports, summary, results["source_run_ids"], tags, settings.storage)
     return Comparison(results, page, console_table(results), run_id)

@@ -20,6 +20,7 @@ from glassbox.models.tokenizers import load_tokenizer
 from glassbox.randomness import derived_seed
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.splits import read_split
+from glassbox.tracking.items import marks
 
 LEAST_IN_FORMAT = 0.5
 
@@ -36,6 +37,7 @@ def measure_teacher(settings: Settings, tasks_folder: Path) -> dict[str, Any]:
 
     `teacher_exemplars` are sample ids by task, `teacher_fewer_shots` counts prompts without room for all of them.
     `teacher_unread` names the tasks whose score tells of the answer's format: no head-room may be read from them.
+    `teacher_right` says by task which questions it has right, as `marks` writes them.
     """
     shots, samples = settings.evaluation.teacher_shots, read_split(tasks_folder, "test")
     model, tokenizer = _open(settings.teacher, 0)
@@ -53,10 +55,21 @@ def measure_teacher(settings: Settings, tasks_folder: Path) -> dict[str, Any]:
     unread = [task for task, share in in_format.items() if share < LEAST_IN_FORMAT]
     return report | {
         "teacher_scores": evaluation.metrics("test"),
+        "teacher_right": right_marks(evaluation),
         "teacher_in_format": in_format,
         "teacher_unread": unread,
         "teacher_notes": [*(_note(task, in_format[task], shots) for task in unread), *count_notes(evaluation)],
     }
+
+
+def right_marks(evaluation: Evaluation) -> dict[str, str]:
+    """Task -> `marks` of its questions in the order of their ids; tasks of running text have no right answers."""
+    found = {}
+    for task, score in evaluation.scores.items():
+        if score.text is None:
+            items = sorted((item for item in evaluation.items if item.task == task), key=lambda item: item.sample_id)
+            found[task] = marks([item.correct for item in items])
+    return found
 
 
 def count_notes(evaluation: Evaluation) -> list[str]:

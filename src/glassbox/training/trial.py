@@ -29,6 +29,7 @@ from glassbox.tracking.manifest import flat_params
 from glassbox.training import checkpoint
 from glassbox.training.checkpoint import Progress
 from glassbox.training.publication import Outcome, publish
+from glassbox.training.retention import retention
 from glassbox.training.setup import Setup, prepare
 from glassbox.training.step import audit, objective_at, update
 
@@ -280,7 +281,7 @@ def final_evaluation(setup: Setup, progress: Progress, run: TrialRun | Unrecorde
     with watch.during("test", len(setup.test)):
         evaluation = evaluated(setup, setup.test)
     scores = evaluation.metrics("test")
-    record(run, progress, scores | evaluation.counts("test") | {"seconds": progress.seconds})
+    record(run, progress, scores | evaluation.counts("test") | retention(setup) | {"seconds": progress.seconds})
     shown = ", ".join(f"{name.removeprefix('test/')} {value:.3f}" for name, value in sorted(scores.items()))
     _say(setup, f"{setup.name}: {progress.step} steps in {progress.seconds:.0f} s, test {shown}")
     return evaluation

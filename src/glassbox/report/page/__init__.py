@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from glassbox.report import notation
 from glassbox.report.figures.style import PALETTE
 from glassbox.report.methods import methods_sentences
+from glassbox.report.retention import retention_table
 from glassbox.report.tables import banner_texts, coincidence, mean_table, questions
 
 FORMATS = (
@@ -62,6 +63,7 @@ def render_page(results: Mapping[str, Any], figures: Sequence[Mapping[str, str]]
         questions=questions(results),
         coincidence={section: coincidence(results, section) for section in ("means", "contrasts")},
         figures=figures,
+        retention=retention_table(results),
         methods=methods_sentences(results),
         palette=list(zip(PALETTE, DARK_PALETTE, strict=True)),
     )
