@@ -130,7 +130,11 @@ def summary(results: Mapping[str, Any]) -> list[str]:
     lines += ["", results["not_run"]] if results["not_run"] else []
     embedded = " on embedded miniature tasks" if any(task["embedded"] for task in results["tasks"]) else ""
     confidence = f"{100 * results['confidence']:g} %"
-    return [*lines, "", f"Mean test score in percent with its {confidence} t interval over seeds{embedded}"]
+    return [
+        *lines,
+        "",
+        f"Mean test score in percent, or perplexity, with its {confidence} t interval over seeds{embedded}",
+    ]
 
 
 def _cell_and_run(choice: str) -> tuple[str, str]:

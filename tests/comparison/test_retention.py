@@ -77,6 +77,14 @@ def test_agreement_is_reported_beside_accuracy_and_may_move_against_it(found: Ev
 AGREEING = {"kl": 0.125, "top1": 0.75, "top5": 0.5}
 
 
+def test_no_measure_is_one_minus_a_divergence(found: Evidence) -> None:
+    """A KL has no upper end: 1 - KL of a student 3 nats away would be a retention of -2."""
+    far = {f"retention/{name}_{task}": value for task in METRICS for name, value in (("kl", 3.0), ("top1", 0.2))}
+    told = retention(trials(found, **far), found, plan(), METRICS, gate(found))
+    values = [row[name] for row in told["trials"] for name in row if isinstance(row[name], float)]
+    assert -2.0 not in values and all(row["kl"] == 3.0 for row in told["trials"])
+
+
 def test_across_tokenizers_only_flips_are_given_and_the_reason_said(found: Evidence) -> None:
     told = retention(trials(found), found, plan(), METRICS, gate(found))
     assert all(row["kl"] is None and row["lost"] is not None for row in told["trials"])

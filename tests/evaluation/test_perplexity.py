@@ -92,6 +92,42 @@ def test_batches_and_other_tasks_beside_it_change_nothing(
     assert all(item.tokens > 0 and item.bytes > 0 and len(item.log_likelihoods) == 1 for item in blocks)
 
 
+def test_a_bad_student_is_as_bad_as_it_is_and_no_clamp_hides_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Logits and losses that were cut at a bound stood at 9.7453 nats whatever the student learned."""
+    bad, worse = tiny_llama(len(tokenizer), seed=3), tiny_llama(len(tokenizer), seed=3)
+    with torch.no_grad():
+        bad.lm_head.weight *= 40
+        worse.lm_head.weight *= 80
+    own = [make_sample("text", "test", *block.as_sample(), (), "") for _, block in cut(tokenizer, PLAIN, SIZE)]
+    ids = [tokenizer.bos_token_id, *tokenizer(PLAIN, add_special_tokens=False)["input_ids"]]
+    found = []
+    for model in (bad, worse):
+        nats, count = plain_loop(model, ids, SIZE, None)
+        found.append(math.log(measured(model, tokenizer, own).scores["text"].value))
+        assert found[-1] == pytest.approx(nats / count, rel=1e-6)
+    assert 9.7453 < found[0] < found[1] - 5
+
+
+def test_a_token_later_in_a_block_changes_no_earlier_tokens_likelihood(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Labels that are shifted twice predict the token after the next one."""
+    texts = ["a good film , not bad", "a good film , not dull"]
+    shared = len(tokenizer("a good film , not", add_special_tokens=False)["input_ids"])
+    sums = []
+    for text in texts:
+        ((_, block),) = cut(tokenizer, text, SIZE)
+        own = make_sample("text", "test", *block.as_sample(), (), "")
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+        with torch.no_grad():
+            likely = model(input_ids=ids).logits[0].log_softmax(-1)
+        each = [float(likely[place, ids[0, place + 1]]) for place in range(ids.shape[1] - 1)]
+        (item,) = measured(model, tokenizer, [own]).items
+        assert item.log_likelihoods[0] == pytest.approx(sum(each), abs=1e-4) and item.tokens == len(each)
+        sums.append(sum(each[:shared]))
+    assert sums[0] == pytest.approx(sums[1], abs=1e-5)
+
+
 def test_tokens_are_weighted_alike_and_bits_per_byte_count_bytes() -> None:
     score = pooled([(-30.0, 10, 40), (-10.0, 30, 60)])
     assert (score.nats, score.tokens, score.bytes) == (1.0, 40, 100)

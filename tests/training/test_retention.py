@@ -38,5 +38,22 @@ def test_agreement_and_divergence_are_two_things_and_neither_is_one_minus_the_ot
     assert float(timid["kl"]) > float(wrong["kl"]) > 0.0
 
 
+def test_means_do_not_grow_with_the_length_of_the_texts() -> None:
+    """`batchmean` over positions of a batch does: it divides by the first dimension alone."""
+    generator = torch.Generator().manual_seed(2)
+    teacher, student = torch.randn(5, 9, generator=generator), torch.randn(5, 9, generator=generator)
+    once, twice = agreement(teacher, student), agreement(teacher.repeat(2, 1), student.repeat(2, 1))
+    assert all(float(once[name].mean()) == pytest.approx(float(twice[name].mean())) for name in once)
+
+
+def test_logits_are_what_is_compared_and_any_shift_of_them_says_the_same() -> None:
+    """A softmax of probabilities would see the shift, and flatten both."""
+    logits = 8 * torch.randn(5, 9, generator=torch.Generator().manual_seed(3))
+    other = 8 * torch.randn(5, 9, generator=torch.Generator().manual_seed(4))
+    found = agreement(logits, other)["kl"]
+    assert torch.allclose(found, agreement(logits + 50, other - 50)["kl"], atol=1e-4)
+    assert float(found.mean()) > 1 > float(agreement(logits.softmax(-1), other.softmax(-1))["kl"].mean())
+
+
 def test_small_vocabularies_have_fewer_than_five_best_tokens() -> None:
     assert float(agreement(torch.tensor([[1.0, 2.0]]), torch.tensor([[5.0, 0.0]]))["top5"]) == 1.0

@@ -91,6 +91,6 @@ def shares_in_format(evaluation: Evaluation, samples: Sequence[Sample]) -> dict[
     are left out."""
     found: dict[str, list[bool]] = {}
     for sample, item in zip(samples, evaluation.items, strict=True):
-        if not sample.choices and has_number_answer(sample):
+        if not sample.choices and not sample.is_text and has_number_answer(sample):
             found.setdefault(sample.task, []).append(extract_number(item.prediction) is not None)
     return {task: sum(each) / len(each) for task, each in found.items()}
