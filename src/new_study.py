@@ -45,6 +45,7 @@ prepare:
       fields: null
       revision: null
       files: {{train: {train}, validation: {validation}, test: {test}}}
+      text: null
       train: {n_train}
       validation: {n_validation}
       test: {n_test}

@@ -125,6 +125,9 @@ def test_the_part_of_a_block_averages_to_the_ratio_whatever_the_lengths() -> Non
     assert score_of("test/perplexity_text", math.e) == -1.0 and score_of("test/accuracy_sst2", 0.5) == 0.5
 
 
+OWN = {"own_tasks:\n": "own_tasks:\n  prose: {novels: {metric: perplexity}}\n"}
+
+
 def write_plan(folder: Path, **changes: str) -> Path:
     text = (CONF / "analysis.yaml").read_text(encoding="utf-8")
     for old, new in changes.items():
@@ -135,10 +138,8 @@ def write_plan(folder: Path, **changes: str) -> Path:
 
 
 def test_a_scale_may_have_tasks_of_its_own_which_change_no_other_scales_plan(tmp_path: Path) -> None:
-    own = (
-        "own_tasks: {prose: {novels: {metric: perplexity}}}\nmargins:\n  prose: {novels: {ratio: 1.05, reason: seen}}\n"
-    )
-    conf = write_plan(tmp_path / "conf", **{"margins:\n": own})
+    margins = "margins:\n  prose: {novels: {ratio: 1.05, reason: seen}}\n"
+    conf = write_plan(tmp_path / "conf", **{**OWN, "margins:\n": margins})
     found = read_plan(conf, "prose")
     assert list(found.tasks) == ["novels"] and found.margins["novels"] == pytest.approx(math.log(1.05))
     assert list(read_plan(conf, "embedded").tasks) == ["sst2", "mmlu", "gsm8k"]
@@ -154,14 +155,14 @@ def test_a_scale_may_have_tasks_of_its_own_which_change_no_other_scales_plan(tmp
     ],
 )
 def test_a_plan_that_mixes_up_texts_and_shares_is_refused(tmp_path: Path, own: str, why: str) -> None:
-    conf = write_plan(tmp_path / "conf", **{"margins:\n": f"own_tasks: {{prose: {own}}}\nmargins:\n"})
+    conf = write_plan(tmp_path / "conf", **{"own_tasks:\n": f"own_tasks:\n  prose: {own}\n"})
     with pytest.raises(GlassboxError, match=why):
         read_plan(conf, "prose")
 
 
 def test_a_margin_in_the_wrong_unit_is_refused(tmp_path: Path) -> None:
-    own = "own_tasks: {prose: {novels: {metric: perplexity}}}\nmargins:\n  prose: {novels: {points: 2, reason: seen}}\n"
-    conf = write_plan(tmp_path / "conf", **{"margins:\n": own})
+    margins = "margins:\n  prose: {novels: {points: 2, reason: seen}}\n"
+    conf = write_plan(tmp_path / "conf", **{**OWN, "margins:\n": margins})
     with pytest.raises(GlassboxError, match="`nats` per token or a `ratio`"):
         read_plan(conf, "prose")
 

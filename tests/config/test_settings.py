@@ -14,7 +14,7 @@ import pytest
 import sections
 import yaml
 
-from glassbox.config.rules import EMBEDDED_TASKS
+from glassbox.config.rules import EMBEDDED_TASKS, EMBEDDED_TEXT
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
 from glassbox.tasks.miniature import generators as embedded
@@ -262,7 +262,7 @@ def test_the_rules_hold_for_settings_made_in_code_too():
 
 
 def test_the_embedded_tasks_are_those_that_can_be_generated():
-    assert set(EMBEDDED_TASKS) == set(embedded.GENERATORS)
+    assert set(EMBEDDED_TASKS) == {*embedded.GENERATORS, EMBEDDED_TEXT}
 
 
 def test_a_key_written_twice_is_refused_with_both_lines(tmp_path: Path):

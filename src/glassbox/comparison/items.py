@@ -122,8 +122,10 @@ def _faults_of_rows(
     for task, metric in metrics.items():
         found, score = answers.shown(task, metric), trial.metrics.get(metric, math.nan)
         if not abs(found - score) <= TOLERANCE * max(1.0, abs(score)):
-            told = "its blocks give" if is_perplexity(metric) else "of the questions are right:"
-            yield Fault(metric, f"{score:g} is the score, {told} {found:g}", trial)
+            told = (
+                f"{found:g} is that of its blocks" if is_perplexity(metric) else f"{found:g} of the questions are right"
+            )
+            yield Fault(metric, f"{score:g} is the score, {told}", trial)
 
 
 def _differing_questions(trials: Sequence[TrialRecord], answers: Mapping[str, Answers]) -> Iterator[Fault]:

@@ -62,6 +62,7 @@ def power_table(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     if not rows:
         return "The plan has no test."
     difference, n = 100 * rows[0]["difference"], rows[0]["n"]
+    in_nats = any(task.in_nats for task in plan.tasks.values())
     titles = ("contrast", "s_d", f"power for {difference:g}", "at Holm's 1st", "finds from", "at Holm's 1st")
     titles += (f"seeds for {difference:g}", "at Holm's 1st", "margin", "TOST power", "seeds for TOST")
     lines = [titles, *(_cells(row) for row in rows)]
@@ -74,10 +75,11 @@ def power_table(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
         for line in lines
     ]
     head = (
-        f"What {n} seeds can show, in percentage points (of a perplexity in hundredths of a nat per token). Power: the "
+        f"What {n} seeds can show, in percentage points. Power: the "
         f"chance that a true difference of {difference:g} is found at alpha {plan.alpha:g}; finds from: the smallest "
         f"difference found with {100 * plan.power:g} % power; TOST power: the chance of showing equivalence within the "
         "margin where the true difference is 0, at Holm's first step where verdicts are adjusted."
+        + (" For a perplexity a point is a hundredth of a nat per token." if in_nats else "")
     )
     return "\n".join([_answer(rows, plan), "", head, "", text[0], "-" * len(text[0]), *text[1:]])
 

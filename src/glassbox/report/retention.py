@@ -36,7 +36,7 @@ def retention_rows(results: Mapping[str, Any]) -> list[Row]:
         own = {"score": score(teacher["score"], unit), "bits_per_byte": number(teacher["bits_per_byte"], 4)}
         rows.append({"task": task, "group": "teacher", **dict.fromkeys(COLUMNS, MISSING), **own})
         for row in (each for each in found["groups"] if each["task"] == task):
-            shown = {"score": score(means[row["group"], task], unit), **_cells(row)}
+            shown = {"score": score(means.get((row["group"], task)), unit), **_cells(row)}
             rows.append({"task": task, "group": row["group"], **shown})
     return rows
 
