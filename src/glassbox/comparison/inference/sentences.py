@@ -104,9 +104,10 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 
 def _wider(items: Mapping[str, Any], scale: str) -> str:
+    these = "texts" if scale == NATS else "questions"
     if items["coincides"]:
-        return f", the same over questions like these too ({items['coincides']})"
-    return f", {_limits(items, scale)} over {'texts' if scale == NATS else 'questions'} like these too"
+        return f", the same over {these} like these too ({items['coincides']})"
+    return f", {_limits(items, scale)} over {these} like these too"
 
 
 def _says(row: Mapping[str, Any], plan: Plan) -> str:
