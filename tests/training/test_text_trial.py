@@ -16,7 +16,7 @@ from glassbox.config.settings import Settings
 from glassbox.evaluation import evaluation
 from glassbox.evaluation.references import measure_student, measure_teacher
 from glassbox.snapshot.capture import capture
-from glassbox.snapshot.reader import open_snapshot
+from glassbox.snapshot.reader import Snapshot, open_snapshot
 from glassbox.tasks.miniature import chronicle
 from glassbox.tasks.sources import load_samples
 from glassbox.tasks.splits import write_splits
@@ -46,6 +46,18 @@ def text_settings(folder: Path) -> Settings:
     values["distill"] = {name: values["distill"][name] for name in ("sft", "combined")}
     values["groups"] = ["sft", "combined"]
     return Settings.model_validate(values)
+
+
+OF_THE_STUDENT = ("retention/perplexity_chronicle", "retention/tokens_chronicle")
+
+
+def teacher_nats(snapshot: Snapshot) -> float:
+    """Minus the mean of the labels' log-probabilities that the snapshot stores."""
+    infos = snapshot.samples("validation")
+    batch = snapshot.read([info.sample_id for info in infos], frozenset({"hidden"}))
+    assert batch.hidden is not None
+    logits = torch.nn.functional.linear(batch.hidden.float(), *snapshot.head())
+    return float(torch.nn.functional.cross_entropy(logits, batch.labels))
 
 
 @pytest.mark.slow
@@ -93,7 +105,9 @@ def test_a_trial_on_running_text_from_blocks_to_manifest(store: Path, monkeypatc
     setup = trial.prepare(settings, "sft", 0)
     kept = retention.retention(setup)
     monkeypatch.setattr(retention, "tokenizer_fingerprint", lambda tokenizer: "another tokenizer")
-    assert kept and retention.retention(setup) == {}
+    assert kept["retention/teacher_perplexity_chronicle"] == pytest.approx(math.exp(teacher_nats(snapshot)), rel=1e-3)
+    own = retention.retention(setup)
+    assert own == {name: pytest.approx(kept[name], rel=1e-6) for name in OF_THE_STUDENT}
     with torch.no_grad():
         setup.student.model.lm_head.weight[3] = math.nan
     monkeypatch.undo()

@@ -19,7 +19,7 @@ from glassbox.tracking.items import marked
 from glassbox.tracking.manifest import TrialRecord
 
 AGREEMENT = ("kl", "top1", "top5")
-MEASURES = (*AGREEMENT, "kept", "lost", "gained", "bits_per_byte")
+MEASURES = (*AGREEMENT, "perplexity", "kept", "lost", "gained", "bits_per_byte")
 SURELY = 2.0  # standard errors above chance from which the teacher has something to keep
 
 
@@ -31,7 +31,7 @@ def retention(
     gate: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`trials`: a row per finished trial and task; `groups`: a row per group and task, with each measure's mean over
-    seeds and t interval; `teacher`: its own test metrics.
+    seeds and t interval; `teacher`: its own figures.
 
     A measure is None where it does not exist: agreement across tokenizers, `kept` of a teacher near chance or of a
     perplexity, flips without the teacher's results by question. metrics: task -> its test metric. gate: what `verify`
@@ -48,7 +48,12 @@ def retention(
         for group in evidence.groups
         for task in metrics
     ]
-    return {"trials": rows, "groups": groups, "teacher": _of_teacher(metrics, gate), "notes": _notes(rows, metrics)}
+    return {
+        "trials": rows,
+        "groups": groups,
+        "teacher": _of_teacher(trials, metrics, gate),
+        "notes": _notes(rows, metrics),
+    }
 
 
 def summary(found: Mapping[str, Any]) -> dict[str, float]:
@@ -70,13 +75,13 @@ def _trial(
         "group": trial.group,
         "seed": trial.seed,
         "task": task,
-        **{name: trial.metrics.get(f"retention/{name}_{task}") for name in AGREEMENT},
+        **{name: trial.metrics.get(f"retention/{name}_{task}") for name in (*AGREEMENT, "perplexity")},
         "score": score,
         "kept": None if score is None else _kept(score, task, plan, metric, evidence, gate),
         "lost": lost,
         "gained": gained,
         "questions": questions,
-        "bits_per_byte": trial.metrics.get(f"test/bits_per_byte_{task}"),
+        "bits_per_byte": trial.metrics.get(f"{'test' if is_perplexity(metric) else 'retention'}/bits_per_byte_{task}"),
     }
 
 
@@ -119,10 +124,20 @@ def _group(rows: Sequence[Mapping[str, Any]], group: str, task: str, confidence:
     return {**found, "questions": next(iter(questions), None)}
 
 
-def _of_teacher(metrics: Mapping[str, str], gate: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+def _of_teacher(
+    trials: Sequence[TrialRecord], metrics: Mapping[str, str], gate: Mapping[str, Any]
+) -> dict[str, dict[str, float | None]]:
+    """Its test score, and what the trials found of it on the validation texts, which is the same for all of them."""
     scores = gate.get("teacher_scores") or {}
+    known = {name: value for trial in trials for name, value in trial.metrics.items() if "/teacher_" in name}
     return {
-        task: {"score": scores.get(metric), "bits_per_byte": scores.get(f"test/bits_per_byte_{task}")}
+        task: {
+            "score": scores.get(metric),
+            "perplexity": known.get(f"retention/teacher_perplexity_{task}"),
+            "bits_per_byte": scores.get(
+                f"test/bits_per_byte_{task}", known.get(f"retention/teacher_bits_per_byte_{task}")
+            ),
+        }
         for task, metric in metrics.items()
     }
 

@@ -16,11 +16,13 @@ COLUMNS = {
     "top1": "top-1 agreement, %",
     "top5": "top-5 overlap, %",
     "kl": "KL(teacher || student), nats per token",
+    "perplexity": "perplexity",
     "bits_per_byte": "bits per byte",
 }
 CAPTION = (
     "Means over seeds, with t intervals. Test: score, the share of the teacher's accuracy above chance that is kept, "
-    "and flips. Validation, at the answers' tokens: how often the likeliest tokens agree, and the divergence at T = 1. "
+    "and flips. Validation, at the answers' tokens: how often the likeliest tokens agree, the divergence at T = 1, and "
+    "the perplexity of the data's answers; their bits per byte too, which of running text are those of test. "
     "A student can agree more with its teacher and answer worse, or the reverse: read both."
 )
 
@@ -34,6 +36,7 @@ def retention_rows(results: Mapping[str, Any]) -> list[Row]:
     for task, unit in units.items():
         teacher = found["teacher"][task]
         own = {"score": score(teacher["score"], unit), "bits_per_byte": number(teacher["bits_per_byte"], 4)}
+        own["perplexity"] = score(teacher["perplexity"], "nats")
         rows.append({"task": task, "group": "teacher", **dict.fromkeys(COLUMNS, MISSING), **own})
         for row in (each for each in found["groups"] if each["task"] == task):
             shown = {"score": score(means.get((row["group"], task)), unit), **_cells(row)}
@@ -70,6 +73,7 @@ def _cells(row: Mapping[str, Any]) -> Row:
         **shares,
         **flips,
         "kl": _with_interval(row["kl"], 1, 4),
+        "perplexity": score(row["perplexity"]["mean"], "nats"),
         "bits_per_byte": _with_interval(row["bits_per_byte"], 1, 4),
     }
 
