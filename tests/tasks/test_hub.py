@@ -16,9 +16,10 @@ import yaml
 from hubs import save_datasets
 from projects import ROOT, merged
 
-from glassbox.config.settings import TaskSettings
+from glassbox.config.settings import ModelSettings, TaskSettings, TextSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks import hub
+from glassbox.models.running import block_of
+from glassbox.tasks import hub, text
 from glassbox.tasks.splits import read_split
 
 
@@ -173,3 +174,31 @@ def test_a_row_that_the_mapping_does_not_fit_is_named(mirror: Path) -> None:
     task = TaskSettings.model_validate({"source": "hub", **ARC})
     with pytest.raises(GlassboxError, match=r"own/arc/challenge/\w+, row 0: the answer '3' is none of the choices"):
         hub.pools("science", task, str(save_arc(mirror, key="3")))
+
+
+def test_rows_of_a_data_set_are_one_text_whose_lines_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured: Path
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "mirror/someone/prose"
+    folder.mkdir(parents=True)
+    lines = ["", " = Lobsters = ", "", "They are never dull , and end a good film .", ""] * 3
+    for split in ("train", "validation", "test"):
+        pq.write_table(pa.table({"passage": lines}), folder / f"{split}.parquet")
+    splits = {split: split for split in ("train", "validation", "test")}
+    settings = TaskSettings.model_validate(
+        {
+            "source": "text",
+            "dataset": {"name": "someone/prose", "splits": splits},
+            "text": {"block_size": 12, "column": "passage"},
+        }
+    )
+    teacher = ModelSettings(model=str(captured / "models/teacher"))
+    pools = text.pools("prose", settings, teacher, str(tmp_path / "mirror"))
+    found = [block_of(sample.prompt, sample.answer).scored for sample in pools["test"].samples]
+    assert "".join(found) == "".join(f"{line}\n" for line in lines)
+    assert {sample.cluster for sample in pools["test"].samples} == {"", "Lobsters"}
+    assert pools["train"].place == "someone/prose/train"
+    unknown = settings.model_copy(update={"text": TextSettings(block_size=12)})
+    with pytest.raises(GlassboxError, match="no column `text`; there are passage"):
+        text.pools("prose", unknown, teacher, str(tmp_path / "mirror"))
