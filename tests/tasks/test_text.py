@@ -75,7 +75,7 @@ def test_bytes_of_all_blocks_are_those_of_the_text(tokenizer: PreTrainedTokenize
             spans = byte_spans(prompt + answer, found)
             assert all(start <= end for start, end in spans.tolist())
         size = len(TEXT.encode())
-        assert total == size if reader is tokenizer else 0.97 * size < total <= size
+        assert total == size if reader is tokenizer else abs(total - size) < 0.03 * size
 
 
 def test_a_block_that_another_tokenizer_cuts_finer_loses_context_and_no_scored_token(
@@ -84,7 +84,8 @@ def test_a_block_that_another_tokenizer_cuts_finer_loses_context_and_no_scored_t
     _, block = list(cut(tokenizer, TEXT, 16, 8))[2]
     whole, start = encoded(tokenizer, *block.as_sample())
     ids, fewer = encoded(tokenizer, *block.as_sample(), limit=12)
-    assert (ids, fewer) == (whole[4:], start - 4)
+    surplus = len(whole) - 12
+    assert surplus > 0 and (ids, fewer) == (whole[surplus:], start - surplus)
     with pytest.raises(GlassboxError, match="Raise snapshot.max_length"):
         encoded(tokenizer, *block.as_sample(), limit=5)
 

@@ -69,7 +69,7 @@ def retention(setup: Setup) -> dict[str, float]:
     setup.student.eval()
     with whole_weights(setup.trainee), setup.accelerator.autocast():
         for batch, (_, counts) in zip(batches, turns, strict=True):
-            own = setup.student(batch, want_attention=False).hidden
+            own = setup.student(batch).hidden
             for found, tasks in _measured(setup, batch, own, teacher) if counts else ():
                 for task in set(tasks):
                     mine = torch.tensor([each == task for each in tasks], device=device)
