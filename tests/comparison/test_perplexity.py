@@ -13,6 +13,7 @@ from evidences import CONF, GROUPS, evidence, plan
 
 from glassbox.comparison.evidence import Evidence, Items, linearised, score_of
 from glassbox.comparison.inference import infer
+from glassbox.comparison.items import Answers, item_table
 from glassbox.comparison.notes import teacher_notes
 from glassbox.comparison.plan import PlannedTask, read_plan
 from glassbox.config.analysis_plan import plan_digest
@@ -123,6 +124,19 @@ def test_the_part_of_a_block_averages_to_the_ratio_whatever_the_lengths() -> Non
     residuals = likelihoods - likelihoods.sum() / tokens.sum() * tokens
     assert parts.var() == pytest.approx((residuals / tokens.mean()).var())
     assert score_of("test/perplexity_text", math.e) == -1.0 and score_of("test/accuracy_sst2", 0.5) == 0.5
+
+
+def test_blocks_of_a_trial_give_its_perplexity_and_their_parts_in_it() -> None:
+    blocks = {"text/a": (-30.0, 10), "text/b": (-4.0, 4), "text/c": (-55.0, 40)}
+    of_text = {"text": dict.fromkeys(blocks, False)}
+    clusters = {"text": dict.fromkeys(blocks, "") | {"text/a": "Lobsters"}}
+    answers = Answers(of_text, clusters, "digest", {"text": 0}, {"text": blocks})
+    assert answers.shown("text", "test/perplexity_text") == pytest.approx(math.exp(89 / 54))
+    assert math.isnan(answers.shown("other", "test/perplexity_other"))
+    table = item_table({"sft/0": answers}, ("sft",), (0, 1), ("text",))["text"]
+    assert table.ids == ("text/a", "text/b", "text/c") and np.isnan(table.correct[0, 1]).all()
+    assert table.correct[0, 0].mean() == pytest.approx(-89 / 54)
+    assert len(set(table.clusters.tolist())) == 3  # type: ignore[union-attr]
 
 
 OWN = {"own_tasks:\n": "own_tasks:\n  prose: {novels: {metric: perplexity}}\n"}
