@@ -330,7 +330,7 @@ def pairs_beyond(groups: Sequence[str], settings: Settings) -> list[tuple[str, s
 def _is_original(settings: Settings, group: str, shuffled: str) -> bool:
     """Whether a group is another one with nothing shuffled."""
     own, other = settings.distill[group], settings.distill[shuffled]
-    return own == other.model_copy(update={"shuffled": ()})
+    return own == other.model_copy(update={"shuffled": (), "shuffled_share": 1.0})
 
 
 def derived_plan(settings: Settings) -> Plan:
