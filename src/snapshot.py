@@ -20,9 +20,12 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
     uses_signals = any(settings.distill[name].uses_signals for name in settings.groups)
-    wanted = {signal for name in settings.groups for signal in settings.distill[name].needs("reads")}
     key, found = snapshot_key(settings, TASKS_FOLDER), read_json(SNAPSHOT_FOLDER / MANIFEST)
-    if found.get("key") == key and (found["signals"] or not uses_signals) and wanted <= {*found["signals"]}:
+    if (
+        found.get("key") == key
+        and (found["signals"] or not uses_signals)
+        and settings.signals_read <= {*found["signals"]}
+    ):
         print(f"{SNAPSHOT_FOLDER}: nothing that it depends on has changed")
         return
     if settings.snapshot.processes > 1 and not is_launched():

@@ -41,6 +41,14 @@ def shrunk_settings(folder: Path, **changes: Any) -> Settings:
     return Settings.model_validate(merged(merged(values, small), changes))
 
 
+def settings_with(folder: Path, groups: dict[str, dict[str, Any]], **changes: Any) -> Settings:
+    """The same with groups of their own beside the control, and one seed."""
+    both = [*sections.FAITHFUL["groups"], *groups]
+    found = shrunk_settings(folder, **{"groups": both, "distill": groups, "seeds": [0], **changes})
+    names = ("sft", *groups)
+    return found.model_copy(update={"groups": names, "distill": {name: found.distill[name] for name in names}})
+
+
 def make_project(folder: Path) -> None:
     """Models, tasks and a captured snapshot under `folder`."""
     tokenizer = tiny_tokenizer()

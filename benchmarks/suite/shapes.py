@@ -160,9 +160,10 @@ def assembled(step: Sequence[list[StoredSample]]) -> list[Batch]:
 
 def student(group: str, seed: int = 0) -> Student:
     """A trial's student with random weights; with a projector where the group distils hidden states."""
+    found = settings()
     with TemporaryDirectory() as folder:
         STUDENT.save_pretrained(folder)
-        return build_student(_random(folder), seed, VOCABULARY, FORMAT, settings().distill[group].active)
+        return build_student(_random(folder), seed, VOCABULARY, FORMAT, found.distill[group].active, found.objective)
 
 
 def teacher(seed: int = 1) -> PreTrainedModel:

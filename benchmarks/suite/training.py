@@ -19,7 +19,9 @@ from glassbox.training.student import Student, Trainee, build_optimizer, build_s
 def prepared(settings: Settings, snapshot: Snapshot, group: str) -> tuple[Student, Objective]:
     """A group's student and objective over a snapshot."""
     weights = settings.distill[group]
-    student = build_student(settings.student, 0, snapshot.vocabulary, snapshot.format, weights.active)
+    student = build_student(
+        settings.student, 0, snapshot.vocabulary, snapshot.format, weights.active, settings.objective
+    )
     ingredients = replace(ingredients_of(snapshot, settings, group), projectors=dict(student.projectors.items()))
     return student, Objective(weights, settings.objective, ingredients)
 

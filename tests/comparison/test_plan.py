@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import studies
+import yaml
 
-from glassbox.comparison.plan import planned_weights, read_plan
+from glassbox.comparison.plan import plan_or_derived, planned_weights, read_plan
+from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
+from params import composition
 
 SCALES = ("embedded", "files", "paper", "another")
 
@@ -92,3 +95,20 @@ def test_a_fault_is_a_sentence_that_names_its_place(conf: Path, before: str, aft
 def test_a_missing_plan_is_named(tmp_path: Path) -> None:
     with pytest.raises(GlassboxError, match=r"There is no .*analysis\.yaml"):
         read_plan(tmp_path, "embedded")
+
+
+def test_groups_that_the_plan_does_not_name_are_asked_about_beside_it_and_its_digest_stays() -> None:
+    groups = ("sft", "black_box", "layers", "shuffled_layers", "shuffled_relations")
+    composed = yaml.safe_load(composition(studies.CONF, [f"distill=[{','.join(groups)}]"]))
+    settings = Settings.model_validate(composed)
+    plan = plan_or_derived(studies.CONF, settings)
+    beside = [each for each in plan.contrasts if each.family == "exploratory"]
+    assert [dict(each.weights) for each in beside] == [
+        {"layers": 1.0, "black_box": -1.0},
+        {"layers": 1.0, "shuffled_layers": -1.0},
+    ], "nobody is the original of shuffled_relations here"
+    assert all(len(each.tasks) == 3 and each.test == "two_sided" for each in beside)
+    alone = read_plan(studies.CONF, settings.scale)
+    assert plan.digest == alone.digest and len(plan.contrasts) == len(alone.contrasts) + 2
+    planned = Settings.model_validate(yaml.safe_load(composition(studies.CONF, [])))
+    assert plan_or_derived(studies.CONF, planned).contrasts == alone.contrasts

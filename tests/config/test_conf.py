@@ -39,7 +39,7 @@ def test_a_group_file_defines_the_group_of_its_name_and_says_how_to_select_it(pa
     selects = "scale" if path.stem in ("scarce", "scratch") else "distill"
     names = {"scarce": "embedded"}
     assert text.startswith(f"# Select with: dvc exp run -S {selects}={names.get(path.stem, path.stem)}")
-    if path.stem not in ("all", "outline", "controls", "scarce", "scratch"):
+    if path.stem not in ("all", "outline", "controls", "scarce", "scratch", "seeds", "seeds_controls"):
         assert list(yaml.safe_load(text)) == [path.stem]
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sections
@@ -15,24 +16,29 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from glassbox.config.settings import COMPONENTS, Weights
+from glassbox.config.settings import Weights
 from glassbox.errors import GlassboxError
 from glassbox.models.loading import output_head, output_rows
 from glassbox.models.signals import ATTENTION_NAME, PositionSignals, position_signals
 from glassbox.objective import Ingredients, Objective, Projector, component_weights, totals_of
+from glassbox.objective.contrastive import Negatives
 from glassbox.objective.head import Head, HeadTerms, head_losses
 from glassbox.objective.logits import DenseTarget
 from glassbox.snapshot.reader import Batch
 
 VOCABULARY, STUDENT_WIDTH, TEACHER_WIDTH = 24, 16, 24
-ALL = Weights(task=1.0, logits=0.5, hidden=0.3, attention=0.7)
+ALL = Weights(task=1.0, logits=0.5, hidden=0.3, attention=0.7, layers=0.2, relations=0.6, contrastive=0.1)
+OUTLINE = ("task", "logits", "hidden", "attention")
+COMPONENTS = tuple(ALL.active)
+PAIRS = ((1, 1), (2, 2))
 LENGTHS = ((5, 3), (9, 4), (4, 1), (12, 6), (7, 2), (6, 4), (11, 1), (8, 5))
 
 
-SIGNALS = ("hidden", "attention")
+SIGNALS = ("hidden", "attention", "layers")
 ANSWERS = dict.fromkeys(COMPONENTS, "answer")
-MIXED = {"task": "answer", "logits": "all", "hidden": "answer", "attention": "all"}
-REACHES = [ANSWERS, *({**ANSWERS, name: "all"} for name in COMPONENTS), MIXED, dict.fromkeys(COMPONENTS, "all")]
+MIXED = {**ANSWERS, "logits": "all", "attention": "all", "layers": "all", "contrastive": "all"}
+RELATED = {**ANSWERS, "relations": "all"}
+REACHES = [ANSWERS, *({**ANSWERS, name: "all"} for name in OUTLINE), RELATED, MIXED, dict.fromkeys(COMPONENTS, "all")]
 LABELS = {
     "all": None,
     "half": (True, False, False, True, True, False, False, True),
@@ -48,6 +54,8 @@ class Sample:
     loss_start: int
     hidden: Tensor
     attention: Tensor
+    layers: Tensor
+    relations: Tensor
 
     @property
     def count(self) -> int:
@@ -97,9 +105,12 @@ def make_samples() -> list[Sample]:
         first, count = torch.tensor([0]), torch.tensor([len(ids) - 1])
         with torch.no_grad():
             whole = torch.ones(1, len(ids), dtype=torch.bool)
-            signals = position_signals(teacher, ids[None], whole, first, count, want_attention=True)
-        assert signals.attention is not None
-        samples.append(Sample(ids, prompt - 1, signals.hidden, signals.attention))
+            signals = position_signals(
+                teacher, ids[None], whole, first, count, want_attention=True, layers=(1,), relations_layer=2
+            )
+        assert signals.attention is not None and signals.layers is not None and signals.relations is not None
+        relations = torch.cat(signals.relations, -1)[0, :-1]
+        samples.append(Sample(ids, prompt - 1, signals.hidden, signals.attention, signals.layers, relations))
     return samples
 
 
@@ -126,9 +137,13 @@ def make_batch(
     count = tokens - 1 if everywhere else answer_count
     widened = [nn.functional.pad(sample.attention, (0, length - len(sample.ids))) for sample in samples]
     places = [torch.arange(0 if everywhere else sample.loss_start, len(sample.ids) - 1) for sample in samples]
-    hidden, attention = (
+    hidden, attention, layers = (
         torch.cat([each[0 if name in whole else s.loss_start :] for each, s in zip(stored, samples, strict=True)])
-        for name, stored in (("hidden", [sample.hidden for sample in samples]), ("attention", widened))
+        for name, stored in (
+            ("hidden", [sample.hidden for sample in samples]),
+            ("attention", widened),
+            ("layers", [sample.layers for sample in samples]),
+        )
     )
     in_answer = torch.cat([place >= sample.loss_start for place, sample in zip(places, samples, strict=True)])
     return Batch(
@@ -145,11 +160,15 @@ def make_batch(
         labelled=None if labelled is None else torch.tensor(labelled),
         hidden=hidden,
         attention=attention,
+        further={"layers": layers, "relations": torch.cat([sample.relations for sample in samples])},
     )
 
 
 def make_objective(
-    weights: Weights, projector: Projector | None, teacher: PreTrainedModel | None = None, **settings: object
+    weights: Weights,
+    projectors: Mapping[str, nn.Module],
+    teacher: PreTrainedModel | None = None,
+    **settings: object,
 ) -> Objective:
     head = output_head(teacher or teacher_model()).weight
     assert isinstance(head, Tensor)
@@ -161,7 +180,15 @@ def make_objective(
             head=(head.detach(), None),
             channels=(draw(width, seed=3), draw(width, seed=4).abs() + 0.2),
             temperatures=(1.0, 2.0, 4.0),
-            projectors={} if projector is None else {"hidden": projector},
+            projectors=projectors,
+            layer_pairs=PAIRS,
+            student_layers=(1,),
+            teacher_layers=(1,),
+            layer_channels=(draw(1, width, seed=5), draw(1, width, seed=6).abs() + 0.2),
+            student_relations_layer=2,
+            relation_widths=(width, width, width),
+            relation_heads=2,
+            negatives=Negatives(draw(16, width, seed=7), torch.arange(16) % VOCABULARY),
         ),
     )
 
@@ -189,20 +216,25 @@ def signals_of(objective: Objective, model: PreTrainedModel, batch: Batch, ids: 
         batch.count,
         want_attention="attention" in objective.asks,
         attention_count=batch.counts(objective.reach_of("attention")),
+        layers=(1,) if "layers" in objective.asks else (),
+        relations_layer=2 if "relations" in objective.asks else None,
     )
 
 
-def make_projector() -> Projector:
-    return Projector(STUDENT_WIDTH, TEACHER_WIDTH, torch.Generator().manual_seed(5)).double()
+def make_projectors(student: int = STUDENT_WIDTH) -> nn.ModuleDict:
+    def one(seed: int) -> Projector:
+        return Projector(student, TEACHER_WIDTH, torch.Generator().manual_seed(seed)).double()
+
+    return nn.ModuleDict({"hidden": one(5), "layers": nn.ModuleList([one(6), one(7)]), "contrastive": one(8)})
 
 
 class Trainee(nn.Module):
-    """Student and projector in one module, whose forward is a micro-batch's part of the step's loss."""
+    """Student and projectors in one module, whose forward is a micro-batch's part of the step's loss."""
 
     def __init__(self, weights: Weights = ALL, **settings: object) -> None:
         super().__init__()
-        self.student, self.projector = student_model(), make_projector()
-        self.objective = make_objective(weights, self.projector, **settings)
+        self.student, self.projectors = student_model(), make_projectors()
+        self.objective = make_objective(weights, dict(self.projectors.items()), **settings)
 
     def totals(self, batches: Iterable[Batch]) -> dict[str, float]:
         return totals_of(batches, self.objective.positions, self.objective.weights)
@@ -262,7 +294,7 @@ def test_micro_batches_leave_loss_and_gradient_alone(size: int, settings: dict[s
 
 def whole_of(positions: Mapping[str, str]) -> frozenset[str]:
     """What a reader must deliver at all positions for these."""
-    return make_objective(ALL, make_projector(), positions=dict(positions)).whole
+    return make_objective(ALL, dict(make_projectors().items()), positions=dict(positions)).whole
 
 
 def marks(labelled: Sequence[bool] | None, part: slice) -> Sequence[bool] | None:
@@ -328,7 +360,7 @@ def test_a_batch_that_holds_all_positions_changes_nothing_for_components_at_the_
 
 def test_a_step_without_a_label_has_no_task_loss_and_one_without_any_component_is_refused() -> None:
     samples, nobody = make_samples()[:2], (False, False)
-    labels, objective = make_batch(samples, labelled=nobody), make_objective(ALL, make_projector())
+    labels, objective = make_batch(samples, labelled=nobody), make_objective(ALL, dict(make_projectors().items()))
     totals = totals_of([labels], objective.positions, objective.weights)
     weights = component_weights(labels, objective.positions, objective.weights, totals, "sample")
     assert weights["task"].tolist() == [0.0] * len(labels.labels)
@@ -344,7 +376,7 @@ def test_an_empty_micro_batch_leaves_loss_and_gradient_alone() -> None:
 
 def empty_batch(samples: Sequence[Sample]) -> Batch:
     return make_batch(
-        [Sample(s.ids, len(s.ids) - 1, s.hidden, s.attention) for s in samples[:2]],
+        [Sample(s.ids, len(s.ids) - 1, s.hidden, s.attention, s.layers, s.relations) for s in samples[:2]],
     )
 
 
@@ -406,18 +438,21 @@ def test_two_processes_take_the_same_step_as_one(tmp_path: Path, case: str) -> N
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn_and_a_random_one_has() -> None:
     samples, teacher = make_samples(), teacher_model()
-    projector = Projector(TEACHER_WIDTH, TEACHER_WIDTH, torch.Generator().manual_seed(0)).double()
-    objective = make_objective(ALL, projector, teacher)
-    assert objective.ingredients.channels is not None
-    mean, deviation = objective.ingredients.channels
+    projectors: Any = make_projectors(TEACHER_WIDTH)
+    objective = make_objective(ALL, dict(projectors.items()), teacher)
+    own = objective.ingredients
+    assert own.channels is not None and own.layer_channels is not None
+    last, first = own.channels, [each[0] for each in own.layer_channels]
+    standardising = {projectors["hidden"]: last, projectors["layers"][0]: first, projectors["layers"][1]: last}
     with torch.no_grad():
-        projector.weight.copy_(torch.diag(1 / deviation))
-        projector.bias.copy_(-mean / deviation)
+        for projector, (mean, deviation) in standardising.items():
+            projector.weight.copy_(torch.diag(1 / deviation))
+            projector.bias.copy_(-mean / deviation)
     for student, equal in ((teacher, True), (llama(TEACHER_WIDTH, 2, 1, seed=8), False)):
         for side in ("left", "right"):
             batch = make_batch(samples, side)
             components = components_of(objective, student, batch)
-            for name in ("logits", "hidden", "attention"):
+            for name in ("logits", "hidden", "attention", "layers", "relations"):
                 if equal:
                     assert components[name].abs().max() < 1e-6, name
                 else:
@@ -436,12 +471,7 @@ def test_the_dense_target_is_the_teachers_own_logits() -> None:
     assert torch.allclose(target.divergence(student, slice(None), 2.0, squared=True).values, expected, atol=1e-9)
 
 
-ALONE = {
-    "task": Weights(task=1.0),
-    "logits": Weights(logits=1.0),
-    "hidden": Weights(hidden=1.0),
-    "attention": Weights(attention=1.0),
-}
+ALONE = {name: Weights.model_validate({name: 1.0}) for name in COMPONENTS}
 
 
 @pytest.mark.parametrize("component", ALONE)
@@ -456,15 +486,16 @@ def test_every_component_alone_sends_a_finite_gradient_that_is_not_zero_into_the
     gradients = {name: weight.grad for name, weight in trainee.named_parameters() if weight.grad is not None}
     reached = ["student.model.embed_tokens.weight", "student.model.layers.0.mlp.down_proj.weight"]
     reached += [f"student.model.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qk"]
-    if component == "hidden":
-        reached += ["projector.weight", "projector.bias"]
+    own = [name for name, _ in trainee.named_parameters() if name.startswith(f"projectors.{component}.")]
+    reached += own
     for name in reached:
         assert gradients[name].isfinite().all(), name
         assert gradients[name].abs().max() > 1e-8, name
+    if component == "relations":
+        assert "student.model.layers.1.mlp.down_proj.weight" not in gradients
     if component == "attention":
         assert "student.model.layers.1.self_attn.v_proj.weight" not in gradients
-    if component != "hidden":
-        assert "projector.weight" not in gradients
+    assert [name for name in gradients if name.startswith("projectors.")] == own
 
 
 @pytest.mark.parametrize("name", ["embed_tokens.weight", "layers.1.self_attn.q_proj.weight"])

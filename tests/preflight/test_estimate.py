@@ -13,7 +13,7 @@ import psutil
 import pytest
 import sections
 import torch
-from projects import ROOT, shrunk_settings
+from projects import ROOT, settings_with, shrunk_settings
 from torch.profiler import ProfilerActivity, profile
 
 import plan
@@ -96,6 +96,7 @@ def measured_training_peak(settings: Settings, group: str) -> int:
     moments = [value for state in trial.optimizer.optimizer.state.values() for value in state.values()]
     head = trial.objective.ingredients.head or (None, None)
     inputs = [value for batch, _ in loaded for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    inputs += [value for batch, _ in loaded for value in batch.further.values()]
     already = tensor_bytes(*trial.student.parameters(), *moments, *head, *inputs)
     return max(
         peak_of(lambda: audit(trial, loaded, Progress(step=1)), already),
@@ -217,6 +218,27 @@ def test_a_step_at_all_positions_needs_more_memory_and_as_much_as_was_estimated(
         peaks.append(total(training_peak(each, each.distill["combined"], teacher, hardest, "no")))
     assert peaks[1] > 1.02 * peaks[0]
     assert peaks[1] == pytest.approx(measured_training_peak(settings, "combined"), rel=0.25)
+
+
+@pytest.mark.slow
+def test_layers_relations_and_contrast_need_the_disk_and_memory_that_were_estimated(project: Path):
+    components = ("layers", "relations", "contrastive")
+    groups = {name: {"task": 1.0, "logits": 0.5, name: 0.3} for name in components}
+    groups["together"] = {"task": 1.0, **dict.fromkeys(components, 0.3), "shuffled": list(components)}
+    settings = settings_with(project, groups)
+    capture(settings, project / "data/tasks", project / "data/snapshot", project / ".glassbox")
+    workload, training, teacher = estimated(settings, project)
+    files = read_manifest(project / "data/snapshot")["files"]
+    planned = snapshot_bytes(settings, workload, teacher)
+    assert sum(planned.values()) == pytest.approx(sum(entry["bytes"] for entry in files.values()), rel=0.1)
+    assert [name for name in planned if "for the groups that read" in name] == [
+        "layers, for the groups that read them",
+        "relations, for the groups that read them",
+    ]
+    hardest = hardest_batch(settings, teacher, training.candidates, "no")
+    for group in groups:
+        estimate = training_peak(settings, settings.distill[group], teacher, hardest, "no")
+        assert total(estimate) == pytest.approx(measured_training_peak(settings, group), rel=0.25), group
 
 
 def test_tasks_of_other_settings_are_not_counted(project: Path):

@@ -127,6 +127,10 @@ def objective_settings() -> ObjectiveSettings:
         attention_loss="mse",
         heads="match",
         balance="none",
+        layer_map=None,
+        relation_heads=None,
+        negatives=256,
+        contrastive_temperature=0.07,
     )
 
 
@@ -143,11 +147,18 @@ def settings(folder: Path, pair: Pair) -> Any:
         batch_size=pair.capture_batch,
         part_megabytes=256,
         audit_positions=200,
+        layers=None,
+        relations_layer=None,
         processes=1,
     )
     teacher, student = model_settings(folder / "teacher"), model_settings(folder / "student")
     return SimpleNamespace(
-        teacher=teacher, student=student, snapshot=snapshot, objective=objective_settings(), train=train_settings()
+        teacher=teacher,
+        student=student,
+        snapshot=snapshot,
+        objective=objective_settings(),
+        train=train_settings(),
+        signals_read=set(),
     )
 
 

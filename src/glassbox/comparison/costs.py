@@ -86,7 +86,9 @@ def gain_intervals(evidence: Evidence, group: str, control: str, confidence: flo
 
 def _parts(components: Collection[str], logits_target: str) -> list[str]:
     """By the names of the gate's `signal_bytes`, each once: states that serve two components are read once."""
-    return sorted({part for component in components for part in COMPONENTS[component].parts(logits_target)})
+    return sorted(
+        {part for component in components for part in COMPONENTS[component].parts(logits_target) if part != "negatives"}
+    )
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -64,6 +64,12 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
     beyond = [str(seed) for seed in selection.seeds if seed not in plan.seeds]
     if beyond:
         found.append(f"Beyond the plan, exploratory: it does not hold the seeds {', '.join(beyond)}.")
+    named = {*plan.groups, *plan.optional_groups}
+    if others := [group for group in selection.groups if group not in named]:
+        found.append(
+            f"Beyond the plan, exploratory: it does not hold the groups {', '.join(others)}. Each is compared with "
+            "black_box, a shuffled one with its original (family `exploratory`)."
+        )
     if plan_state(plan, selection) == CHANGED:
         found.append(_changed_plan(plan, selection))
     if seen := _seen(plan, selection.trials):

@@ -352,8 +352,36 @@ def check_plan(conf: Path, settings: Settings) -> None:
 
 
 def plan_or_derived(conf: Path, settings: Settings) -> Plan:
-    """The plan of conf/analysis.yaml; without one, a plan made from the groups and seeds that ran."""
-    return read_plan(conf, settings.scale) if (conf / PLAN).is_file() else derived_plan(settings)
+    """The plan of conf/analysis.yaml; without one, a plan made from the groups and seeds that ran.
+
+    Selected groups that the file does not name are asked about beside it, as exploratory: the plan's digest is of what
+    was fixed before the data.
+    """
+    if not (conf / PLAN).is_file():
+        return derived_plan(settings)
+    plan = read_plan(conf, settings.scale)
+    beyond = [name for name in settings.groups if name not in (*plan.groups, *plan.optional_groups)]
+    asked = [each.on(tuple(plan.tasks)) for each in _exploratory(pairs_beyond(beyond, settings))]
+    return replace(plan, contrasts=(*plan.contrasts, *asked))
+
+
+def pairs_beyond(groups: Sequence[str], settings: Settings) -> list[tuple[str, str]]:
+    """Which two groups are compared for each of these: a shuffled one's original with it, others with black_box."""
+    originals = {
+        name: next((other for other in settings.groups if _is_original(settings, other, name)), None)
+        for name in groups
+        if settings.distill[name].shuffled
+    }
+    shuffled = [(original, name) for name, original in originals.items() if original is not None]
+    others = [name for name in groups if name not in originals]
+    baseline = next((name for name in ("black_box", "sft") if name in settings.groups), None)
+    return ([(name, baseline) for name in others if name != baseline] if baseline else []) + shuffled
+
+
+def _is_original(settings: Settings, group: str, shuffled: str) -> bool:
+    """Whether a group is another one with nothing shuffled."""
+    own, other = settings.distill[group], settings.distill[shuffled]
+    return own == other.model_copy(update={"shuffled": (), "shuffled_share": 1.0})
 
 
 def derived_plan(settings: Settings) -> Plan:
@@ -369,19 +397,6 @@ def derived_plan(settings: Settings) -> Plan:
     baseline = "black_box" if "black_box" in groups else (only_logits or [control])[0]
     pairs = [(baseline, control)] if baseline != control else []
     pairs += [(group, baseline) for group in groups if group not in (baseline, control)]
-    contrasts = tuple(
-        PlannedContrast(
-            id=f"E{number}",
-            family="exploratory",
-            question=f"does {group} improve on {other}?",
-            weights={group: 1.0, other: -1.0},
-            tasks=(),
-            test="two_sided",
-            holm="over tasks",
-            every="each",
-        )
-        for number, (group, other) in enumerate(pairs, 1)
-    )
     return Plan(
         digest="",
         alpha=0.05,
@@ -394,9 +409,26 @@ def derived_plan(settings: Settings) -> Plan:
         margins={},
         margin_reasons={},
         hypothesis=None,
-        contrasts=contrasts,
+        contrasts=_exploratory(pairs),
         primary="exploratory",
         derived=True,
+    )
+
+
+def _exploratory(pairs: Sequence[tuple[str, str]]) -> tuple[PlannedContrast, ...]:
+    """A question of each pair, asked of every task."""
+    return tuple(
+        PlannedContrast(
+            id=f"E{number}",
+            family="exploratory",
+            question=f"does {group} improve on {other}?",
+            weights={group: 1.0, other: -1.0},
+            tasks=(),
+            test="two_sided",
+            holm="over tasks",
+            every="each",
+        )
+        for number, (group, other) in enumerate(pairs, 1)
     )
 
 

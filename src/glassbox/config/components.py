@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Asked = Literal["attention"]
+Asked = Literal["attention", "layers", "relations"]
 """What a component needs of the student's forward pass beside its final hidden states."""
 
 
@@ -21,8 +21,9 @@ class Component:
     letter: its mark in `show_batch`. reads: signals of the snapshot (SIGNAL_COLUMNS of snapshot/schema.py), which come
     from another sample where the component is shuffled. truncated: what it reads instead under `logits_target: topk`.
     stored: the entry of snapshot.positions that says how far these signals reach (None: always at all positions).
-    files: what it reads beside them, "head" or "channels". of_logits: it is computed from the student's logits.
-    asks: what it needs of the student's forward pass. projects: a projector is trained with the student.
+    files: what it reads beside them, "head", "channels" or, drawn at every step, "negatives". of_logits: it is computed
+    from the student's logits. asks: what it needs of the student's forward pass. projects: a projector is trained with
+    the student.
     """
 
     letter: str
@@ -49,6 +50,11 @@ COMPONENTS: dict[str, Component] = {
     "logits": Component("L", reads=("hidden",), truncated=("topk",), stored="hidden", files=("head",), of_logits=True),
     "hidden": Component("H", reads=("hidden",), stored="hidden", files=("channels",), projects=True),
     "attention": Component("A", reads=("attention",), stored="attention", asks=("attention",)),
+    "layers": Component(
+        "Y", reads=("hidden", "layers"), stored="hidden", files=("channels",), asks=("layers",), projects=True
+    ),
+    "relations": Component("R", reads=("relations",), asks=("relations",)),
+    "contrastive": Component("C", reads=("hidden",), stored="hidden", files=("channels", "negatives"), projects=True),
 }
 SIGNALS = tuple(name for name, component in COMPONENTS.items() if component.reads)
 """The components that compare teacher and student token by token; each can be shuffled."""

@@ -141,15 +141,22 @@ def _own_answers_have_no_signals(tree: Tree) -> Iterator[Problem]:
 
 
 def _topk_temperature_is_captured(tree: Tree) -> Iterator[Problem]:
-    temperature, captured = _at(tree, "objective.temperature"), _entries(tree, "snapshot.temperatures")
-    used = any(highest(group.get("logits", 0.0)) > 0 for group in _sections(tree, "distill").values())
-    if _at(tree, "objective.logits_target") != "topk" or temperature is None or not captured or not used:
+    captured = _entries(tree, "snapshot.temperatures")
+    if _at(tree, "objective.logits_target") != "topk" or not captured:
         return
-    if not is_constant(temperature) or highest(temperature) not in map(float, captured):
+    asked: dict[str, Any] = {}
+    for name, group in _sections(tree, "distill").items():
+        if highest(group.get("logits", 0.0)) > 0:
+            own = group.get("temperature")
+            path = "objective.temperature" if own is None else f"distill.{name}.temperature"
+            asked[path] = _at(tree, path)
+    for path, temperature in asked.items():
+        if temperature is None or (is_constant(temperature) and highest(temperature) in map(float, captured)):
+            continue
         listed = ", ".join(f"{each:g}" for each in captured)
         why = f"logits_target `topk` knows only the temperatures that were captured ({listed})"
         next_step = "-S objective.logits_target=dense serves any temperature and any curve"
-        yield Problem("objective.temperature", why, next_step, temperature)
+        yield Problem(path, why, next_step, temperature)
 
 
 def _micro_batches_are_whole(tree: Tree) -> Iterator[Problem]:

@@ -89,8 +89,8 @@ class Group(Weights):
 
     `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks', and beside the tasks' where
     not all samples are labelled. `shuffled`: the components that read their signal off another sample, as a control;
-    `shuffled_share` is the share of the samples that do.
-    `labelled` and `positions` replace train.labelled and entries of objective.positions. `replica`: the same group with
+    `shuffled_share` is the share of the samples that do. `labelled`, `positions` and `temperature` replace
+    train.labelled, entries of objective.positions and objective.temperature. `replica`: the same group with
     other random numbers for projector and dropout.
     """
 
@@ -99,6 +99,7 @@ class Group(Weights):
     shuffled_share: Part = 1.0
     labelled: Part | None = None
     positions: dict[ComponentName, Reach] = Field(default_factory=dict)
+    temperature: TemperatureCurve | None = None
     replica: Annotated[int, Field(ge=0)] = 0
 
     @property
@@ -201,6 +202,10 @@ class CapturedPositions(Section):
 
 
 class SnapshotSettings(Section):
+    """`layers`: the teacher's layers, counted from 1, whose states are stored where a group reads them (null: those of
+    the layer map). `relations_layer`: the one whose queries, keys and values are (null: the last).
+    """
+
     max_length: PositiveInt
     overflow: Literal["truncate", "refuse"]
     positions: CapturedPositions
@@ -211,6 +216,8 @@ class SnapshotSettings(Section):
     batch_size: PositiveInt
     part_megabytes: PositiveInt
     audit_positions: PositiveInt
+    layers: tuple[PositiveInt, ...] | None
+    relations_layer: PositiveInt | None
     processes: PositiveInt
 
 
@@ -226,7 +233,11 @@ class Positions(_by_component(Reach, "answer")):
 
 
 class ObjectiveSettings(Section):
-    """`balance: magnitude` scales every signal to the task loss, step by step, before its weight."""
+    """`balance: magnitude` scales every signal to the task loss, step by step, before its weight.
+
+    `layer_map`: pairs of a student's and a teacher's layer, counted from 1 (null: uniform). `relation_heads` (null: as
+    many as fit both models). `negatives` of other samples and `contrastive_temperature` belong to `contrastive`.
+    """
 
     positions: Positions
 
@@ -238,6 +249,10 @@ class ObjectiveSettings(Section):
     attention_loss: Literal["mse", "kl"]
     heads: Literal["match", "strict"]
     balance: Literal["none", "magnitude"]
+    layer_map: tuple[tuple[PositiveInt, PositiveInt], ...] | None
+    relation_heads: PositiveInt | None
+    negatives: PositiveInt
+    contrastive_temperature: PositiveFloat
 
 
 class EarlyStopping(Section):
@@ -409,10 +424,20 @@ class Settings(Section):
         """Where each component of this group counts."""
         return {**self.objective.positions.model_dump(), **self.distill[group].positions}
 
+    def temperature(self, group: str) -> float | str:
+        """The temperature of this group's logits, a number or a curve."""
+        own = self.distill[group].temperature
+        return self.objective.temperature if own is None else own
+
     def reads_answers(self, group: str) -> bool:
         """Whether this group's trials read the teacher's own answers: as labels, or as the texts without labels."""
         own = self.distill[group]
         return own.labels == "teacher" or (own.uses_signals and self.labelled(group) < 1)
+
+    @property
+    def signals_read(self) -> set[str]:
+        """The signals of the snapshot that the selected groups read."""
+        return {signal for name in self.groups for signal in self.distill[name].needs("reads")}
 
     @property
     def captures_answers(self) -> bool:

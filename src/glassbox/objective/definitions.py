@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glassbox.config.settings import ObjectiveSettings
-from glassbox.objective import attention, hidden, logits
+from glassbox.objective import attention, contrastive, hidden, layers, logits, relations
 from glassbox.objective.reading import Ingredients, Reading, Target
 from glassbox.snapshot.schema import Format
 
@@ -23,13 +23,13 @@ class Definition:
     """A component of logits has a `target`, any other gives one of `values` per position of its reading.
 
     refuse raises GlassboxError where an ingredient is missing, before anything trains. project makes its projector from
-    the student's text configuration, the snapshot's format and the component's own generator.
+    the student's text configuration, the snapshot's format, the settings and the component's own generator.
     """
 
     values: Callable[[Reading], Tensor] | None = None
     target: Callable[[Reading], Target] | None = None
     refuse: Callable[[Ingredients, ObjectiveSettings], None] = _nothing_missing
-    project: Callable[[Any, Format, torch.Generator], nn.Module] | None = None
+    project: Callable[[Any, Format, ObjectiveSettings, torch.Generator], nn.Module] | None = None
 
 
 DEFINITIONS: dict[str, Definition] = {
@@ -37,4 +37,7 @@ DEFINITIONS: dict[str, Definition] = {
     "logits": Definition(target=logits.target_of, refuse=logits.refuse_impossible_target),
     "hidden": Definition(hidden.values, refuse=hidden.refuse_missing, project=hidden.project),
     "attention": Definition(attention.values),
+    "layers": Definition(layers.values, refuse=layers.refuse_missing, project=layers.project),
+    "relations": Definition(relations.values, refuse=relations.refuse_missing),
+    "contrastive": Definition(contrastive.values, refuse=contrastive.refuse_missing, project=hidden.project),
 }

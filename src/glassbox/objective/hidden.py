@@ -79,18 +79,18 @@ def values(reading: Reading) -> Float[Tensor, " rows"]:
     return (cosine if reading.settings.hidden_loss == "cosine" else mse)(predicted, target)
 
 
-def project(student: Any, teacher: Format, generator: torch.Generator) -> Projector:
+def project(student: Any, teacher: Format, settings: ObjectiveSettings, generator: torch.Generator) -> Projector:
     """The projector of the final state; `student` is the text configuration of the model."""
     return Projector(student.hidden_size, teacher.width, generator)
 
 
-def refuse_missing(ingredients: Ingredients, settings: ObjectiveSettings) -> None:
+def refuse_missing(ingredients: Ingredients, settings: ObjectiveSettings, component: str = "hidden") -> None:
     """Raise GlassboxError for states that cannot be standardised or projected."""
-    if ingredients.channels is None or "hidden" not in ingredients.projectors:
+    if ingredients.channels is None or component not in ingredients.projectors:
         raise GlassboxError(
-            "The hidden component needs the snapshot's channel statistics and a projector, and got "
+            f"The {component} component needs the snapshot's channel statistics and a projector, and got "
             f"{'no statistics' if ingredients.channels is None else 'no projector'}. Capture a snapshot with hidden "
-            "states (`dvc repro snapshot`), or set the group's hidden weight to 0."
+            f"states (`dvc repro snapshot`), or set the group's {component} weight to 0."
         )
     if not float(ingredients.channels[1].float().quantile(0.5)) > 0:
         raise GlassboxError(

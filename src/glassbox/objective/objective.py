@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from glassbox.config.components import COMPONENTS, needs
 from glassbox.config.curves import points_of, value_at
 from glassbox.config.settings import Group, ObjectiveSettings, Weights
 from glassbox.errors import GlassboxError
+from glassbox.objective.contrastive import Negatives
 from glassbox.objective.definitions import DEFINITIONS
 from glassbox.objective.head import AT_ONE, Head, HeadTerms, head_losses
 from glassbox.objective.logits import DenseTarget, captured_column
@@ -43,6 +45,8 @@ class Objective:
         own = weights if isinstance(weights, Group) else Group()
         self.shuffled = frozenset(own.shuffled)
         self.positions: dict[str, str] = {**settings.positions.model_dump(), **own.positions}
+        if own.temperature is not None:
+            settings = settings.model_copy(update={"temperature": own.temperature})
         self.settings = settings
         self.weights = {name: value_at(curve, 0.0) for name, curve in self.curves.items()}
         self.temperature = value_at(points_of(settings.temperature), 0.0)
@@ -101,6 +105,12 @@ class Objective:
             name: abs(losses["task"] / loss) if loss else 1.0 for name, loss in losses.items() if name != "task"
         }
         moment.weights = {name: moment.factors.get(name, 1.0) * weight for name, weight in self.weights.items()}
+        return moment
+
+    def beside(self, negatives: Negatives | None) -> Objective:
+        """With the negatives of the moment, where a component tells its positions apart from those of other samples."""
+        moment = copy.copy(self)
+        moment.ingredients = replace(self.ingredients, negatives=negatives)
         return moment
 
     def alone(self, component: str) -> Objective:

@@ -28,17 +28,27 @@ class Ingredients:
     """What components need beside the batch; each is there where a component of the group asks for it.
 
     head: the teacher's (weight, bias or None). channels: the mean and deviation of its hidden channels. temperatures:
-    those at which the snapshot holds log-tails. projectors: the student's own, by component.
+    those at which the snapshot holds log-tails. projectors: the student's own, by component. layer_pairs: of the layer
+    map; teacher_layers: those that are stored, with layer_channels; student_layers: those that are read, the last one
+    not among them. relation_widths: the teacher's queries', keys' and values'. negatives: those of the moment.
     """
 
     head: tuple[Tensor, Tensor | None] | None = None
     channels: tuple[Tensor, Tensor] | None = None
     temperatures: tuple[float, ...] = ()
     projectors: Mapping[str, nn.Module] = field(default_factory=dict)
+    layer_pairs: tuple[tuple[int, int], ...] = ()
+    student_layers: tuple[int, ...] = ()
+    teacher_layers: tuple[int, ...] = ()
+    layer_channels: tuple[Tensor, Tensor] | None = None
+    student_relations_layer: int | None = None
+    relation_widths: tuple[int, ...] = ()
+    relation_heads: int = 0
+    negatives: Any = None
 
     def to(self, device: torch.device | str) -> Ingredients:
-        """On a device; projectors belong to the student and move with it."""
-        fixed = {name: value for name, value in vars(self).items() if name != "projectors"}
+        """On a device; projectors belong to the student and move with it, and negatives are drawn there."""
+        fixed = {name: value for name, value in vars(self).items() if name not in ("projectors", "negatives")}
         return replace(self, **{name: _moved(value, device) for name, value in fixed.items()})
 
 
@@ -80,7 +90,8 @@ class Reading:
 
     def stored(self, signal: str) -> Float[Tensor, "rows ..."]:
         """A signal of the teacher at these positions, by its name in a batch."""
-        return at(present(getattr(self.source, signal), signal), self.rows)
+        found = self.source.further.get(signal, getattr(self.source, signal, None))
+        return at(present(found, signal), self.rows)
 
     @property
     def projector(self) -> nn.Module:

@@ -68,9 +68,15 @@ def snapshot_bytes(settings: Settings, workload: Workload, teacher: Teacher) -> 
         "attention maps": round(
             entries * layout.attention_dtype.itemsize * ATTENTION_COMPRESSED[layout.attention_codec]
         ),
-        "texts and index": tokens * 12 + len(lengths) * (ROW_INDEX + 7 * PARQUET_PER_CELL),
+        **{
+            f"{name}, for the groups that read them": column.position_bytes(layout)
+            * (tokens - len(lengths) if column.everywhere else positions)
+            for name, column in layout.further.items()
+        },
+        "texts and index": tokens * 12 + len(lengths) * (ROW_INDEX + (7 + len(layout.further)) * PARQUET_PER_CELL),
         "audit": round(audited * (4 * layout.vocabulary + 4 * layout.width + audit_attention)),
-        f"{HEAD_FILE}, {CHANNELS_FILE}": itemsize * layout.vocabulary * layout.width + 8 * layout.width,
+        f"{HEAD_FILE}, {CHANNELS_FILE}": itemsize * layout.vocabulary * layout.width
+        + 8 * layout.width * (1 + len(layout.layers)),
     }
 
 

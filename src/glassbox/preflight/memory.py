@@ -29,12 +29,14 @@ from glassbox.models.generation import GROWTH, cache_of
 from glassbox.models.loading import configuration_of, head_logits, loaded_dtype, model_without_weights
 from glassbox.models.signals import checkpoint_layers, gives_attention, packed_positions, position_signals
 from glassbox.objective import Ingredients, Objective, liveness
+from glassbox.objective.contrastive import Negatives
 from glassbox.preflight.workload import Length, Question, Workload
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.codec import encode_attention, pack_ragged, top_k_with_tails
+from glassbox.snapshot.further import attention_widths, layers_of, relations_layer, stored_layers
 from glassbox.snapshot.schema import Format
 from glassbox.snapshot.teacher import CHUNK_LOGITS
-from glassbox.training.ingredients import projectors_of
+from glassbox.training.ingredients import layer_facts, projectors_of, relation_facts
 from glassbox.training.student import Student, Trainee, build_optimizer
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -60,7 +62,8 @@ def teacher_of(settings: Settings, workload: Workload, on_gpu: bool) -> Teacher:
 
 def format_of(settings: Settings, teacher: Teacher) -> Format:
     """The format of the snapshot that would be captured."""
-    snapshot = settings.snapshot
+    snapshot, layers, layer = settings.snapshot, stored_layers(settings), relations_layer(settings)
+    config = configuration_of(settings.teacher) if layers or layer else None
     return Format(
         vocabulary=teacher.vocabulary,
         width=teacher.width,
@@ -71,6 +74,10 @@ def format_of(settings: Settings, teacher: Teacher) -> Format:
         attention_codec=snapshot.attention_codec,
         positions=snapshot.positions.hidden,
         attention_positions=snapshot.positions.attention,
+        layers=layers,
+        relations=attention_widths(config) if layer else (),
+        relations_layer=layer,
+        n_layers=layers_of(config) if layers else 0,
     )
 
 
@@ -86,7 +93,18 @@ def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Pe
     first = torch.tensor([length.n_tokens for length in batch]) - 1 - count
     with abstraction, torch.no_grad():
         maps = gives_attention(model)
-        signals = position_signals(model, ids, mask, first, count, want_attention=maps, attention_count=attended)
+        layout = format_of(settings, teacher)
+        signals = position_signals(
+            model,
+            ids,
+            mask,
+            first,
+            count,
+            want_attention=maps,
+            attention_count=attended,
+            layers=layout.layers,
+            relations_layer=layout.relations_layer or None,
+        )
         stored = signals.hidden.to(getattr(torch, settings.snapshot.hidden_dtype))
         rows = max(1, CHUNK_LOGITS // teacher.vocabulary)
         logits = head_logits(model, stored[:rows].float(), teacher.vocabulary)
@@ -282,8 +300,9 @@ def _student_and_objective(
     abstraction: Abstraction, settings: Settings, weights: Weights, teacher: Teacher
 ) -> tuple[Student, Objective]:
     model = abstract_model(abstraction, settings.student, torch.float32).train()
+    layout = format_of(settings, teacher)
     with abstraction.fake:
-        projectors = projectors_of(model, format_of(settings, teacher), weights.active, seed=0)
+        projectors = projectors_of(model, layout, weights.active, settings.objective, seed=0)
     student = Student(model, projectors, teacher.vocabulary)
     abstraction.assign(student.projectors.parameters(), "weights")
     files = weights.needs("files")
@@ -296,6 +315,19 @@ def _student_and_objective(
         )
         channels = mean, deviation
     ingredients = Ingredients(head, channels, settings.snapshot.temperatures, dict(student.projectors.items()))
+    asks = weights.needs("asks")
+    if "layers" in asks:
+        shape, part = (len(layout.layers), teacher.width), "teacher's head"
+        own = tuple(abstraction.empty(*shape, dtype=torch.float32, part=part) for _ in range(2))
+        facts = layer_facts(layout, model.config, settings)
+        ingredients = replace(ingredients, **facts, layer_channels=own)
+    if "relations" in asks:
+        ingredients = replace(ingredients, **relation_facts(layout, model.config, settings))
+    if "negatives" in files:
+        count = settings.objective.negatives
+        states = abstraction.empty(count, teacher.width, dtype=torch.float32, part="activations")
+        ids = abstraction.empty(count, dtype=torch.int64, part="activations")
+        ingredients = replace(ingredients, negatives=Negatives(states, ids))
     return student, Objective(weights, settings.objective, ingredients)
 
 
@@ -327,7 +359,7 @@ def _batch(
     """What the snapshot's reader would deliver for these samples, with their partners where signals are shuffled."""
     ids, mask = _ids_and_mask(lengths)
     tokens, answer = (torch.tensor([getattr(length, name) for length in lengths]) for name in ("n_tokens", "n_answer"))
-    whole = objective.whole
+    whole, layout = objective.whole, format_of(settings, teacher)
     count = tokens - 1 if "tokens" in whole else answer
     first = tokens - 1 - count
     sample_index, column = packed_positions(first, count)
@@ -347,8 +379,14 @@ def _batch(
     def with_signals(wanted: frozenset[str], partner: Batch | None) -> Batch:
         signals: dict[str, Any] = {
             name: abstraction.empty(*shape, dtype=dtype, part=part)
-            for signal in wanted
+            for signal in wanted & shapes.keys()
             for name, shape, dtype, part in shapes[signal]
+        }
+        signals["further"] = {
+            name: abstraction.empty(rows, *column.shape(layout), dtype=torch.float32, part="activations")
+            for name, column in layout.further.items()
+            if column.signal in wanted
+            for rows in [int((tokens - 1 if column.everywhere or column.signal in whole else answer).sum())]
         }
         return Batch(
             sample_ids=tuple(length.sample_id for length in lengths),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from glassbox.snapshot.codec import array, decode_attention, empty, hidden_array, hidden_tensor
-from glassbox.snapshot.schema import SIGNAL_COLUMNS, Cell, Format, attention_entries
+from glassbox.snapshot.codec import (
+    array,
+    decode_attention,
+    empty,
+    further_array,
+    further_tensor,
+    hidden_array,
+    hidden_tensor,
+)
+from glassbox.snapshot.schema import FURTHER, SIGNAL_COLUMNS, Cell, Format, attention_entries
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,9 @@ class Batch:
 
     The positions are those that predict the answer, or all that predict a token: `count` of each sample from column
     `first`, the last `answer_count` of them its answer's. A signal may be there at answer positions alone (`rows`).
-    input_ids are padded on the right with 0. `attention` is 0 outside a row's columns, and every row sums to 1.
+    input_ids are padded on the right with 0. `further` holds the columns of schema.FURTHER that were asked for: float32
+    or int64, those `everywhere` at all positions of every sample. `attention` is 0 outside a row's columns, and every
+    row sums to 1.
     `labelled` says which samples have labels (None: all). `partner` is the same batch with the signals of its samples'
     partners (partners.py), where a component is shuffled.
     """
@@ -41,6 +51,7 @@ class Batch:
     log_tail: Float[Tensor, "rows temperatures"] | None = None
     hidden: Float[Tensor, "rows width"] | None = None
     attention: Float[Tensor, "rows heads length"] | None = None
+    further: Mapping[str, Tensor] = field(default_factory=dict)
     partner: Batch | None = None
 
     def rows(self, reach: str) -> Bool[Tensor, " positions"] | None:
@@ -52,7 +63,13 @@ class Batch:
         return self.answer_count if reach == "answer" else self.count
 
     def span(self, reach: str) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
-        """First column and number of the packed positions that "answer" or "all" means, by sample."""
+        """First column and number of the positions that "answer" or "all" means among those packed, by sample.
+
+        "everywhere" are all that predict a token, packed or not.
+        """
+        if reach == "everywhere":
+            end = self.first + self.count
+            return torch.zeros_like(end), end
         count = self.counts(reach)
         return self.first + self.count - count, count
 
@@ -135,14 +152,19 @@ def assemble(
         length, position = batch.input_ids.shape[1], _carried(_positions(samples, "attention" in whole), device)
         signals["attention"] = decode_attention(packed["attention"], position, length, layout.attention_codec)
     signals |= {name: packed[name] for name in SIGNAL_COLUMNS["topk"] if name in packed}
-    return replace(batch, **signals)
+    further = {}
+    for name in packed.keys() & FURTHER.keys():
+        stored = further_tensor(packed[name], FURTHER[name], layout)
+        is_float = stored.is_floating_point()
+        further[name] = empty(stored.shape, device).copy_(stored) if is_float else stored.to(torch.int64)
+    return replace(batch, **signals, further=further)
 
 
 def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] = frozenset()) -> dict[str, np.ndarray]:
     """The cells' answer positions by column, sample by sample, in one copy; of signals in `whole` all positions.
 
     hidden [positions, width] and attention [heads, ragged] are as stored (bfloat16 as its 16 bits), topk_ids int64,
-    topk_logits and log_tail float32.
+    topk_logits and log_tail float32, further columns as stored.
     """
     columns = samples[0].cells.keys()
     packed: dict[str, np.ndarray] = {}
@@ -155,6 +177,11 @@ def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] 
         packed["attention"] = np.concatenate(entries, axis=1)
     if "topk_ids" in columns:
         packed |= _topk(samples, layout, "topk" in whole)
+    for name in columns & FURTHER.keys():
+        column = FURTHER[name]
+        counts = [_wanted(sample, column.everywhere or column.signal in whole) for sample in samples]
+        stored = [further_array(sample.cells[name], column, layout) for sample in samples]
+        packed[name] = np.concatenate([cell[len(cell) - n :] for cell, n in zip(stored, counts, strict=True)])
     return packed
 
 

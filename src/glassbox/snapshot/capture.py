@@ -30,7 +30,7 @@ from glassbox.models.agreement import ask_plainly, draw_probes, require_agreemen
 from glassbox.models.context import require_lengths
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.processes import Processes, join_processes
-from glassbox.snapshot.codec import hidden_array, hidden_tensor
+from glassbox.snapshot.codec import further_array, further_tensor, hidden_array, hidden_tensor
 from glassbox.snapshot.composition import (
     Item,
     batches,
@@ -44,11 +44,11 @@ from glassbox.snapshot.provenance import provenance_key, provenance_of
 from glassbox.snapshot.schema import (
     AUDIT_FILE,
     CHANNELS_FILE,
+    FURTHER,
     HEAD_FILE,
     MANIFEST_FILE,
     NOTHING_CAPTURED,
     SCHEMA_VERSION,
-    SIGNAL_COLUMNS,
     AuditRow,
     Format,
     Row,
@@ -259,27 +259,38 @@ class Channels:
         self.layout = layout
         self.reaches = ("answer", "all") if layout.positions == "all" else ("answer",)
         self.counts: dict[str, int] = dict.fromkeys(self.reaches, 0)
-        self.sums: dict[str, Tensor] = {
-            reach: torch.zeros(2, layout.width, dtype=torch.float64) for reach in self.reaches
+        states = {"": (layout.width,)} | ({"layers_": FURTHER["layers"].shape(layout)} if layout.layers else {})
+        self.sums: dict[tuple[str, str], Tensor] = {
+            (prefix, reach): torch.zeros(2, *shape, dtype=torch.float64)
+            for prefix, shape in states.items()
+            for reach in self.reaches
         }
 
     def add(self, row: Row) -> None:
-        if row.split == "train":
-            stored = hidden_tensor(hidden_array(row.hidden, self.layout).copy(), self.layout).double()
-            for reach in self.reaches:
-                read = (
-                    stored if reach == "all" else stored[row.n_positions - (len(row.input_ids) - 1 - row.loss_start) :]
-                )
-                self.sums[reach] += torch.stack([read.sum(0), read.square().sum(0)])
-                self.counts[reach] += len(read)
+        if row.split != "train":
+            return
+        stored = {"": hidden_tensor(hidden_array(row.hidden, self.layout).copy(), self.layout)}
+        if self.layout.layers:
+            cell = torch.from_numpy(further_array(row.further["layers"], FURTHER["layers"], self.layout).copy())
+            stored["layers_"] = further_tensor(cell, FURTHER["layers"], self.layout)
+        answer = len(row.input_ids) - 1 - row.loss_start
+        for reach in self.reaches:
+            first = 0 if reach == "all" else row.n_positions - answer
+            self.counts[reach] += row.n_positions - first
+            for prefix, states in stored.items():
+                read = states[first:].double()
+                self.sums[prefix, reach] += torch.stack([read.sum(0), read.square().sum(0)])
 
     def statistics(self) -> dict[str, Tensor]:
-        """`mean_<positions>` and `deviation_<positions>` (of the population) of every channel, float32."""
+        """`mean_<positions>` and `deviation_<positions>` (of the population) of every channel, float32.
+
+        Those of further layers [layers, width] are named `layers_mean_<positions>` and `layers_deviation_<positions>`.
+        """
         found = {}
-        for reach, (total, squares) in self.sums.items():
+        for (prefix, reach), (total, squares) in self.sums.items():
             mean = total / max(self.counts[reach], 1)
             deviation = (squares / max(self.counts[reach], 1) - mean.square()).clamp(min=0).sqrt()
-            found |= {f"mean_{reach}": mean.float(), f"deviation_{reach}": deviation.float()}
+            found |= {f"{prefix}mean_{reach}": mean.float(), f"{prefix}deviation_{reach}": deviation.float()}
         return found
 
 
@@ -312,7 +323,7 @@ def build_manifest(
     return {
         "schema_version": SCHEMA_VERSION,
         "logical_digest": digest,
-        "signals": sorted(SIGNAL_COLUMNS.keys() - (set() if layout.heads else {"attention"})),
+        "signals": layout.signals,
         "format": layout.as_json(),
         "counts": counts,
         "rows": sum(entry["rows"] for tasks in counts.values() for entry in tasks.values()),

@@ -12,9 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glassbox.models.encoding import input_digest
-from glassbox.snapshot.codec import array, decode_attention, hidden_array, hidden_tensor, undo_attention_codec
+from glassbox.snapshot.codec import (
+    array,
+    decode_attention,
+    further_array,
+    further_tensor,
+    hidden_array,
+    hidden_tensor,
+    undo_attention_codec,
+)
 from glassbox.snapshot.composition import Item
-from glassbox.snapshot.schema import Format, Row, attention_entries
+from glassbox.snapshot.schema import FURTHER, Format, Row, attention_entries
 
 LOG_PROBABILITY_TOLERANCE = 0.02
 LOG_TAIL_TOLERANCE = 1e-3
@@ -56,9 +64,11 @@ def shape_fault(row: Row, layout: Format) -> str | None:
         * layout.attention_dtype.itemsize,
         "byte_spans": tokens * 8,
     }
+    for name, column in layout.further.items():
+        expected[name] = column.count(layout, tokens, row.loss_start) * column.position_bytes(layout)
     for name, size in expected.items():
-        if len(memoryview(getattr(row, name))) != size:
-            return f"{name} has {len(memoryview(getattr(row, name)))} bytes instead of {size}"
+        if len(memoryview(row.cell(name))) != size:
+            return f"{name} has {len(memoryview(row.cell(name)))} bytes instead of {size}"
     if bytes(memoryview(row.input_sha256)) != input_digest(row.input_ids.tolist(), row.loss_start):
         return "input_sha256 is not the digest of its input_ids and loss mask"
     if int(row.input_ids.min()) < 0 or int(row.input_ids.max()) >= layout.vocabulary:
@@ -95,6 +105,7 @@ def value_fault(row: Row, layout: Format, figures: HeadFigures) -> str | None:
         "label log-probabilities are not finite and at most 0": lambda: _bad_label_logp(row),
         "top-k ids are outside the vocabulary or not unique": lambda: _bad_ids(row, layout),
     }
+    checks |= {f"{name} are not finite": lambda name=name: _is_infinite(row, name, layout) for name in layout.further}
     for phrase, is_wrong in checks.items():
         if is_wrong():
             return phrase
@@ -103,6 +114,16 @@ def value_fault(row: Row, layout: Format, figures: HeadFigures) -> str | None:
 
 def stored_hidden(row: Row, layout: Format) -> Float[Tensor, "positions width"]:
     return hidden_tensor(hidden_array(row.hidden, layout).copy(), layout).float()
+
+
+def stored_further(row: Row, name: str, layout: Format) -> Float[Tensor, "positions entries"]:
+    """A further column's entries, those of a position side by side."""
+    stored = torch.from_numpy(further_array(row.further[name], FURTHER[name], layout).copy())
+    return further_tensor(stored, FURTHER[name], layout).float().flatten(1)
+
+
+def _is_infinite(row: Row, name: str, layout: Format) -> bool:
+    return not bool(torch.isfinite(stored_further(row, name, layout)).all())
 
 
 def _bad_label_logp(row: Row) -> bool:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from glassbox.snapshot.schema import Cell, Format
+from glassbox.snapshot.schema import Cell, Format, FurtherColumn
 
 BLOCK = 1 << 18
 """Attention entries that are decoded at a time on a CPU: a megabyte of float32."""
@@ -109,3 +109,13 @@ def hidden_tensor(stored: np.ndarray | Tensor, layout: Format) -> Tensor:
     """A tensor, or writable array, of stored hidden states as a tensor of its true dtype."""
     tensor = torch.from_numpy(stored) if isinstance(stored, np.ndarray) else stored
     return tensor if layout.hidden_dtype == "float16" else tensor.view(torch.bfloat16)
+
+
+def further_array(cell: Cell, column: FurtherColumn, layout: Format) -> np.ndarray:
+    """[n, *shape] as stored."""
+    return array(cell, column.stored_dtype(layout), -1, *column.shape(layout))
+
+
+def further_tensor(stored: Tensor, column: FurtherColumn, layout: Format) -> Tensor:
+    """Stored entries as a tensor of their true dtype."""
+    return hidden_tensor(stored, layout) if column.dtype is None else stored

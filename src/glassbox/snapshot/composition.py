@@ -105,7 +105,13 @@ def estimated_bytes(items: Sequence[Item], layout: Format) -> int:
     entry = layout.attention_dtype.itemsize * layout.heads
     position = layout.top_k * (layout.topk_id_dtype.itemsize + 2) + 4 * len(layout.temperatures) + 4 + 2 * layout.width
     return sum(
-        item.n_positions * position + attention_entries(item.n_tokens, item.n_attention) * entry + 12 * item.n_tokens
+        item.n_positions * position
+        + attention_entries(item.n_tokens, item.n_attention) * entry
+        + 12 * item.n_tokens
+        + sum(
+            column.count(layout, item.n_tokens, item.encoded.loss_start) * column.position_bytes(layout)
+            for column in layout.further.values()
+        )
         for item in items
     )
 

@@ -11,6 +11,7 @@ from glassbox.config.inputs import contents, digests_of, files_in, model_inputs,
 from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER
 from glassbox.files import code_digest
+from glassbox.snapshot.further import BY_GROUPS, further_facts
 from glassbox.tasks.splits import tasks_digest
 from glassbox.tracking.key import recorded_answers
 
@@ -20,7 +21,8 @@ MANIFEST = "manifest.json"
 def snapshot_key(settings: Settings, tasks_folder: Path) -> str:
     """sha256 in hex over teacher, tasks, capture settings and code; of the student its tokenizer alone counts."""
     return _key(
-        snapshot=settings.snapshot.model_dump(mode="json", exclude={"processes"}),
+        snapshot=settings.snapshot.model_dump(mode="json", exclude={"processes", *BY_GROUPS}),
+        further=further_facts(settings),
         teacher=settings.teacher.model_dump(mode="json"),
         teacher_files=contents(model_inputs(settings.teacher)),
         student_tokenizer=settings.student.tokenizer or settings.student.model,

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from glassbox.randomness import derived_seed
 from glassbox.snapshot.reader import Batch, SampleInfo, Snapshot
+from glassbox.snapshot.schema import FURTHER
 
 STUDY_SEED = 0
 """Not a trial's: partners are the same for every trial of every study on the same samples."""
@@ -99,9 +101,13 @@ def with_signals_of(batch: Batch, other: Batch) -> Batch:
     answer's where it is at the answer's alone.
     """
     packed = {name: getattr(other, name) for name in ("topk_ids", "topk_logits", "log_tail", "hidden")}
-    taken = {}
+    taken: dict[str, Any] = {}
     for name, values in packed.items():
         taken[name] = None if values is None else values.index_select(0, _matched(batch, other, values)[0])
+    taken["further"] = {
+        name: values.index_select(0, _matched(batch, other, values, FURTHER[name].everywhere)[0])
+        for name, values in other.further.items()
+    }
     if other.attention is None:
         return replace(batch, **taken, attention=None)
     source, lent, own = _matched(batch, other, other.attention)
@@ -109,9 +115,12 @@ def with_signals_of(batch: Batch, other: Batch) -> Batch:
     return replace(batch, **taken, attention=right_aligned(rows, lent, own, batch.input_ids.shape[1]))
 
 
-def _matched(batch: Batch, other: Batch, signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every row that `batch` is to get of a signal of `other`: the row there, its column, and the column here."""
-    reach = other.reach_of(signal)
+def _matched(batch: Batch, other: Batch, signal: Tensor, everywhere: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every row that `batch` is to get of a signal of `other`: the row there, its column, and the column here.
+
+    everywhere: the signal is there at all positions, whichever are packed.
+    """
+    reach = "everywhere" if everywhere else other.reach_of(signal)
     (first, count), (other_first, other_count) = batch.span(reach), other.span(reach)
     sample = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
     within = torch.arange(len(sample), device=sample.device) - _starts(count)[sample]

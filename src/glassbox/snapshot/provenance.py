@@ -13,6 +13,7 @@ from glassbox.files import sha256_of
 from glassbox.models.files import commit_of, model_files
 from glassbox.models.loading import loaded_dtype
 from glassbox.models.tokenizers import tokenizer_fingerprint
+from glassbox.snapshot.further import BY_GROUPS, further_facts
 from glassbox.snapshot.schema import SCHEMA_VERSION, canonical_json
 from glassbox.tasks.splits import tasks_digest
 
@@ -30,7 +31,8 @@ def provenance_of(
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "tasks": tasks_digest(tasks_folder),
         "answers": answers,
-        "settings": settings.snapshot.model_dump(mode="json", exclude={"processes"}),
+        "settings": settings.snapshot.model_dump(mode="json", exclude={"processes", *BY_GROUPS})
+        | further_facts(settings),
     }
 
 

@@ -23,6 +23,7 @@ from glassbox.files import brief_ids, sha256_of
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
 from glassbox.snapshot.schema import (
     CHANNELS_FILE,
+    FURTHER,
     HEAD_FILE,
     INDEX_COLUMNS,
     MANIFEST_FILE,
@@ -145,7 +146,7 @@ class Snapshot:
         device: torch.device | str = "cpu",
         whole: frozenset[str] = frozenset(),
     ) -> Batch:
-        """One batch in the order of `sample_ids`, with the named signals ("hidden", "attention", "topk").
+        """One batch in the order of `sample_ids`, with the named signals ("hidden", "attention", ...).
 
         `whole` names those that are wanted at all positions and not at the answer's alone, and "tokens" where the batch
         is to hold all positions. Raises GlassboxError for a signal or a sample that the snapshot lacks, for positions
@@ -171,6 +172,7 @@ class Snapshot:
     def require_positions(self, whole: frozenset[str]) -> None:
         """Raise GlassboxError for a signal that is wanted at all positions and was stored at the answer's alone."""
         kept = {"attention": self.format.attention_positions}
+        kept |= {column.signal: "all" for column in FURTHER.values() if column.everywhere}
         lacking = sorted(name for name in whole - {"tokens"} if kept.get(name, self.format.positions) != "all")
         if lacking:
             setting = "attention" if lacking == ["attention"] else "hidden"
@@ -253,6 +255,13 @@ class Snapshot:
         self.require_positions(frozenset({"hidden"} if reach == "all" else ()))
         tensors = self.channel_tensors()
         return tensors[f"mean_{reach}"], tensors[f"deviation_{reach}"]
+
+    def layer_channels(
+        self, reach: str = "answer"
+    ) -> tuple[Float[Tensor, "layers width"], Float[Tensor, "layers width"]]:
+        """The same of the further layers that are stored, in the order of `format.layers`."""
+        tensors = self.channel_tensors()
+        return tensors[f"layers_mean_{reach}"], tensors[f"layers_deviation_{reach}"]
 
     def channel_tensors(self) -> dict[str, Tensor]:
         """`mean_<positions>` and `deviation_<positions>` as they were stored."""

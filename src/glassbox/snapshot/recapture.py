@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 from glassbox.snapshot.audit import HIDDEN_COSINE
-from glassbox.snapshot.checks import LOG_PROBABILITY_TOLERANCE, row_attention, stored_hidden
+from glassbox.snapshot.checks import LOG_PROBABILITY_TOLERANCE, row_attention, stored_further, stored_hidden
 from glassbox.snapshot.codec import array, undo_attention_codec
 from glassbox.snapshot.composition import Item, batches, share_out
 from glassbox.snapshot.schema import Format, Row
@@ -48,7 +48,7 @@ def recapture(
                         "The teacher behaves differently here than at capture: run `dvc repro --force snapshot` on "
                         "this machine."
                     )
-                same_bits += _same_bits(row, again[row.sample_id])
+                same_bits += _same_bits(row, again[row.sample_id], teacher.layout)
     return {"samples": len(again), "same_bits": same_bits}
 
 
@@ -65,10 +65,10 @@ def _drawn(settings: Settings, items: Sequence[Item], teacher: Teacher) -> Itera
         yield every[index]
 
 
-def _same_bits(stored: Row, again: Row) -> bool:
+def _same_bits(stored: Row, again: Row, layout: Format) -> bool:
     return all(
-        bytes(memoryview(getattr(stored, name))) == bytes(memoryview(getattr(again, name)))
-        for name in ("topk_ids", "topk_logits", "log_tail", "label_logp", "hidden", "attention")
+        bytes(memoryview(stored.cell(name))) == bytes(memoryview(again.cell(name)))
+        for name in ("topk_ids", "topk_logits", "log_tail", "label_logp", "hidden", "attention", *layout.further)
     )
 
 
@@ -79,6 +79,10 @@ def recapture_fault(stored: Row, again: Row, layout: Format) -> str | None:
     cosine = torch.nn.functional.cosine_similarity(stored_hidden(stored, layout), stored_hidden(again, layout)).min()
     if not float(cosine) >= HIDDEN_COSINE:
         return f"its hidden states have a cosine of {float(cosine):.6f}"
+    for name in layout.further:
+        mine, theirs = (stored_further(row, name, layout) for row in (stored, again))
+        if not float(torch.nn.functional.cosine_similarity(mine, theirs).min()) >= HIDDEN_COSINE:
+            return f"its {name} have a cosine under {HIDDEN_COSINE}"
     label = np.abs(array(stored.label_logp, "<f4", -1) - array(again.label_logp, "<f4", -1)).max()
     if not label <= LOG_PROBABILITY_TOLERANCE:
         return f"its labels' log-probabilities by {label:.3g}"

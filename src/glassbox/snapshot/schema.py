@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Row:
     topk_ids [n, k] uint16 or uint32, by descending logit; topk_logits [n, k] float16 minus the row's maximum;
     log_tail [n, temperatures] float32, log-sum-exp of the rest under the same offset; label_logp [n] float32;
     hidden [n, width] after the final norm; attention [heads, ragged], the row of position t with t + 1 entries;
-    byte_spans [n_tokens, 2] uint32.
+    byte_spans [n_tokens, 2] uint32. further: the cells of `FURTHER` that the format has, by column.
     """
 
     sample_id: str
@@ -57,6 +58,11 @@ class Row:
     hidden: Cell
     attention: Cell
     byte_spans: Cell
+    further: Mapping[str, Cell] = field(default_factory=dict)
+
+    def cell(self, column: str) -> Any:
+        """What stands in a column of this row."""
+        return self.further[column] if column in self.further else getattr(self, column)
 
 
 _TYPES = {
@@ -68,15 +74,10 @@ _TYPES = {
     "loss_start": pa.int32(),
     "n_positions": pa.int32(),
 }
-COLUMNS = tuple(Row.__dataclass_fields__)
+COLUMNS = tuple(each.name for each in fields(Row) if each.name != "further")
 SCHEMA = pa.schema([pa.field(name, _TYPES.get(name, pa.large_binary()), nullable=False) for name in COLUMNS])
 BINARY_COLUMNS = tuple(name for name in COLUMNS if name not in _TYPES)
 INDEX_COLUMNS = ("sample_id", "task", "split", "input_ids", "loss_start", "n_positions")
-SIGNAL_COLUMNS = {
-    "topk": ("topk_ids", "topk_logits", "log_tail"),
-    "hidden": ("hidden",),
-    "attention": ("attention",),
-}
 
 AUDIT_SCHEMA = pa.schema(
     [
@@ -114,6 +115,10 @@ class Format:
     attention_codec: str
     positions: str
     attention_positions: str
+    layers: tuple[int, ...] = ()
+    relations: tuple[int, ...] = ()
+    relations_layer: int = 0
+    n_layers: int = 0
 
     def count(self, n_tokens: int, loss_start: int) -> int:
         """How many positions of a sample have hidden states and logits."""
@@ -132,11 +137,74 @@ class Format:
         return np.dtype("u1" if self.attention_codec == "sqrt_uint8" else "<f2")
 
     def as_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "temperatures": list(self.temperatures)}
+        """Every fact that says something: what only further columns have is left out where there are none."""
+        facts = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {name: value for name, value in facts.items() if name not in OF_FURTHER or value}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Format:
-        return cls(**{**content, "temperatures": tuple(content["temperatures"])})
+        facts: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        return cls(**facts)
+
+    @property
+    def further(self) -> dict[str, FurtherColumn]:
+        """The further columns that a snapshot of this format has."""
+        return {name: column for name, column in FURTHER.items() if prod(column.shape(self))}
+
+    @property
+    def signals(self) -> list[str]:
+        """The signals that a snapshot of this format holds."""
+        absent = {column.signal for column in FURTHER.values()} - {column.signal for column in self.further.values()}
+        return sorted(SIGNAL_COLUMNS.keys() - absent - (set() if self.heads else {"attention"}))
+
+
+@dataclass(frozen=True)
+class FurtherColumn:
+    """A column that is there where a group of the study needs its `signal`: an array of one `shape` per position.
+
+    dtype: None for the format's hidden_dtype. everywhere: at all positions of a sample, where hidden states may be at
+    its answer's alone.
+    """
+
+    signal: str
+    shape: Callable[[Format], tuple[int, ...]]
+    dtype: str | None = None
+    everywhere: bool = False
+
+    def stored_dtype(self, layout: Format) -> np.dtype:
+        """bfloat16 has no numpy type and comes as its 16 bits."""
+        return np.dtype(self.dtype or ("<f2" if layout.hidden_dtype == "float16" else "<u2"))
+
+    def count(self, layout: Format, n_tokens: int, loss_start: int) -> int:
+        """How many positions of a sample have it."""
+        return n_tokens - 1 if self.everywhere else layout.count(n_tokens, loss_start)
+
+    def position_bytes(self, layout: Format) -> int:
+        return prod(self.shape(layout)) * self.stored_dtype(layout).itemsize
+
+
+FURTHER: dict[str, FurtherColumn] = {
+    "layers": FurtherColumn("layers", lambda layout: (len(layout.layers), layout.width)),
+    "relations": FurtherColumn("relations", lambda layout: (sum(layout.relations),), everywhere=True),
+}
+"""layers [n, layers, width]: states after the layers in `Format.layers`, counted from 1. relations [n_tokens - 1,
+widths]: queries and keys after rotary embedding, and values, of all heads of the layer `Format.relations_layer`, side
+by side; `Format.relations` are the three widths."""
+OF_FURTHER = ("layers", "relations", "relations_layer", "n_layers")
+SIGNAL_COLUMNS: dict[str, tuple[str, ...]] = {
+    "topk": ("topk_ids", "topk_logits", "log_tail"),
+    "hidden": ("hidden",),
+    "attention": ("attention",),
+    **{
+        signal: tuple(name for name, column in FURTHER.items() if column.signal == signal)
+        for signal in dict.fromkeys(column.signal for column in FURTHER.values())
+    },
+}
+
+
+def schema_of(further: Iterable[str]) -> pa.Schema:
+    """The schema of a part with these further columns."""
+    return pa.schema([*SCHEMA, *(pa.field(name, pa.large_binary(), nullable=False) for name in sorted(further))])
 
 
 def answered_id(sample_id: str) -> str:
@@ -173,8 +241,8 @@ def logical_digest(layout: Format, channels_sha256: str, head_sha256: str, rows:
         if row.sample_id <= previous:
             raise ValueError(f"{row.sample_id!r} follows {previous!r}: rows must ascend by sample id, each once")
         previous = row.sample_id
-        for name in COLUMNS:
-            content = _column_bytes(getattr(row, name))
+        for name in (*COLUMNS, *sorted(row.further)):
+            content = _column_bytes(row.cell(name))
             digest.update(len(name).to_bytes(4, "little") + name.encode("ascii"))
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from glassbox.errors import GlassboxError
 from glassbox.files import PARTIAL_SUFFIX, brief_ids
-from glassbox.snapshot.schema import AUDIT_SCHEMA, BINARY_COLUMNS, COLUMNS, SCHEMA, AuditRow, Row
+from glassbox.snapshot.schema import AUDIT_SCHEMA, BINARY_COLUMNS, COLUMNS, AuditRow, Row, schema_of
 
 ROW_GROUP_BYTES = 1 << 20
 WRITER_OPTIONS: dict[str, Any] = {
@@ -29,7 +29,8 @@ REMEDY = "Restore it with `dvc checkout --force data/snapshot`, or capture it ag
 
 def write_part(path: Path, rows: Sequence[Row], row_group_bytes: int = ROW_GROUP_BYTES) -> None:
     """Write rows in the order of their ids; a failure leaves only a partial file under another name."""
-    _write_parquet(path, SCHEMA, _row_groups(sorted(rows, key=lambda row: row.sample_id), row_group_bytes))
+    schema = schema_of(rows[0].further if rows else ())
+    _write_parquet(path, schema, _row_groups(sorted(rows, key=lambda row: row.sample_id), row_group_bytes))
 
 
 def write_audit(path: Path, rows: Sequence[AuditRow]) -> None:
@@ -43,7 +44,7 @@ def _row_groups(rows: Iterable[Row], limit: int) -> Iterator[list[Row]]:
     size = 0
     for row in rows:
         group.append(row)
-        size += sum(len(memoryview(getattr(row, name))) for name in BINARY_COLUMNS)
+        size += sum(len(memoryview(row.cell(name))) for name in (*BINARY_COLUMNS, *row.further))
         if size >= limit:
             yield group
             group, size = [], 0
@@ -56,11 +57,15 @@ def _write_parquet(path: Path, schema: pa.Schema, groups: Iterable[Sequence[Any]
     with partial.open("wb") as file:
         with pq.ParquetWriter(file, schema, **WRITER_OPTIONS) as writer:
             for group in groups:
-                columns = [pa.array([getattr(row, field.name) for row in group], field.type) for field in schema]
+                columns = [pa.array([_cell(row, field.name) for row in group], field.type) for field in schema]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=len(group))
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _cell(row: Row | AuditRow, column: str) -> Any:
+    return row.cell(column) if isinstance(row, Row) else getattr(row, column)
 
 
 def open_part(path: Path) -> pq.ParquetFile:
@@ -147,14 +152,18 @@ def rows_of_group(table: pa.Table) -> list[Row]:
     }
     columns |= {name: cells(table, name) for name in BINARY_COLUMNS}
     columns["input_ids"] = [values[offsets[i] : offsets[i + 1]] for i in range(table.num_rows)]
-    return [Row(**{name: columns[name][i] for name in COLUMNS}) for i in range(table.num_rows)]
+    further = {name: cells(table, name) for name in table.column_names if name not in COLUMNS}
+    return [
+        Row(**{name: columns[name][i] for name in COLUMNS}, further={name: each[i] for name, each in further.items()})
+        for i in range(table.num_rows)
+    ]
 
 
 def part_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Every row of a part with its row group, in the order of the ids."""
     file = open_part(path)
     for group in range(file.num_row_groups):
-        for row in rows_of_group(read_row_group(file, path, group, COLUMNS)):
+        for row in rows_of_group(read_row_group(file, path, group, file.schema_arrow.names)):
             yield group, row
 
 

@@ -16,9 +16,10 @@ from glassbox.errors import GlassboxError
 from glassbox.files import brief_ids
 from glassbox.models.encoding import input_digest
 from glassbox.models.loading import head_logits, load_model, output_head, vocabulary_size
-from glassbox.models.signals import gives_attention, packed_positions, position_signals
+from glassbox.models.signals import gives_attention, packed_positions, position_signals, relation_widths
 from glassbox.snapshot.codec import byte_rows, encode_attention, log_sum_exp, pack_ragged, top_k_with_tails
 from glassbox.snapshot.composition import Item
+from glassbox.snapshot.further import layers_of, relations_layer, stored_layers
 from glassbox.snapshot.schema import AuditRow, Format, Row, attention_entries
 
 CHUNK_LOGITS = 1 << 26
@@ -47,6 +48,7 @@ def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device:
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: PreTrainedModel = load_model(settings.teacher).to(device)  # type: ignore[arg-type]
     vocabulary = vocabulary_size(tokenizer, model)
+    layer, stored = relations_layer(settings), stored_layers(settings)
     layout = Format(
         vocabulary=vocabulary,
         width=output_head(model).weight.shape[1],  # type: ignore[union-attr,index]
@@ -57,6 +59,10 @@ def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device:
         attention_codec=settings.snapshot.attention_codec,
         positions=settings.snapshot.positions.hidden,
         attention_positions=settings.snapshot.positions.attention,
+        layers=stored,
+        relations=relation_widths(model, layer) if layer else (),
+        relations_layer=layer,
+        n_layers=layers_of(model.config) if stored else 0,
     )
     return Teacher(model, layout, device)
 
@@ -65,12 +71,14 @@ def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device:
 class Reading:
     """What the teacher said of one batch, packed sample by sample: cells to be stored, and dense signals to audit.
 
-    `cells` are [positions, ...] by column, `attention` [heads, ragged] as stored; all may be on the teacher's device.
+    `cells` are [positions, ...] by column, `everywhere` the same at all positions of every sample, `attention` [heads,
+    ragged] as stored; all may be on the teacher's device.
     An audited position without an attention row has an empty one.
     """
 
     items: Sequence[Item]
     cells: Mapping[str, Tensor]
+    everywhere: Mapping[str, Tensor]
     attention: Tensor
     audited: Sequence[tuple[Item, int, Tensor, Tensor, Tensor]]
 
@@ -102,6 +110,8 @@ def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Se
         count.to(teacher.device),
         want_attention=teacher.layout.heads > 0,
         attention_count=rows.to(teacher.device),
+        layers=teacher.layout.layers,
+        relations_layer=teacher.layout.relations_layer or None,
     )
     stored = signals.hidden.to(getattr(torch, teacher.layout.hidden_dtype))
     _refuse_non_finite(teacher, items, count, stored)
@@ -123,7 +133,15 @@ def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Se
             audited.append((item, offset, dense, hidden, visible))
         start += item.n_positions
     cells = {**_logit_cells(teacher, stored, labels), "hidden": stored}
-    return Reading(items, cells, encode_attention(ragged, teacher.layout.attention_codec), audited)
+    everywhere = {}
+    if signals.layers is not None:
+        cells["layers"] = signals.layers.to(stored.dtype)
+    if signals.relations is not None:
+        tokens = torch.tensor([item.n_tokens - 1 for item in items], device=teacher.device)
+        index, column = packed_positions(torch.zeros_like(tokens), tokens)
+        everywhere["relations"] = torch.cat([each[index, column] for each in signals.relations], -1).to(stored.dtype)
+    _refuse_infinite_further(teacher, items, cells | everywhere)
+    return Reading(items, cells, everywhere, encode_attention(ragged, teacher.layout.attention_codec), audited)
 
 
 def rows_of(reading: Reading, layout: Format) -> tuple[list[Row], list[AuditRow]]:
@@ -131,15 +149,19 @@ def rows_of(reading: Reading, layout: Format) -> tuple[list[Row], list[AuditRow]
     id_dtype = torch.uint16 if layout.topk_id_dtype.itemsize == 2 else torch.uint32
     cells = {**reading.cells, "topk_ids": reading.cells["topk_ids"].cpu().to(id_dtype)}
     packed = {name: byte_rows(value) for name, value in cells.items()}
+    everywhere = {name: byte_rows(value) for name, value in reading.everywhere.items()}
     attention = reading.attention.cpu().numpy()
     rows = []
-    position_end = entry_end = 0
+    position_end = entry_end = token_end = 0
     for item in reading.items:
         here = slice(position_end, position_end + item.n_positions)
         entries = slice(entry_end, entry_end + attention_entries(item.n_tokens, item.n_attention))
-        position_end, entry_end = here.stop, entries.stop
+        tokens = slice(token_end, token_end + item.n_tokens - 1)
+        position_end, entry_end, token_end = here.stop, entries.stop, tokens.stop
         own = {name: value[here].tobytes() for name, value in packed.items()}
-        rows.append(_row(item, {**own, "attention": attention[:, entries].tobytes()}))
+        own |= {name: value[tokens].tobytes() for name, value in everywhere.items()}
+        further = {name: own.pop(name) for name in layout.further}
+        rows.append(_row(item, {**own, "attention": attention[:, entries].tobytes()}, further))
     return rows, [_audit_row(*each) for each in reading.audited]
 
 
@@ -170,6 +192,15 @@ def _refuse_non_finite(teacher: Teacher, items: Sequence[Item], count: Tensor, s
         )
 
 
+def _refuse_infinite_further(teacher: Teacher, items: Sequence[Item], cells: Mapping[str, Tensor]) -> None:
+    bad = [name for name in teacher.layout.further if not bool(torch.isfinite(cells[name]).all())]
+    if bad:
+        raise GlassboxError(
+            f"The teacher's {', '.join(bad)} of {brief_ids([item.sample.sample_id for item in items])} are not finite "
+            f"as {teacher.layout.hidden_dtype}. Capture with `-S snapshot.hidden_dtype=bfloat16`."
+        )
+
+
 def _logit_cells(
     teacher: Teacher, stored: Float[Tensor, "positions width"], labels: Int[Tensor, " positions"]
 ) -> dict[str, Tensor]:
@@ -188,7 +219,7 @@ def _logit_cells(
     return {name: torch.cat(values) for name, values in cells.items()}
 
 
-def _row(item: Item, signals: Mapping[str, bytes]) -> Row:
+def _row(item: Item, signals: Mapping[str, bytes], further: Mapping[str, bytes]) -> Row:
     ids = np.array(item.encoded.ids, dtype="<i4")
     return Row(
         sample_id=item.sample.sample_id,
@@ -199,6 +230,7 @@ def _row(item: Item, signals: Mapping[str, bytes]) -> Row:
         loss_start=item.encoded.loss_start,
         n_positions=item.n_positions,
         byte_spans=item.byte_spans().tobytes(),
+        further=further,
         **signals,
     )
 

@@ -37,14 +37,13 @@ from glassbox.snapshot.schema import (
     AUDIT_FILE,
     AUDIT_SCHEMA,
     CHANNELS_FILE,
-    COLUMNS,
     HEAD_FILE,
     MANIFEST_FILE,
-    SCHEMA,
     AuditRow,
     Format,
     Row,
     logical_digest,
+    schema_of,
 )
 from glassbox.snapshot.sizes import signal_bytes
 from glassbox.snapshot.storage import REMEDY, merged_rows, open_part, part_rows, read_audit, read_row_group
@@ -73,7 +72,8 @@ def verify(settings: Settings, snapshot_folder: Path | str, tasks_folder: Path |
     by_id = {item.sample.sample_id: item for item in items}
     audited = {row.sample_id for row in audit}
     head_figures, probability, audited_rows = _check_rows(folder, manifest, layout, audited, by_id)
-    in_use = [value for _, value in points_of(settings.objective.temperature)]
+    curves = {settings.objective.temperature, *(settings.temperature(group) for group in settings.groups)}
+    in_use = sorted({value for curve in curves for _, value in points_of(curve)})
     temperatures = sorted({*layout.temperatures, *in_use})
     weight, bias = Snapshot(folder).head()
     figures = audit_figures(folder, audit, audited_rows, layout, (weight, bias), temperatures)
@@ -124,7 +124,8 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
         )
     for name, entry in manifest["files"].items():
         if name.endswith(".parquet"):
-            _check_pages(folder / name, audit=name == AUDIT_FILE)
+            layout = Format.from_json(manifest["format"])
+            _check_pages(folder / name, AUDIT_SCHEMA if name == AUDIT_FILE else schema_of(layout.further))
         if sha256_of(folder / name) != entry["sha256"]:
             raise GlassboxError(
                 f"{folder / name} is not the file that was captured: its sha256 differs from the manifest's although "
@@ -145,13 +146,12 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
         )
 
 
-def _check_pages(path: Path, audit: bool) -> None:
+def _check_pages(path: Path, expected: Any) -> None:
     file = open_part(path)
-    expected = AUDIT_SCHEMA if audit else SCHEMA
     if not file.schema_arrow.equals(expected):
         raise GlassboxError(f"{path} has the schema {file.schema_arrow.names} instead of {expected.names}. {REMEDY}")
     for group in range(file.num_row_groups):
-        read_row_group(file, path, group, AUDIT_SCHEMA.names if audit else COLUMNS)
+        read_row_group(file, path, group, expected.names)
 
 
 def _whole_audit(settings: Settings, folder: Path, items: Sequence[Item]) -> list[AuditRow]:

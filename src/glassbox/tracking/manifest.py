@@ -152,6 +152,7 @@ def flat_params(settings: Settings, group: str, seed: int) -> dict[str, Any]:
     params |= {f"weight_{name}": weight for name, weight in objective.components.items()}
     params |= {"labels": objective.labels, "labelled": f"{settings.labelled(group):g}"}
     params |= {"positions": ", ".join(f"{c} {settings.positions(group)[c]}" for c in objective.active)}
+    params |= {} if objective.temperature is None else {"temperature": objective.temperature}
     params |= {"replica": objective.replica} if objective.replica else {}
     params |= {"shuffled": ", ".join(objective.shuffled)} if objective.shuffled else {}
     params |= {"teacher": settings.teacher.model, "student": settings.student.model}

@@ -21,7 +21,7 @@ def model_card(
     scores = "\n".join(
         f"| {score.metric} | {score.value:.4f} | {score.n_evaluated} |" for score in evaluation.scores.values()
     )
-    train, objective = settings.train, settings.objective
+    train = settings.train
     bos = "no token" if tokenizer.bos_token is None else f"`{tokenizer.bos_token}`, which its tokenizer adds by itself"
     return f"""---
 library_name: transformers
@@ -30,7 +30,7 @@ tags: [distillation, glassbox]
 # {settings.student.model}, distilled as group `{group}`, seed {seed}
 
 Teacher: `{settings.teacher.model}`, read from snapshot `{snapshot}`.
-Weights of the objective: {weights}.{other} Temperature {objective.temperature}.
+Weights of the objective: {weights}.{other} Temperature {settings.temperature(group)}.
 Training: {train.epochs} epochs of {train.batch_size} samples a step, AdamW with learning rate {train.learning_rate},
 weight decay {train.weight_decay}, gradients clipped at {train.clip_norm}.
 Scale: `{settings.scale}`{note}.

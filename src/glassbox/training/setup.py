@@ -35,6 +35,7 @@ from glassbox.tasks.splits import read_split, tasks_digest
 from glassbox.tracking.key import study_key, trial_key
 from glassbox.training.draws import Draw, draw
 from glassbox.training.ingredients import ingredients_of, stream
+from glassbox.training.negatives import Bank
 from glassbox.training.schedule import Schedule, make_schedule
 from glassbox.training.student import Student, Trainee, build_optimizer, build_student, dropout_of
 from glassbox.training.texts import Source, Texts
@@ -46,8 +47,9 @@ class Setup:
 
     digests: of snapshot, tasks, data order and what else the trial reads. draw: which samples train, and which of them
     have labels. texts: the id of the text that stands for a sample where that is the teacher's own answer. partners:
-    whose signals a text gets where a component is shuffled. heads: how attention maps of unlike head counts are
-    compared. trainee and optimizer are Accelerate's; student is the module inside the trainee.
+    whose signals a text gets where a component is shuffled. bank: what negatives are drawn from, where a component
+    needs them. heads: how attention maps of unlike head counts are compared. trainee and optimizer are Accelerate's;
+    student is the module inside the trainee.
     """
 
     settings: Settings
@@ -68,6 +70,7 @@ class Setup:
     student: Student
     initial_student: str
     objective: Objective
+    bank: Bank | None
     trainee: torch.nn.Module
     optimizer: AcceleratedOptimizer
     schedule: Schedule
@@ -146,7 +149,14 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     vocabulary, layout = (snapshot.vocabulary, snapshot.format) if snapshot else (None, None)
     train, replica = settings.train, weights.replica
     student = build_student(
-        settings.student, seed, vocabulary, layout, weights.active, dropout=train.dropout, replica=replica
+        settings.student,
+        seed,
+        vocabulary,
+        layout,
+        weights.active,
+        settings.objective,
+        dropout=train.dropout,
+        replica=replica,
     )
     validation, initial_student = read_split(TASKS_FOLDER, "validation"), model_digest(student.model)
     if processes.is_main:
@@ -189,6 +199,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         student=student,
         initial_student=initial_student,
         objective=objective,
+        bank=_bank(snapshot, settings, group, seed, chosen, texts),
         trainee=trainee,
         optimizer=optimizer,
         schedule=schedule,
@@ -264,6 +275,17 @@ def _texts(chosen: Draw, infos: Mapping[str, SampleInfo], every: bool) -> dict[s
     """
     wanted = [each for each in chosen.samples if each not in chosen.labelled or (every and chosen.all_labelled)]
     return {sample_id: text for sample_id in wanted if (text := answered_id(sample_id)) in infos}
+
+
+def _bank(
+    snapshot: Snapshot | None, settings: Settings, group: str, seed: int, chosen: Draw, texts: Mapping[str, str]
+) -> Bank | None:
+    """What a component with negatives draws them from: the texts that this trial trains on."""
+    asking = [name for name in settings.distill[group].active if "negatives" in COMPONENTS[name].files]
+    if snapshot is None or not asking:
+        return None
+    read = [texts.get(sample_id, sample_id) for sample_id in chosen.samples]
+    return Bank(snapshot, read, settings.objective.negatives, seed, settings.positions(group)[asking[0]])
 
 
 def _partners(

@@ -23,9 +23,20 @@ LEAST_LOSS_SCALE = 1.0  # float16 gradients that overflow below it overflow with
 Turn = tuple[Batch, bool]
 
 
-def objective_at(setup: Setup, progress: Progress) -> Objective:
-    """The objective with its curves where the updates so far have brought them."""
-    return setup.objective.at(progress.updates / len(setup.schedule.steps))
+def objective_at(setup: Setup, progress: Progress, *, validating: bool = False) -> Objective:
+    """The objective with its curves where the updates so far have brought them, and the negatives of the step.
+
+    No sample of the step, whichever rank has it, is among these; all of validation has the same.
+    """
+    moment = setup.objective.at(progress.updates / len(setup.schedule.steps))
+    if setup.bank is None:
+        return moment
+    if validating:
+        drawn = setup.bank.drawn("validation")
+    else:
+        own = {setup.texts.get(each, each) for batch in setup.schedule.steps[progress.step] for each in batch}
+        drawn = setup.bank.drawn(f"step-{progress.step}", own)
+    return moment.beside(drawn.to(setup.accelerator.device))
 
 
 def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -> dict[str, float]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from glassbox.config.settings import ModelSettings, TrainSettings
+from glassbox.config.settings import ModelSettings, ObjectiveSettings, TrainSettings
 from glassbox.models.loading import load_model, output_head, output_rows
 from glassbox.models.signals import PositionSignals, position_signals
 from glassbox.models.tokenizers import beginning_texts
@@ -39,11 +39,16 @@ class Student(nn.Module):
         return Head(*output_rows(self.model, self.vocabulary))
 
     def forward(
-        self, batch: Batch, asks: frozenset[str] = frozenset(), attention_reach: str = "answer"
+        self,
+        batch: Batch,
+        asks: frozenset[str] = frozenset(),
+        attention_reach: str = "answer",
+        layers: tuple[int, ...] = (),
+        relations_layer: int | None = None,
     ) -> PositionSignals:
         """Signals at the batch's positions, with what components ask for beside final hidden states.
 
-        Attention rows are those at the positions that `attention_reach` names, "answer" or "all".
+        Attention rows are those at the positions that `attention_reach` names, "answer" or "all"; layers count from 1.
         """
         return position_signals(
             self.model,
@@ -53,6 +58,8 @@ class Student(nn.Module):
             batch.count,
             want_attention="attention" in asks,
             attention_count=batch.counts(attention_reach),
+            layers=layers,
+            relations_layer=relations_layer,
         )
 
 
@@ -62,11 +69,12 @@ def build_student(
     vocabulary: int | None,
     teacher: Format | None = None,
     components: Iterable[str] = (),
+    objective: ObjectiveSettings | None = None,
     *,
     dropout: float | None = None,
     replica: int = 0,
 ) -> Student:
-    """The student before its first step, with the projectors that `components` train towards this teacher.
+    """The student before its first step, with the projectors that `components` of `objective` train towards `teacher`.
 
     `vocabulary` None stands for all rows of the student's own output layer: no teacher shares them. `dropout` takes the
     place of the model's own in every layer that has one; `replica` draws other projectors.
@@ -77,7 +85,11 @@ def build_student(
     model = load_model(full, seed=derived_seed(seed, "student"))
     if dropout is not None:
         set_dropout(model, dropout)
-    projectors = {} if teacher is None else projectors_of(model, teacher, components, seed, replica)
+    projectors = (
+        {}
+        if teacher is None or objective is None
+        else projectors_of(model, teacher, components, objective, seed, replica)
+    )
     own: int = len(output_head(model).weight)  # type: ignore[arg-type]
     return Student(model, projectors, own if vocabulary is None else vocabulary)
 
@@ -157,5 +169,12 @@ class Trainee(nn.Module):
 
         `objective` is that of the moment; its projectors are the student's own.
         """
-        signals = self.student(batch, objective.asks, objective.reach_of("attention"))
+        asks, own = objective.asks, objective.ingredients
+        signals = self.student(
+            batch,
+            asks,
+            objective.reach_of("attention"),
+            own.student_layers if "layers" in asks else (),
+            own.student_relations_layer if "relations" in asks else None,
+        )
         return objective.loss(signals, self.student.head, batch, weights, at_one=at_one)

@@ -28,6 +28,7 @@ from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.tracking.manifest import flat_params
 from glassbox.training import checkpoint
 from glassbox.training.checkpoint import Progress
+from glassbox.training.diagnostics import layer_similarity
 from glassbox.training.publication import Outcome, publish
 from glassbox.training.retention import retention
 from glassbox.training.setup import Setup, prepare
@@ -71,23 +72,26 @@ def run(setup: Setup, watch: Watch) -> str:
     setup.scratch.mkdir(parents=True, exist_ok=True)
     with Interruption() as interruption:
         progress = resume(setup)
-        with open_run(setup, progress) as record:
-            progress.run_id = record.run_id
+        with open_run(setup, progress) as opened:
+            progress.run_id = opened.run_id
             status, evaluation, reason = "finished", None, ""
             try:
-                train(setup, progress, record, interruption, watch)
+                if progress.step == 0:
+                    record(opened, progress, layer_similarity(setup))
+                train(setup, progress, opened, interruption, watch)
+                record(opened, progress, layer_similarity(setup))
                 interruption.immediate = True
                 interruption.leave()
-                evaluation = final_evaluation(setup, progress, record, watch)
+                evaluation = final_evaluation(setup, progress, opened, watch)
                 interruption.immediate = False
             except DivergedError as error:
                 status, reason = "diverged", str(error)
                 _say(setup, f"{setup.name} diverged: {reason}")
             weights = whole_state(setup.student)
             if setup.processes.is_main and watch.may_publish():
-                publish(outcome_of(setup, progress, weights, status, reason, evaluation), record)
+                publish(outcome_of(setup, progress, weights, status, reason, evaluation), opened)
                 checkpoint.drop(setup.scratch)
-            record.finish("FINISHED" if status == "finished" else "FAILED")
+            opened.finish("FINISHED" if status == "finished" else "FAILED")
     setup.processes.wait()
     return status
 
@@ -205,7 +209,7 @@ def train(
         at_epoch_end = progress.step in setup.schedule.epoch_ends
         if at_epoch_end:
             with watch.during("validation", len(setup.validation)):
-                record(run, progress, validate(setup, objective_at(setup, progress)))
+                record(run, progress, validate(setup, objective_at(setup, progress, validating=True)))
             progress.stopped_early = should_stop(setup, progress)
             window = Window()
         progress.seconds = earlier + time.monotonic() - started
