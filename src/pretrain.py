@@ -15,7 +15,7 @@ from glassbox.tasks.miniature import pretraining, text_pretraining
 from glassbox.tracking import root
 
 FOLDER = Path("data/embedded")
-ROLES = ("teacher", "student", "text_teacher")
+ROLES = ("teacher", "student", "text_teacher", "moe_teacher")
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
-"""How the embedded teacher and student were made: a byte-level tokenizer and two small Llamas, pretrained on the
-pretraining bucket of the three miniature tasks and on statements about the closed world.
+"""How the embedded models were made: a byte-level tokenizer, two small Llamas and a Mixtral that is grown from the
+larger one, pretrained on the pretraining bucket of the three miniature tasks and on statements about the closed world.
 
 Nothing here is part of a study; `src/pretrain.py` is a frozen stage whose results ship in data/embedded/.
 """
@@ -12,12 +12,21 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from glassbox.config.settings import PretrainedModelSettings, PretrainMixture, PretrainSettings
 from glassbox.tasks.miniature import generators as embedded
@@ -29,6 +38,7 @@ TOKENIZER_SAMPLES = 6000
 CHUNKS = 3
 CHECKPOINT_INTERVAL = 250
 MAX_POSITIONS = 1024
+BALANCE = 0.01
 
 
 def statements(seed: str) -> Iterator[Sample]:
@@ -87,11 +97,23 @@ def encode_batch(tokenizer: PreTrainedTokenizerFast, samples: list[Sample]) -> t
     return ids, torch.tensor([row + [False] * (length - len(row)) for row in targets])
 
 
-def loss_sum(model: LlamaForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Sum of next-token cross-entropies over the targets; right padding needs no mask under causal attention."""
-    hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
+def loss_sum(model: PreTrainedModel, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Sum over the targets of next-token cross-entropies, and of the load balance of experts where there are some.
+
+    Right padding needs no mask under causal attention.
+    """
+    experts = isinstance(model, MixtralForCausalLM)
+    output = model.base_model(input_ids=ids[:, :-1], **({"output_router_logits": True} if experts else {}))
     wanted = targets[:, 1:]
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), ids[:, 1:][wanted], reduction="sum")
+    logits = model.get_output_embeddings()(output.last_hidden_state[wanted])
+    loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][wanted], reduction="sum")
+    if experts:
+        config, real = model.config, ids[:, :-1] != model.config.pad_token_id
+        balance = load_balancing_loss_func(
+            output.router_logits, config.num_local_experts, config.num_experts_per_tok, real
+        )
+        loss = loss + BALANCE * wanted.sum() * balance
+    return loss
 
 
 def learning_rate_factor(step: int, steps: int, decay: float, warmup: int = 200) -> float:
@@ -99,24 +121,53 @@ def learning_rate_factor(step: int, steps: int, decay: float, warmup: int = 200)
     return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, decay * steps))
 
 
-def build(settings: PretrainedModelSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build(settings: PretrainedModelSettings, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     torch.manual_seed(settings.samples_seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.width,
-            intermediate_size=settings.feed_forward,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.key_value_heads,
-            max_position_embeddings=MAX_POSITIONS,
-            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
-            tie_word_embeddings=False,
-        )
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.width,
+        "intermediate_size": settings.feed_forward,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "num_key_value_heads": settings.key_value_heads,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
+        "tie_word_embeddings": False,
+    }
+    experts = settings.experts
+    if experts is None:
+        return LlamaForCausalLM(LlamaConfig(**shape))
+    sparse = MixtralForCausalLM(
+        MixtralConfig(**shape, num_local_experts=experts.count, num_experts_per_tok=experts.chosen)
     )
+    dense = LlamaForCausalLM.from_pretrained(experts.made_from, dtype=torch.float32)
+    grow(sparse, dense, torch.Generator().manual_seed(settings.samples_seed))
+    return sparse
 
 
-def save_checkpoint(folder: Path, step: int, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) -> None:
+@torch.no_grad()
+def grow(sparse: MixtralForCausalLM, dense: LlamaForCausalLM, generator: torch.Generator) -> None:
+    """Give a mixture the dense model's weights, each expert some of its neurons (Komatsuzaki et al. 2023).
+
+    The experts' neurons are drawn anew for each, so that experts differ from the start; what they say is scaled up to
+    the whole block's size. The gates keep what they were drawn with.
+    """
+    weights = dense.state_dict()
+    own = sparse.state_dict()
+    sparse.load_state_dict({name: weights.get(name, value) for name, value in own.items()})
+    for layer, origin in zip(sparse.model.layers, dense.model.layers, strict=True):
+        experts, block = layer.mlp.experts, origin.mlp
+        neurons = block.down_proj.weight.shape[1]
+        for expert in range(experts.num_experts):
+            drawn = torch.randperm(neurons, generator=generator)[: experts.intermediate_dim]
+            gate_up = torch.cat([block.gate_proj.weight[drawn], block.up_proj.weight[drawn]])
+            experts.gate_up_proj[expert] = gate_up
+            experts.down_proj[expert] = block.down_proj.weight[:, drawn] * (neurons / len(drawn))
+
+
+def save_checkpoint(folder: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.AdamW) -> None:
     """Model and AdamW moments as safetensors, published by one rename."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
@@ -127,7 +178,7 @@ def save_checkpoint(folder: Path, step: int, model: LlamaForCausalLM, optimizer:
     os.replace(folder / "next.safetensors", folder / f"step-{step:06d}.safetensors")
 
 
-def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW) -> int:
+def load_checkpoint(folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW) -> int:
     """Restore the newest checkpoint and return the step to go on with; 0 where there is none."""
     found = sorted(folder.glob("step-*.safetensors"))
     if not found:
@@ -150,7 +201,7 @@ def pretrain(
     shared: PretrainSettings,
     tokenizer: PreTrainedTokenizerFast,
     scratch: Path,
-) -> LlamaForCausalLM:
+) -> PreTrainedModel:
     """Train one embedded model; the same call after an interruption goes on from the last checkpoint."""
     model = build(settings, tokenizer)
     optimizer = torch.optim.AdamW(
@@ -184,7 +235,7 @@ def pretrain(
     return model
 
 
-def publish(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, provenance: dict) -> None:
+def publish(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, provenance: dict) -> None:
     """A plain Transformers folder with float16 weights and its provenance, moved into place by one rename."""
     staging = folder.with_name(f".{folder.name}-staging")
     shutil.rmtree(staging, ignore_errors=True)
