@@ -104,6 +104,14 @@ class Processes:
         distributed.all_gather(rows, row)
         return dict(zip(mine, torch.stack(rows).sum(dim=0).tolist(), strict=True))
 
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over processes."""
+        if self.count == 1:
+            return tensor
+        rows = [torch.empty_like(tensor) for _ in range(self.count)]
+        distributed.all_gather(rows, tensor.contiguous())
+        return torch.stack(rows).sum(dim=0)
+
     def gather(self, value: Item) -> list[Item]:
         """What each process brings, in their order."""
         if self.count == 1:

@@ -14,7 +14,7 @@ from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 from params import composition
 
-SCALES = ("embedded", "files", "paper", "another")
+SCALES = ("embedded", "files", "moe", "paper", "another")
 
 
 @pytest.fixture
@@ -51,6 +51,15 @@ def test_the_committed_plan_had_seen_none_of_the_seeds_that_it_plans_and_says_wh
 
 def test_the_paper_scale_has_the_margins_that_were_specified() -> None:
     assert read_plan(studies.CONF, "paper").margins == {"sst2": 0.01, "mmlu": 0.01, "gsm8k": 0.015}
+
+
+def test_a_scale_may_ask_questions_of_its_own_and_the_others_do_not_hear_of_them() -> None:
+    plan, other = read_plan(studies.CONF, "moe"), read_plan(studies.CONF, "embedded")
+    assert plan.control == "black_box" and plan.groups == ("black_box", "moe_all", "moe_ka", "moe_sar")
+    pairs = {contrast.id: contrast.weights for contrast in plan.contrasts}
+    assert pairs["M1"] == {"moe_all": 1, "black_box": -1} and pairs["M3"] == {"moe_sar": 1, "moe_all": -1}
+    assert plan.primary == "M3" and not plan.replicas and plan.hypothesis is None
+    assert other.control == "sft" and not any(contrast.id.startswith("M") for contrast in other.contrasts)
 
 
 def test_a_contrast_is_asked_once_for_each_of_its_tasks() -> None:

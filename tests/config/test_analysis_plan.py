@@ -39,6 +39,12 @@ def test_without_a_plan_there_is_no_digest_and_a_broken_one_is_an_error(tmp_path
         digest_of(tmp_path, "alpha: [")
 
 
+def test_a_scales_own_entries_stand_in_place_of_the_common_ones(tmp_path: Path) -> None:
+    plain = digest_of(tmp_path, "alpha: 0.05\n")
+    assert digest_of(tmp_path, "alpha: 0.05\nscales: {paper: {alpha: 0.1}}\n") == plain
+    assert digest_of(tmp_path, "alpha: 0.05\nscales: {embedded: {alpha: 0.1}}\n") == digest_of(tmp_path, "alpha: 0.1\n")
+
+
 @pytest.mark.parametrize("part", ["seeds", "margins"])
 def test_what_the_plan_says_of_another_scale_does_not_count(tmp_path: Path, part: str) -> None:
     written = digest_of(tmp_path, f"alpha: 0.05\n{part}: {{default: 1, embedded: 2, paper: 3}}\n")

@@ -39,7 +39,7 @@ def test_a_group_file_defines_the_group_of_its_name_and_says_how_to_select_it(pa
     selects = "scale" if path.stem in ("scarce", "scratch") else "distill"
     names = {"scarce": "embedded"}
     assert text.startswith(f"# Select with: dvc exp run -S {selects}={names.get(path.stem, path.stem)}")
-    if path.stem not in ("all", "outline", "controls", "scarce", "scratch", "seeds", "seeds_controls"):
+    if path.stem not in ("all", "outline", "controls", "moe", "scarce", "scratch", "seeds", "seeds_controls"):
         assert list(yaml.safe_load(text)) == [path.stem]
 
 
@@ -54,6 +54,21 @@ def test_all_holds_every_group_of_the_factorial_plan():
     weights = composed("distill=all")["distill"]
     assert tuple(weights) == GROUPS
     assert {**weights["hidden_state"], **weights["attention"]} == weights["combined"]
+
+
+def test_the_groups_of_a_mixture_differ_in_which_experts_speak():
+    """The contrasts with black_box change the teacher's side alone: the same weight for logits and mixture."""
+    composed_moe = composed("scale=moe", "distill=[moe,moe_sar_other]")["distill"]
+    speaks = {name: group.pop("experts", None) for name, group in composed_moe.items()}
+    assert speaks == {
+        "black_box": None,
+        "moe_all": "all",
+        "moe_ka": "sampled",
+        "moe_sar": "router",
+        "moe_sar_other": "other_router",
+    }
+    black_box = composed_moe.pop("black_box")
+    assert all(g == {"task": black_box["task"], "mixture": black_box["logits"]} for g in composed_moe.values())
 
 
 def test_the_outline_is_the_four_distilling_groups():

@@ -154,6 +154,30 @@ def test_a_missing_key_is_named(tmp_path: Path):
             "a share of the samples is to be shuffled, and no component is",
         ),
         (
+            {"distill.combined": {"mixture": 0.5, "experts": "all"}},
+            "the snapshot holds none. Next: -S scale=moe, or -S snapshot.experts=last",
+        ),
+        (
+            {"snapshot.experts": "last", "distill.combined": {"mixture": 0.5}},
+            "nothing says which experts speak. Next: write `experts: all` in conf/distill/combined.yaml",
+        ),
+        (
+            {"distill.combined": {"logits": 0.5, "experts": "router"}},
+            "it says which experts speak, but the group gives `mixture` no weight",
+        ),
+        (
+            {"snapshot.experts": "last", "objective.positions.mixture": "all", "distill.combined.mixture": 0.5},
+            "experts are stored at the answer's alone. Next: -S objective.positions.mixture=answer",
+        ),
+        (
+            {
+                "train.micro_batch_size": 1,
+                "snapshot.experts": "last",
+                "distill.combined": {"mixture": 0.5, "experts": "other_router"},
+            },
+            "learns from another sample of its micro-batch, which has one",
+        ),
+        (
             {"objective.balance": "magnitude", "distill.combined": {"logits": 0.5}},
             "group combined has no task loss that its signals could be scaled to",
         ),

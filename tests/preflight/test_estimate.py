@@ -13,6 +13,7 @@ import psutil
 import pytest
 import sections
 import torch
+from mixtures import save_mixture
 from projects import ROOT, settings_with, shrunk_settings
 from torch.profiler import ProfilerActivity, profile
 
@@ -154,6 +155,36 @@ def test_the_embedded_study_needs_the_memory_and_the_disk_that_were_estimated(
         for group in small.groups:
             estimate = training_peak(small, small.distill[group], teacher, hardest, "no")
             assert total(estimate) == pytest.approx(measured_training_peak(small, group), rel=0.25), group
+
+
+@pytest.mark.slow
+def test_a_mixture_of_experts_needs_the_disk_and_memory_that_were_estimated(project: Path):
+    save_mixture(project / "models/teacher", "olmoe")
+    mixing = {"moe_ka": {"task": 1.0, "mixture": 0.5, "experts": "sampled"}} | {
+        "moe_sar": {"task": 1.0, "mixture": 0.5, "experts": "router"}
+    }
+    groups = [*sections.FAITHFUL["groups"], *mixing]
+    settings = shrunk_settings(project, seeds=[0], groups=groups, distill=mixing, snapshot={"experts": "last"})
+    capture(settings, project / "data/tasks", project / "data/snapshot", project / ".glassbox")
+    workload, training, teacher = estimated(settings, project)
+    assert teacher.experts == 6
+    on_disk = sum(entry["bytes"] for entry in read_manifest(project / "data/snapshot")["files"].values())
+    assert sum(snapshot_bytes(settings, workload, teacher).values()) == pytest.approx(on_disk, rel=0.1)
+    tokenizer = load_tokenizer(settings.teacher)
+    opened = open_teacher(settings, tokenizer)
+    largest = batches(compose_items(settings, tokenizer, project / "data/tasks"), settings.snapshot.batch_size)[0]
+    measured = peak_of(lambda: capture_batch(opened, largest, {}), tensor_bytes(*opened.model.parameters()))
+    assert total(capture_peak(settings, workload, teacher)) == pytest.approx(measured, rel=0.25)
+    hardest = hardest_batch(settings, teacher, training.candidates, "no")
+    for group in mixing:
+        estimate = training_peak(settings, settings.distill[group], teacher, hardest, "no")
+        assert total(estimate) == pytest.approx(measured_training_peak(settings, group), rel=0.25), group
+
+
+def test_a_plan_with_experts_names_a_dense_teacher(project: Path):
+    settings = shrunk_settings(project, snapshot={"experts": "last"})
+    with pytest.raises(GlassboxError, match="returns no router logits"):
+        teacher_of(settings, workload_of(settings, project / "data/tasks"), on_gpu=False)
 
 
 def test_generation_that_never_ends_needs_the_memory_that_was_estimated(project: Path):

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from glassbox.config.analysis_plan import PLAN, plan_digest
+from glassbox.config.analysis_plan import PLAN, plan_digest, plan_of_scale
 from glassbox.config.problems import dotted, known_keys, nearest
 from glassbox.config.settings import Group, Section, Settings
 from glassbox.config.yaml_files import read_yaml
@@ -220,7 +220,7 @@ def read_plan(conf: Path, scale: str) -> Plan:
     content, problems = read_yaml(path)
     faults = [problem.sentence() for problem in problems]
     try:
-        found = PlanFile.model_validate_json(json.dumps(content), strict=True)
+        found = PlanFile.model_validate_json(json.dumps(plan_of_scale(content, scale)), strict=True)
         faults += _contradictions(found)
     except ValidationError as error:
         raise _refusal(path, [*faults, *(_sentence(each) for each in error.errors(include_url=False))]) from None

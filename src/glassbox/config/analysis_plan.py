@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from glassbox.config.yaml_files import read_yaml
 
@@ -21,6 +22,7 @@ def plan_digest(conf: Path, scale: str) -> str:
     if not path.is_file():
         return ""
     content, _ = read_yaml(path)
+    content = plan_of_scale(content, scale)
     of_scale = {
         name: {key: each for key, each in content[name].items() if key in ("default", scale)}
         for name in BY_SCALE
@@ -30,3 +32,11 @@ def plan_digest(conf: Path, scale: str) -> str:
     content = {name: value for name, value in content.items() if name != OF_ONE_SCALE}
     of_scale |= {OF_ONE_SCALE: own} if own else {}
     return hashlib.sha256(json.dumps({**content, **of_scale}, sort_keys=True).encode()).hexdigest()
+
+
+def plan_of_scale(content: dict[str, Any], scale: str) -> dict[str, Any]:
+    """The plan's entries, with those in `scales` of this scale in place of the ones of the same name."""
+    common = {name: each for name, each in content.items() if name != "scales"}
+    every = content.get("scales")
+    own = every.get(scale) if isinstance(every, dict) else None
+    return {**common, **own} if isinstance(own, dict) else common

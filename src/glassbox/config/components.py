@@ -20,16 +20,16 @@ class Component:
 
     letter: its mark in `show_batch`. reads: signals of the snapshot (SIGNAL_COLUMNS of snapshot/schema.py), which come
     from another sample where the component is shuffled. truncated: what it reads instead under `logits_target: topk`.
-    stored: the entry of snapshot.positions that says how far these signals reach (None: always at all positions).
-    files: what it reads beside them, "head", "channels" or, drawn at every step, "negatives". of_logits: it is computed
-    from the student's logits. asks: what it needs of the student's forward pass. projects: a projector is trained with
-    the student.
+    stored: the entry of snapshot.positions that says how far these signals reach (None: always at all positions), or
+    "experts", which are stored at answer positions alone. files: what it reads beside them, "head", "channels",
+    "experts" (the gate) or, drawn at every step, "negatives". of_logits: it is computed from the student's logits.
+    asks: what it needs of the student's forward pass. projects: a projector is trained with the student.
     """
 
     letter: str
     reads: tuple[str, ...] = ()
     truncated: tuple[str, ...] = ()
-    stored: Literal["hidden", "attention"] | None = None
+    stored: Literal["hidden", "attention", "experts"] | None = None
     files: tuple[str, ...] = ()
     of_logits: bool = False
     asks: tuple[Asked, ...] = ()
@@ -55,6 +55,7 @@ COMPONENTS: dict[str, Component] = {
     ),
     "relations": Component("R", reads=("relations",), asks=("relations",)),
     "contrastive": Component("C", reads=("hidden",), stored="hidden", files=("channels", "negatives"), projects=True),
+    "mixture": Component("M", reads=("experts",), stored="experts", files=("head", "experts"), of_logits=True),
 }
 SIGNALS = tuple(name for name, component in COMPONENTS.items() if component.reads)
 """The components that compare teacher and student token by token; each can be shuffled."""

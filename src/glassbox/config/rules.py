@@ -34,6 +34,7 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _micro_batches_are_whole,
         _steps_hold_labels,
         _positions_are_captured,
+        _experts_are_captured,
         _candidates_are_as_many,
         _tasks_have_their_source,
         _hub_data_sets_are_whole,
@@ -190,15 +191,42 @@ def _positions_are_captured(tree: Tree) -> Iterator[Problem]:
     if captured["hidden"] == "answer" and captured["attention"] == "all":
         why = "hidden states would be stored at answer positions only, and attention maps at more"
         yield Problem("snapshot.positions.hidden", why, "-S snapshot.positions.hidden=all", "answer")
+    captured["experts"] = "answer"
     for name, group in _sections(tree, "distill").items():
         positions = {**(_at(tree, "objective.positions") or {}), **(group.get("positions") or {})}
         for component in SIGNALS:
             signal = COMPONENTS[component].stored
             active = highest(group.get(component, 0.0)) > 0
-            if active and signal and positions.get(component) == "all" and captured[signal] == "answer":
+            if active and signal == "experts" and positions.get(component) == "all":
+                why = (
+                    f"group {name} compares {component} at all positions, and experts are stored at the answer's alone"
+                )
+                path = f"objective.positions.{component}"
+                yield Problem(path, why, f"-S {path}=answer", "all")
+            elif active and signal and positions.get(component) == "all" and captured[signal] == "answer":
                 why = f"group {name} compares {component} at all positions, and the snapshot has answer positions only"
                 step = f"-S snapshot.positions.{signal}=all, or -S objective.positions.{component}=answer"
                 yield Problem(f"snapshot.positions.{signal}", why, step, "answer")
+
+
+def _experts_are_captured(tree: Tree) -> Iterator[Problem]:
+    """A group that mixes experts says which of them speak, and finds them in the snapshot."""
+    captured, micro = _at(tree, "snapshot.experts"), _at(tree, "train.micro_batch_size")
+    for name, group in _sections(tree, "distill").items():
+        mixes, speaks = highest(group.get("mixture", 0.0)) > 0, group.get("experts")
+        if mixes and captured == "none":
+            why = f"group {name} mixes the experts of the teacher's last layer, and the snapshot holds none"
+            step = "-S scale=moe, or -S snapshot.experts=last with a mixture-of-experts teacher"
+            yield Problem("snapshot.experts", why, step, "none")
+        if mixes and speaks is None:
+            why = "nothing says which experts speak"
+            yield Problem(f"distill.{name}.experts", why, f"write `experts: all` in conf/distill/{name}.yaml", None)
+        if speaks is not None and not mixes:
+            why = "it says which experts speak, but the group gives `mixture` no weight"
+            yield Problem(f"distill.{name}.experts", why, f"give it one in conf/distill/{name}.yaml", speaks)
+        if speaks == "other_router" and micro == 1:
+            why = f"the router of group {name} learns from another sample of its micro-batch, which has one"
+            yield Problem("train.micro_batch_size", why, "-S train.micro_batch_size=2", micro)
 
 
 def _tasks_have_their_source(tree: Tree) -> Iterator[Problem]:

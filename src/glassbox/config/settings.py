@@ -89,12 +89,13 @@ class Group(Weights):
 
     `labels: teacher`: the teacher's own answers (stage `answers`) instead of the tasks', and beside the tasks' where
     not all samples are labelled. `shuffled`: the components that read their signal off another sample, as a control;
-    `shuffled_share` is the share of the samples that do. `labelled`, `positions` and `temperature` replace
-    train.labelled, entries of objective.positions and objective.temperature. `replica`: the same group with
-    other random numbers for projector and dropout.
+    `shuffled_share` is the share of the samples that do. `experts`: which of a mixture's experts speak
+    (docs/methods.md). `labelled`, `positions` and `temperature` replace train.labelled, entries of objective.positions
+    and objective.temperature. `replica`: the same group with other random numbers for projector and dropout.
     """
 
     labels: Literal["data", "teacher"] = "data"
+    experts: Literal["all", "sampled", "router", "other_router"] | None = None
     shuffled: tuple[SignalName, ...] = ()
     shuffled_share: Part = 1.0
     labelled: Part | None = None
@@ -203,7 +204,9 @@ class CapturedPositions(Section):
 
 class SnapshotSettings(Section):
     """`layers`: the teacher's layers, counted from 1, whose states are stored where a group reads them (null: those of
-    the layer map). `relations_layer`: the one whose queries, keys and values are (null: the last).
+    the layer map). `relations_layer`: the one whose queries, keys and values are (null: the last). `experts: last`
+    stores what each expert of the teacher's last layer says at answer positions: of the `experts_kept` most probable
+    ones, or of all (null).
     """
 
     max_length: PositiveInt
@@ -212,6 +215,9 @@ class SnapshotSettings(Section):
     top_k: PositiveInt
     temperatures: tuple[PositiveFloat, ...] = Field(min_length=1)
     hidden_dtype: Literal["float16", "bfloat16"]
+    experts: Literal["none", "last"]
+    experts_kept: PositiveInt | None
+    experts_dtype: Literal["float16", "bfloat16", "float32"]
     attention_codec: Literal["sqrt_uint8", "float16"]
     batch_size: PositiveInt
     part_megabytes: PositiveInt
@@ -230,6 +236,23 @@ class Positions(_by_component(Reach, "answer")):
 
     Padding predicts nothing, and neither does a sample's last token.
     """
+
+
+class ExpertsSettings(Section):
+    """How groups mix the teacher's experts (docs/methods.md).
+
+    `mass`: the weights add up to 1, or to what the model's own weights add up to. `sampled_share` and `passes` are KA's
+    lambda and M. The others are the router's: its learning rate follows the student's schedule, `balance` weighs the
+    load balance, and it stops once the mixture's accuracy has fallen by `stop_below` points of 100.
+    """
+
+    mass: Literal["one", "model"]
+    sampled_share: Annotated[float, Field(ge=0.0, le=1.0)]
+    passes: PositiveInt
+    learning_rate: PositiveFloat
+    balance: float = Field(ge=0.0)
+    clip_norm: PositiveFloat
+    stop_below: float = Field(ge=0.0)
 
 
 class ObjectiveSettings(Section):
@@ -253,6 +276,7 @@ class ObjectiveSettings(Section):
     relation_heads: PositiveInt | None
     negatives: PositiveInt
     contrastive_temperature: PositiveFloat
+    experts: ExpertsSettings
 
 
 class EarlyStopping(Section):
@@ -358,8 +382,22 @@ class PretrainMixture(Section):
     statement: PositiveFloat
 
 
+class PretrainedExperts(Section):
+    """A mixture of experts in place of every feed-forward block, `chosen` of `count` for each token.
+
+    It begins with the weights of a dense model of the same shape, `made_from`.
+    """
+
+    count: PositiveInt
+    chosen: PositiveInt
+    made_from: str
+
+
 class PretrainedModelSettings(Section):
-    """One of the two embedded models: its Llama architecture and how long it is pretrained."""
+    """One of the embedded models: a Llama, or a Mixtral where it has experts, and how long it is pretrained.
+
+    `feed_forward` is the inner width of a block, or of each expert.
+    """
 
     width: PositiveInt
     layers: PositiveInt
@@ -371,6 +409,7 @@ class PretrainedModelSettings(Section):
     decay: Share
     samples_seed: int
     mixture: PretrainMixture
+    experts: PretrainedExperts | None = None
 
 
 class PretrainedTextSettings(Section):
@@ -393,6 +432,7 @@ class PretrainSettings(Section):
     teacher: PretrainedModelSettings
     student: PretrainedModelSettings
     text_teacher: PretrainedTextSettings
+    moe_teacher: PretrainedModelSettings
 
 
 class Settings(Section):

@@ -141,16 +141,11 @@ def loaded_dtype(settings: ModelSettings) -> torch.dtype:
 
 
 def output_head(model: PreTrainedModel) -> nn.Module:
-    """The output layer; GlassboxError for a model whose logits are not exactly `hidden x weight + bias`."""
+    """The output layer; GlassboxError for a model whose logits are not exactly `scale (hidden x weight + bias)`."""
     head = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    transforms = [
-        name
-        for name, neutral in (("final_logit_softcapping", None), ("logit_scale", 1), ("logits_scaling", 1))
-        if getattr(config, name, None) not in (None, neutral)
-    ]
-    if not isinstance(getattr(head, "weight", None), Tensor) or transforms:
-        what = f"transforms its logits ({', '.join(transforms)})" if transforms else "has no linear output layer"
+    capped = getattr(model.config.get_text_config(), "final_logit_softcapping", None) is not None
+    if not isinstance(getattr(head, "weight", None), Tensor) or capped:
+        what = "transforms its logits (final_logit_softcapping)" if capped else "has no linear output layer"
         raise GlassboxError(
             f"{type(model).__name__} {what}, so its logits cannot be formed from stored hidden states. "
             "Choose a model with a plain linear output layer."
@@ -161,7 +156,7 @@ def output_head(model: PreTrainedModel) -> nn.Module:
 def output_rows(
     model: PreTrainedModel, vocabulary: int
 ) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
-    """Weight and bias of the output layer without its padding past `vocabulary`."""
+    """Weight and bias of the output layer without its padding past `vocabulary`, times the model's scale of logits."""
     head = output_head(model)
     weight: Tensor = head.weight  # type: ignore[assignment]
     if len(weight) < vocabulary:
@@ -170,9 +165,17 @@ def output_rows(
             "pieces. Teacher and student must share one vocabulary: choose another student."
         )
     bias: Tensor | None = getattr(head, "bias", None)
-    if len(weight) == vocabulary:
-        return weight, bias
-    return weight[:vocabulary], None if bias is None else bias[:vocabulary]
+    if len(weight) != vocabulary:
+        weight, bias = weight[:vocabulary], None if bias is None else bias[:vocabulary]
+    scale = logit_scale(model)
+    return (weight, bias) if scale == 1.0 else (weight * scale, None if bias is None else bias * scale)
+
+
+def logit_scale(model: PreTrainedModel) -> float:
+    """What the model multiplies its logits by (Cohere), or divides them by (Granite); 1 for most."""
+    config = model.config.get_text_config()
+    multiplied, divided = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
+    return (1.0 if multiplied is None else float(multiplied)) / (1.0 if divided is None else float(divided))
 
 
 def head_logits(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glassbox.config.settings import ObjectiveSettings
-from glassbox.objective import attention, contrastive, hidden, layers, logits, relations
+from glassbox.objective import attention, contrastive, hidden, layers, logits, mixture, relations
 from glassbox.objective.reading import Ingredients, Reading, Target
 from glassbox.snapshot.schema import Format
 
@@ -40,4 +40,5 @@ DEFINITIONS: dict[str, Definition] = {
     "layers": Definition(layers.values, refuse=layers.refuse_missing, project=layers.project),
     "relations": Definition(relations.values, refuse=relations.refuse_missing),
     "contrastive": Definition(contrastive.values, refuse=contrastive.refuse_missing, project=hidden.project),
+    "mixture": Definition(target=mixture.target_of, refuse=mixture.refuse_missing),
 }

@@ -20,6 +20,7 @@ from glassbox.config.components import COMPONENTS, needs
 from glassbox.config.curves import points_of, value_at
 from glassbox.config.settings import Group, ObjectiveSettings, Weights
 from glassbox.errors import GlassboxError
+from glassbox.objective import mixture
 from glassbox.objective.contrastive import Negatives
 from glassbox.objective.definitions import DEFINITIONS
 from glassbox.objective.head import AT_ONE, Head, HeadTerms, head_losses
@@ -176,6 +177,23 @@ class Objective:
                 parts.append(self.weights[name] * (values * at(position_weights[name], rows)).sum())
                 components[name] = spread(values.detach(), rows)
         return torch.stack(parts).sum(), components
+
+    def router_gradient(
+        self,
+        student: PositionSignals,
+        head: Head,
+        batch: Batch,
+        position_weights: Mapping[str, Float[Tensor, " positions"]],
+        loads: Float[Tensor, " experts"],
+    ) -> tuple[Float[Tensor, "experts width"], dict[str, Tensor]]:
+        """This micro-batch's part of the router's gradient, and of the terms of its loss (objective/mixture.py)."""
+        experts, rows = present(self.ingredients.experts, "experts"), batch.rows("answer")
+        hidden, weights = at(student.hidden, rows), at(position_weights["mixture"], rows)
+        if experts.speaks == "other_router":
+            hidden, weights = hidden[mixture.rows_of_others(batch.answer_count)], weights * (len(batch.sample_ids) > 1)
+        heads = head, present(self.ingredients.head, "head")
+        parts = mixture.parts_of(batch, rows)
+        return mixture.router_gradient(experts, parts, hidden, heads, weights, loads, self.temperature)
 
     @torch.no_grad()
     def values(

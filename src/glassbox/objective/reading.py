@@ -18,6 +18,7 @@ from glassbox.objective.term import Term
 if TYPE_CHECKING:
     from glassbox.models.signals import PositionSignals
     from glassbox.objective.head import Head
+    from glassbox.objective.mixture import Experts
     from glassbox.snapshot.reader import Batch
 
 Value = TypeVar("Value")
@@ -30,7 +31,8 @@ class Ingredients:
     head: the teacher's (weight, bias or None). channels: the mean and deviation of its hidden channels. temperatures:
     those at which the snapshot holds log-tails. projectors: the student's own, by component. layer_pairs: of the layer
     map; teacher_layers: those that are stored, with layer_channels; student_layers: those that are read, the last one
-    not among them. relation_widths: the teacher's queries', keys' and values'. negatives: those of the moment.
+    not among them. relation_widths: the teacher's queries', keys' and values'. negatives: those of the moment. experts:
+    how the teacher's are mixed.
     """
 
     head: tuple[Tensor, Tensor | None] | None = None
@@ -45,6 +47,7 @@ class Ingredients:
     relation_widths: tuple[int, ...] = ()
     relation_heads: int = 0
     negatives: Any = None
+    experts: Experts | None = None
 
     def to(self, device: torch.device | str) -> Ingredients:
         """On a device; projectors belong to the student and move with it, and negatives are drawn there."""
@@ -53,10 +56,10 @@ class Ingredients:
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:
-    """Tensors on the device, also within tuples; anything else as it is."""
+    """Tensors and experts on the device, also within tuples; anything else as it is."""
     if isinstance(value, tuple):
         return tuple(_moved(each, device) for each in value)
-    return value.to(device) if isinstance(value, Tensor) else value
+    return value.to(device) if hasattr(value, "to") else value
 
 
 class Target(Protocol):

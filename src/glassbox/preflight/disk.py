@@ -58,6 +58,7 @@ def snapshot_bytes(settings: Settings, workload: Workload, teacher: Teacher) -> 
     lengths = workload.lengths
     positions = sum(length.n_captured for length in lengths)
     tokens = sum(length.n_tokens for length in lengths)
+    answers = sum(length.n_answer for length in lengths)
     entries = sum(attention_entries(length.n_tokens, length.n_attention) for length in lengths) * layout.heads
     audited = min(settings.snapshot.audit_positions, positions)
     audit_attention = 4 * entries / positions * ATTENTION_COMPRESSED["float32"]
@@ -70,7 +71,7 @@ def snapshot_bytes(settings: Settings, workload: Workload, teacher: Teacher) -> 
         ),
         **{
             f"{name}, for the groups that read them": column.position_bytes(layout)
-            * (tokens - len(lengths) if column.everywhere else positions)
+            * (tokens - len(lengths) if column.everywhere else answers if column.answer else positions)
             for name, column in layout.further.items()
         },
         "texts and index": tokens * 12 + len(lengths) * (ROW_INDEX + (7 + len(layout.further)) * PARQUET_PER_CELL),

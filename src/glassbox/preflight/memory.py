@@ -22,14 +22,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from glassbox.config.settings import ModelSettings, Settings, Weights
+from glassbox.config.settings import Group, ModelSettings, Settings, Weights
 from glassbox.evaluation.perplexity import LOGITS_AT_ONCE
 from glassbox.models.context import context_of
+from glassbox.models.experts import router_logits_of
 from glassbox.models.generation import GROWTH, cache_of
 from glassbox.models.loading import configuration_of, head_logits, loaded_dtype, model_without_weights
+from glassbox.models.mixture import Mixture
 from glassbox.models.signals import checkpoint_layers, gives_attention, packed_positions, position_signals
 from glassbox.objective import Ingredients, Objective, liveness
 from glassbox.objective.contrastive import Negatives
+from glassbox.objective.mixture import LEARNING, Experts
 from glassbox.preflight.workload import Length, Question, Workload
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.codec import encode_attention, pack_ragged, top_k_with_tails
@@ -45,19 +48,35 @@ Peak = dict[str, int]
 
 @dataclass(frozen=True)
 class Teacher:
-    """What a trial meets of the teacher: the shapes of its stored signals."""
+    """What a trial meets of the teacher: the shapes of its stored signals. `experts` counts those of its last layer,
+    where they are captured."""
 
     vocabulary: int
     width: int
     heads: int
     dtype: torch.dtype
+    experts: int = 0
+
+    def kept(self, settings: Settings) -> int:
+        """How many of the experts are stored."""
+        return min(settings.snapshot.experts_kept or self.experts, self.experts)
 
 
 def teacher_of(settings: Settings, workload: Workload, on_gpu: bool) -> Teacher:
     text = configuration_of(settings.teacher).get_text_config()
     vocabulary = min(workload.vocabulary or text.vocab_size, text.vocab_size)
     dtype = teacher_dtype(settings.teacher, on_gpu)
-    return Teacher(vocabulary, text.hidden_size, getattr(text, "num_attention_heads", 0), dtype)
+    experts = 0 if settings.snapshot.experts == "none" else experts_of(settings.teacher)
+    return Teacher(vocabulary, text.hidden_size, getattr(text, "num_attention_heads", 0), dtype, experts)
+
+
+def experts_of(settings: ModelSettings) -> int:
+    """How many experts the gate of the last mixture has. Raises NoMixture for a dense model."""
+    abstraction = Abstraction(_parts(0, set()))
+    model = abstract_model(abstraction, settings, torch.float32).eval()
+    with abstraction, torch.no_grad():
+        logits, _ = router_logits_of(model, torch.zeros(1, 2, dtype=torch.int64))
+    return logits.shape[-1]
 
 
 def format_of(settings: Settings, teacher: Teacher) -> Format:
@@ -78,6 +97,9 @@ def format_of(settings: Settings, teacher: Teacher) -> Format:
         relations=attention_widths(config) if layer else (),
         relations_layer=layer,
         n_layers=layers_of(config) if layers else 0,
+        experts=teacher.experts,
+        experts_kept=teacher.kept(settings),
+        experts_dtype=snapshot.experts_dtype if teacher.experts else "",
     )
 
 
@@ -113,6 +135,10 @@ def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Pe
         if signals.attention is not None:
             ragged = pack_ragged(signals.attention, packed_positions(first + count - attended, attended)[1])
             encode_attention(ragged, settings.snapshot.attention_codec)
+        if teacher.experts:
+            answers = sum(length.n_answer for length in batch)
+            one = [signals.hidden.new_empty(answers, teacher.width) for _ in range(teacher.kept(settings))]
+            torch.stack(one, dim=1).to(getattr(torch, settings.snapshot.experts_dtype))
     return _without_nothing(abstraction.peak)
 
 
@@ -152,6 +178,8 @@ def training_peak(
             _audit(abstraction, settings, student, objective, batch, precision)
         if settings.train.micro_batch_size < settings.train.batch_size:
             _set_gradients(abstraction, student)
+        if objective.ingredients.experts is not None and objective.ingredients.experts.gate is not None:
+            _move_router(student, objective, batch, precision)
         _backward(settings, student, objective, batch, precision)
         torch.nn.utils.clip_grad_norm_(student.parameters(), settings.train.clip_norm)
         with abstraction.during("optimizer"):
@@ -165,6 +193,15 @@ def _backward(settings: Settings, student: Student, objective: Objective, batch:
     with _autocast(precision)():
         loss, _ = Trainee(student)(batch, share, objective, at_one=True)
     loss.backward()
+
+
+def _move_router(student: Student, objective: Objective, batch: Batch, precision: str) -> None:
+    """The router's share of a step, before the student's."""
+    share = {name: torch.full(batch.labels.shape, 1.0 / len(batch.labels)) for name in objective.weights}
+    experts = objective.ingredients.experts
+    assert experts is not None
+    with torch.no_grad(), _autocast(precision)():
+        Trainee(student)(batch, share, objective, loads=torch.zeros(len(experts.mixture.gate)))
 
 
 def _audit(
@@ -314,7 +351,9 @@ def _student_and_objective(
             abstraction.empty(teacher.width, dtype=torch.float32, part="teacher's head") for _ in range(2)
         )
         channels = mean, deviation
-    ingredients = Ingredients(head, channels, settings.snapshot.temperatures, dict(student.projectors.items()))
+    experts = _experts(abstraction, settings, weights, teacher) if "experts" in files else None
+    projectors = dict(student.projectors.items())
+    ingredients = Ingredients(head, channels, settings.snapshot.temperatures, projectors, experts=experts)
     asks = weights.needs("asks")
     if "layers" in asks:
         shape, part = (len(layout.layers), teacher.width), "teacher's head"
@@ -329,6 +368,17 @@ def _student_and_objective(
         ids = abstraction.empty(count, dtype=torch.int64, part="activations")
         ingredients = replace(ingredients, negatives=Negatives(states, ids))
     return student, Objective(weights, settings.objective, ingredients)
+
+
+def _experts(abstraction: Abstraction, settings: Settings, weights: Weights, teacher: Teacher) -> Experts:
+    """The teacher's gate and norm, and the gate that learns where the group has one."""
+    speaks = weights.experts if isinstance(weights, Group) and weights.experts else "all"
+    gate, learning = (
+        abstraction.empty(teacher.experts, teacher.width, dtype=torch.float32, part="teacher's head") for _ in range(2)
+    )
+    norm = abstraction.empty(teacher.width, dtype=torch.float32, part="teacher's head")
+    mixture = Mixture(gate, None, norm, None, 1e-6, centred=False, chosen=1, normalised=True, scale=1.0)
+    return Experts(mixture, speaks, settings.objective.experts, 0, learning if speaks in LEARNING else None)
 
 
 def _optimizer(abstraction: Abstraction, settings: Settings, student: Student, on_gpu: bool) -> torch.optim.AdamW:
@@ -364,7 +414,7 @@ def _batch(
     first = tokens - 1 - count
     sample_index, column = packed_positions(first, count)
     positions = {name: int((tokens - 1 if name in whole else answer).sum()) for name in ("hidden", "attention", "topk")}
-    k = min(settings.snapshot.top_k, teacher.vocabulary)
+    k, answers, kept = min(settings.snapshot.top_k, teacher.vocabulary), int(answer.sum()), teacher.kept(settings)
     maps = (positions["attention"], teacher.heads, ids.shape[1])
     shapes = {
         "hidden": (("hidden", (positions["hidden"], teacher.width), torch.float32, "activations"),),
@@ -373,6 +423,13 @@ def _batch(
             ("topk_ids", (positions["topk"], k), torch.int64, "logits"),
             ("topk_logits", (positions["topk"], k), torch.float32, "logits"),
             ("log_tail", (positions["topk"], len(settings.snapshot.temperatures)), torch.float32, "logits"),
+        ),
+        "experts": (
+            ("router_logits", (answers, teacher.experts), torch.float32, "activations"),
+            ("expert_ids", (answers, kept), torch.int64, "activations"),
+            ("router_input", (answers, teacher.width), torch.float32, "activations"),
+            ("residual", (answers, teacher.width), torch.float32, "activations"),
+            ("expert_outputs", (answers, kept, teacher.width), torch.float32, "activations"),
         ),
     }
 

@@ -14,12 +14,15 @@ from glassbox.snapshot.codec import (
     array,
     decode_attention,
     empty,
+    expert_arrays,
     further_array,
     further_tensor,
     hidden_array,
     hidden_tensor,
 )
-from glassbox.snapshot.schema import FURTHER, SIGNAL_COLUMNS, Cell, Format, attention_entries
+from glassbox.snapshot.schema import EXPERTS, FURTHER, SIGNAL_COLUMNS, Cell, Format, attention_entries
+
+EXPERT_FIELDS = ("router_logits", "expert_ids", "router_input", "residual", "expert_outputs")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Batch:
     `first`, the last `answer_count` of them its answer's. A signal may be there at answer positions alone (`rows`).
     input_ids are padded on the right with 0. `further` holds the columns of schema.FURTHER that were asked for: float32
     or int64, those `everywhere` at all positions of every sample. `attention` is 0 outside a row's columns, and every
-    row sums to 1.
+    row sums to 1. The fields from `router_logits` on are what the teacher's last mixture is made of
+    (models/mixture.py), at answer positions alone.
     `labelled` says which samples have labels (None: all). `partner` is the same batch with the signals of its samples'
     partners (partners.py), where a component is shuffled.
     """
@@ -52,6 +56,11 @@ class Batch:
     hidden: Float[Tensor, "rows width"] | None = None
     attention: Float[Tensor, "rows heads length"] | None = None
     further: Mapping[str, Tensor] = field(default_factory=dict)
+    router_logits: Float[Tensor, "rows experts"] | None = None
+    expert_ids: Int[Tensor, "rows kept"] | None = None
+    router_input: Float[Tensor, "rows width"] | None = None
+    residual: Float[Tensor, "rows width"] | None = None
+    expert_outputs: Float[Tensor, "rows kept width"] | None = None
     partner: Batch | None = None
 
     def rows(self, reach: str) -> Bool[Tensor, " positions"] | None:
@@ -152,6 +161,7 @@ def assemble(
         length, position = batch.input_ids.shape[1], _carried(_positions(samples, "attention" in whole), device)
         signals["attention"] = decode_attention(packed["attention"], position, length, layout.attention_codec)
     signals |= {name: packed[name] for name in SIGNAL_COLUMNS["topk"] if name in packed}
+    signals |= {name: packed[name] for name in EXPERT_FIELDS if name in packed}
     further = {}
     for name in packed.keys() & FURTHER.keys():
         stored = further_tensor(packed[name], FURTHER[name], layout)
@@ -164,7 +174,7 @@ def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] 
     """The cells' answer positions by column, sample by sample, in one copy; of signals in `whole` all positions.
 
     hidden [positions, width] and attention [heads, ragged] are as stored (bfloat16 as its 16 bits), topk_ids int64,
-    topk_logits and log_tail float32, further columns as stored.
+    topk_logits and log_tail float32, further columns as stored; of the experts, field by field, float32 and int64 ids.
     """
     columns = samples[0].cells.keys()
     packed: dict[str, np.ndarray] = {}
@@ -177,7 +187,9 @@ def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] 
         packed["attention"] = np.concatenate(entries, axis=1)
     if "topk_ids" in columns:
         packed |= _topk(samples, layout, "topk" in whole)
-    for name in columns & FURTHER.keys():
+    if EXPERTS in columns:
+        packed |= expert_arrays([sample.cells[EXPERTS] for sample in samples], layout)
+    for name in columns & FURTHER.keys() - {EXPERTS}:
         column = FURTHER[name]
         counts = [_wanted(sample, column.everywhere or column.signal in whole) for sample in samples]
         stored = [further_array(sample.cells[name], column, layout) for sample in samples]

@@ -44,6 +44,7 @@ from glassbox.snapshot.provenance import provenance_key, provenance_of
 from glassbox.snapshot.schema import (
     AUDIT_FILE,
     CHANNELS_FILE,
+    EXPERTS_FILE,
     FURTHER,
     HEAD_FILE,
     MANIFEST_FILE,
@@ -230,6 +231,8 @@ def _finish(
     weight, bias = teacher.head()
     head = {"weight": weight.contiguous().cpu()} | ({} if bias is None else {"bias": bias.contiguous().cpu()})
     save_file(head, finished / HEAD_FILE)
+    if teacher.last_layer is not None:
+        save_file(teacher.last_layer.mixture.as_tensors(), finished / EXPERTS_FILE)
     save_file(channel_statistics([finished / name for name in names], teacher.layout), finished / CHANNELS_FILE)
     manifest = build_manifest(finished, names, teacher.layout, provenance, counts_of(items))
     write_manifest(finished, manifest | {"key": key})
@@ -312,13 +315,14 @@ def build_manifest(
     folder: Path, parts: Sequence[str], layout: Format, provenance: dict[str, Any], counts: dict[str, Any]
 ) -> dict[str, Any]:
     """Describe the files in `folder`: their sha256 and sizes, what they hold, and the logical digest."""
-    names = [*parts, AUDIT_FILE, CHANNELS_FILE, HEAD_FILE]
+    names = [*parts, AUDIT_FILE, CHANNELS_FILE, HEAD_FILE, *([EXPERTS_FILE] if layout.experts else [])]
     files = {name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
     digest = logical_digest(
         layout,
         files[CHANNELS_FILE]["sha256"],
         files[HEAD_FILE]["sha256"],
         merged_rows([folder / name for name in parts]),
+        files[EXPERTS_FILE]["sha256"] if layout.experts else None,
     )
     return {
         "schema_version": SCHEMA_VERSION,

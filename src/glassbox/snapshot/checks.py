@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glassbox.models.encoding import input_digest
+from glassbox.models.mixture import Mixture
 from glassbox.snapshot.codec import (
     array,
     decode_attention,
+    expert_arrays,
     further_array,
     further_tensor,
     hidden_array,
@@ -22,7 +24,7 @@ from glassbox.snapshot.codec import (
     undo_attention_codec,
 )
 from glassbox.snapshot.composition import Item
-from glassbox.snapshot.schema import FURTHER, Format, Row, attention_entries
+from glassbox.snapshot.schema import EXPERTS, FURTHER, Format, Row, attention_entries
 
 LOG_PROBABILITY_TOLERANCE = 0.02
 LOG_TAIL_TOLERANCE = 1e-3
@@ -112,12 +114,40 @@ def value_fault(row: Row, layout: Format, figures: HeadFigures) -> str | None:
     return _attention_fault(row, layout, figures)
 
 
+def experts_fault(row: Row, layout: Format, mixture: Mixture | None, tolerance: float) -> str | None:
+    """Form the last state again from the experts that the model itself chooses, and compare it with the stored one."""
+    if mixture is None:
+        return None
+    stored = {name: torch.from_numpy(value) for name, value in expert_arrays([row.further[EXPERTS]], layout).items()}
+    ids, logits = stored["expert_ids"], stored["router_logits"]
+    if bool((ids.diff(dim=1) <= 0).any()) or int(ids.max()) >= layout.experts:
+        return "ids of experts are outside the gate or do not ascend"
+    weights = mixture.own_weights(logits).gather(1, ids)
+    if not bool(torch.isclose(weights.sum(1), mixture.mass(logits), atol=1e-5).all()):
+        return "an expert that the model chooses is not among those that are stored"
+    formed = mixture.states(stored["residual"], stored["expert_outputs"], weights)
+    hidden = stored_hidden(row, layout)[row.n_positions - len(formed) :]
+    error = float(((formed - hidden).norm(dim=1) / hidden.norm(dim=1)).mean())
+    if not error <= tolerance:
+        return f"the last state formed from the experts differs by {error:.2g} of its norm (at most {tolerance:g})"
+    return None
+
+
+def experts_tolerance(layout: Format, teacher_dtype: str) -> float:
+    """Mean relative error of a row's states that rounding explains: of what is stored, and of the teacher itself."""
+    coarsest = {layout.experts_dtype, layout.hidden_dtype, teacher_dtype}
+    return 0.08 if "bfloat16" in coarsest else 0.02 if teacher_dtype == "float16" else 5e-3
+
+
 def stored_hidden(row: Row, layout: Format) -> Float[Tensor, "positions width"]:
     return hidden_tensor(hidden_array(row.hidden, layout).copy(), layout).float()
 
 
 def stored_further(row: Row, name: str, layout: Format) -> Float[Tensor, "positions entries"]:
     """A further column's entries, those of a position side by side."""
+    if name == EXPERTS:
+        found = expert_arrays([row.further[name]], layout).values()
+        return torch.cat([torch.from_numpy(each).float().flatten(1) for each in found], dim=1)
     stored = torch.from_numpy(further_array(row.further[name], FURTHER[name], layout).copy())
     return further_tensor(stored, FURTHER[name], layout).float().flatten(1)
 

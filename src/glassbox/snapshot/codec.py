@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -103,6 +103,38 @@ def array(cell: Cell, dtype: np.dtype | str, *shape: int) -> np.ndarray:
 def hidden_array(cell: Cell, layout: Format) -> np.ndarray:
     """[n, width]; bfloat16 has no numpy type and comes as its 16 bits."""
     return array(cell, "<f2" if layout.hidden_dtype == "float16" else "<u2", -1, layout.width)
+
+
+def expert_records(signals: Mapping[str, Tensor], layout: Format) -> np.ndarray:
+    """What was read of the experts at some positions, by the field names of `Format.expert_dtype`, as its records."""
+    count = len(signals["router_logits"])
+    records = np.empty(count, layout.expert_dtype)
+    for name in layout.expert_dtype.names or ():
+        value = signals[name].detach().cpu()
+        if name == "router_logits":
+            records[name] = value.float().numpy()
+        elif name == "expert_ids":
+            records[name] = value.numpy()
+        else:
+            rounded = value.to(getattr(torch, layout.experts_dtype))
+            bits = rounded.view(torch.int16).numpy().view("<u2") if layout.experts_dtype == "bfloat16" else None
+            records[name] = rounded.numpy() if bits is None else bits
+    return records
+
+
+def expert_arrays(cells: Sequence[Cell], layout: Format) -> dict[str, np.ndarray]:
+    """The records of these cells one after another, field by field: ids int64, anything else float32."""
+    records = np.concatenate([array(cell, layout.expert_dtype, -1) for cell in cells])
+    found = {}
+    for name in layout.expert_dtype.names or ():
+        stored = records[name]
+        if name == "expert_ids":
+            found[name] = stored.astype(np.int64)
+        elif stored.dtype == np.uint16:
+            found[name] = (stored.astype("<u4") << 16).view("<f4")
+        else:
+            found[name] = stored.astype(np.float32)
+    return found
 
 
 def hidden_tensor(stored: np.ndarray | Tensor, layout: Format) -> Tensor:

@@ -39,6 +39,10 @@ class Item:
         return len(self.encoded.ids)
 
     @property
+    def n_answer(self) -> int:
+        return self.n_tokens - 1 - self.encoded.loss_start
+
+    @property
     def first(self) -> int:
         return self.n_tokens - 1 - self.n_positions
 

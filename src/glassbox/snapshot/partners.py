@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from glassbox.randomness import derived_seed
+from glassbox.snapshot.batch import EXPERT_FIELDS
 from glassbox.snapshot.reader import Batch, SampleInfo, Snapshot
 from glassbox.snapshot.schema import FURTHER
 
@@ -100,7 +101,8 @@ def with_signals_of(batch: Batch, other: Batch) -> Batch:
     Positions are those at which a signal is there: counted from the prompt's start where it is at all of them, from the
     answer's where it is at the answer's alone.
     """
-    packed = {name: getattr(other, name) for name in ("topk_ids", "topk_logits", "log_tail", "hidden")}
+    names = ("topk_ids", "topk_logits", "log_tail", "hidden", *EXPERT_FIELDS)
+    packed = {name: getattr(other, name) for name in names}
     taken: dict[str, Any] = {}
     for name, values in packed.items():
         taken[name] = None if values is None else values.index_select(0, _matched(batch, other, values)[0])

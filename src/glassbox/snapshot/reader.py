@@ -20,9 +20,11 @@ from torch import Tensor
 
 from glassbox.errors import GlassboxError
 from glassbox.files import brief_ids, sha256_of
+from glassbox.models.mixture import Mixture
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
 from glassbox.snapshot.schema import (
     CHANNELS_FILE,
+    EXPERTS_FILE,
     FURTHER,
     HEAD_FILE,
     INDEX_COLUMNS,
@@ -266,6 +268,15 @@ class Snapshot:
     def channel_tensors(self) -> dict[str, Tensor]:
         """`mean_<positions>` and `deviation_<positions>` as they were stored."""
         return self._tensors(CHANNELS_FILE)
+
+    def mixture(self) -> Mixture:
+        """The gate and the final norm of the teacher's last layer, where its experts were captured."""
+        if not self.format.experts:
+            raise GlassboxError(
+                f"The snapshot in {self.folder} holds nothing of a mixture of experts. Groups that mix the teacher's "
+                "experts need a mixture-of-experts teacher and `dvc exp run -S snapshot.experts=last`."
+            )
+        return Mixture.from_tensors(self._tensors(EXPERTS_FILE))
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a file that was opened under the sha256 of the manifest."""

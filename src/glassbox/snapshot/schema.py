@@ -21,6 +21,8 @@ MANIFEST_FILE = "manifest.json"
 CHANNELS_FILE = "channels.safetensors"
 AUDIT_FILE = "audit.parquet"
 HEAD_FILE = "head.safetensors"
+EXPERTS_FILE = "experts.safetensors"
+EXPERTS = "experts"
 NOTHING_CAPTURED = "none"
 CAPTURED_SPLITS = ("train", "validation")
 ANSWERED = "answered"
@@ -119,6 +121,9 @@ class Format:
     relations: tuple[int, ...] = ()
     relations_layer: int = 0
     n_layers: int = 0
+    experts: int = 0
+    experts_kept: int = 0
+    experts_dtype: str = ""
 
     def count(self, n_tokens: int, loss_start: int) -> int:
         """How many positions of a sample have hidden states and logits."""
@@ -135,6 +140,23 @@ class Format:
     @property
     def attention_dtype(self) -> np.dtype:
         return np.dtype("u1" if self.attention_codec == "sqrt_uint8" else "<f2")
+
+    @property
+    def expert_dtype(self) -> np.dtype:
+        """What is stored of the last layer's mixture at one answer position, in the names of models/mixture.py.
+
+        `expert_ids` ascend and name the experts of `expert_outputs`; bfloat16 stands as its 16 bits.
+        """
+        real = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4"}[self.experts_dtype]
+        return np.dtype(
+            [
+                ("router_logits", "<f4", (self.experts,)),
+                ("expert_ids", "<u2", (self.experts_kept,)),
+                ("router_input", real, (self.width,)),
+                ("residual", real, (self.width,)),
+                ("expert_outputs", real, (self.experts_kept, self.width)),
+            ]
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Every fact that says something: what only further columns have is left out where there are none."""
@@ -163,20 +185,25 @@ class FurtherColumn:
     """A column that is there where a group of the study needs its `signal`: an array of one `shape` per position.
 
     dtype: None for the format's hidden_dtype. everywhere: at all positions of a sample, where hidden states may be at
-    its answer's alone.
+    its answer's alone; answer: always at these alone.
     """
 
     signal: str
     shape: Callable[[Format], tuple[int, ...]]
-    dtype: str | None = None
+    dtype: str | Callable[[Format], np.dtype] | None = None
     everywhere: bool = False
+    answer: bool = False
 
     def stored_dtype(self, layout: Format) -> np.dtype:
         """bfloat16 has no numpy type and comes as its 16 bits."""
+        if callable(self.dtype):
+            return self.dtype(layout)
         return np.dtype(self.dtype or ("<f2" if layout.hidden_dtype == "float16" else "<u2"))
 
     def count(self, layout: Format, n_tokens: int, loss_start: int) -> int:
         """How many positions of a sample have it."""
+        if self.answer:
+            return n_tokens - 1 - loss_start
         return n_tokens - 1 if self.everywhere else layout.count(n_tokens, loss_start)
 
     def position_bytes(self, layout: Format) -> int:
@@ -186,11 +213,12 @@ class FurtherColumn:
 FURTHER: dict[str, FurtherColumn] = {
     "layers": FurtherColumn("layers", lambda layout: (len(layout.layers), layout.width)),
     "relations": FurtherColumn("relations", lambda layout: (sum(layout.relations),), everywhere=True),
+    EXPERTS: FurtherColumn(EXPERTS, lambda layout: (min(layout.experts, 1),), lambda f: f.expert_dtype, answer=True),
 }
 """layers [n, layers, width]: states after the layers in `Format.layers`, counted from 1. relations [n_tokens - 1,
 widths]: queries and keys after rotary embedding, and values, of all heads of the layer `Format.relations_layer`, side
-by side; `Format.relations` are the three widths."""
-OF_FURTHER = ("layers", "relations", "relations_layer", "n_layers")
+by side; `Format.relations` are the three widths. experts: a record of `Format.expert_dtype` at answer positions."""
+OF_FURTHER = ("layers", "relations", "relations_layer", "n_layers", "experts", "experts_kept", "experts_dtype")
 SIGNAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "topk": ("topk_ids", "topk_logits", "log_tail"),
     "hidden": ("hidden",),
@@ -222,10 +250,13 @@ def canonical_json(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
-def logical_digest(layout: Format, channels_sha256: str, head_sha256: str, rows: Iterable[Row]) -> str:
+def logical_digest(
+    layout: Format, channels_sha256: str, head_sha256: str, rows: Iterable[Row], experts_sha256: str | None = None
+) -> str:
     """sha256 in hex of what the snapshot says, however it is packed.
 
-    Hashed: canonical JSON of schema version, format and the digests of channels and head, then, in the order of the
+    Hashed: canonical JSON of schema version, format and the digests of channels, head and, of a mixture of experts, its
+    gate, then, in the order of the
     ids, every column as length-prefixed name (uint32) and length-prefixed bytes (uint64). Raises ValueError for rows
     out of order.
     """
@@ -234,6 +265,7 @@ def logical_digest(layout: Format, channels_sha256: str, head_sha256: str, rows:
         **layout.as_json(),
         "channels_sha256": channels_sha256,
         "head_sha256": head_sha256,
+        **({} if experts_sha256 is None else {"experts_sha256": experts_sha256}),
     }
     digest = hashlib.sha256(canonical_json(description))
     previous = ""

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as parquet
 
 from glassbox.config.settings import SnapshotSettings
-from glassbox.snapshot.schema import CHANNELS_FILE, HEAD_FILE, SIGNAL_COLUMNS, attention_entries
+from glassbox.snapshot.schema import CHANNELS_FILE, EXPERTS_FILE, HEAD_FILE, SIGNAL_COLUMNS, attention_entries
 
 # Parquet refuses a value of 2 GiB; a page's header and the value's length take some of that
 CELL_BYTES = 2**31 - 2**16
@@ -48,7 +48,6 @@ def signal_bytes(folder: Path, manifest: dict[str, Any]) -> dict[str, int]:
                 columns[column] = columns.get(column, 0) + chunk.total_compressed_size
     sizes = {signal: sum(columns.get(name, 0) for name in names) for signal, names in SIGNAL_COLUMNS.items()}
     sizes = {signal: size for signal, size in sizes.items() if size}
-    return sizes | {
-        "head": manifest["files"][HEAD_FILE]["bytes"],
-        "channels": manifest["files"][CHANNELS_FILE]["bytes"],
-    }
+    names = {"head": HEAD_FILE, "channels": CHANNELS_FILE, "experts": EXPERTS_FILE}
+    files = {name: manifest["files"].get(file, {"bytes": 0})["bytes"] for name, file in names.items()}
+    return sizes | {name: sizes.get(name, 0) + size for name, size in files.items() if size}

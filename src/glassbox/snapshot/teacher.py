@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,29 +16,37 @@ from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 from glassbox.files import brief_ids
 from glassbox.models.encoding import input_digest
-from glassbox.models.loading import head_logits, load_model, output_head, vocabulary_size
+from glassbox.models.experts import LastLayer, Seen, find_last_layer, read_experts, watching_experts
+from glassbox.models.loading import head_logits, load_model, output_head, output_rows, vocabulary_size
 from glassbox.models.signals import gives_attention, packed_positions, position_signals, relation_widths
-from glassbox.snapshot.codec import byte_rows, encode_attention, log_sum_exp, pack_ragged, top_k_with_tails
+from glassbox.snapshot.codec import (
+    byte_rows,
+    encode_attention,
+    expert_records,
+    log_sum_exp,
+    pack_ragged,
+    top_k_with_tails,
+)
 from glassbox.snapshot.composition import Item
 from glassbox.snapshot.further import layers_of, relations_layer, stored_layers
-from glassbox.snapshot.schema import AuditRow, Format, Row, attention_entries
+from glassbox.snapshot.schema import EXPERTS, AuditRow, Format, Row, attention_entries
 
 CHUNK_LOGITS = 1 << 26
 
 
 @dataclass(frozen=True)
 class Teacher:
+    """`last_layer` is the mixture of experts whose parts are captured; None where none is."""
+
     model: PreTrainedModel
     layout: Format
     device: torch.device
+    last_layer: LastLayer | None = None
 
     def head(self) -> tuple[Float[Tensor, "vocabulary width"], Float[Tensor, " vocabulary"] | None]:
         """Weight and bias of the output layer, without padding past the vocabulary, in the teacher's dtype."""
-        head = output_head(self.model)
-        weight: Tensor = head.weight  # type: ignore[assignment]
-        bias: Tensor | None = getattr(head, "bias", None)
-        size = self.layout.vocabulary
-        return weight[:size].detach(), None if bias is None else bias[:size].detach()
+        weight, bias = output_rows(self.model, self.layout.vocabulary)
+        return weight.detach(), None if bias is None else bias.detach()
 
 
 def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device: torch.device | None = None) -> Teacher:
@@ -49,6 +58,15 @@ def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device:
     model: PreTrainedModel = load_model(settings.teacher).to(device)  # type: ignore[arg-type]
     vocabulary = vocabulary_size(tokenizer, model)
     layer, stored = relations_layer(settings), stored_layers(settings)
+    capture = settings.snapshot
+    last_layer = None if capture.experts == "none" else find_last_layer(model)
+    experts = len(last_layer.mixture.gate) if last_layer else 0
+    if last_layer and not last_layer.mixture.chosen <= (capture.experts_kept or experts) <= experts:
+        raise GlassboxError(
+            f"snapshot.experts_kept is {capture.experts_kept}, and {type(model).__name__} has {experts} experts of "
+            f"which it chooses {last_layer.mixture.chosen}. `-S snapshot.experts_kept=null` keeps all, and any number "
+            "from one to the other keeps the most probable."
+        )
     layout = Format(
         vocabulary=vocabulary,
         width=output_head(model).weight.shape[1],  # type: ignore[union-attr,index]
@@ -63,17 +81,20 @@ def open_teacher(settings: Settings, tokenizer: PreTrainedTokenizerFast, device:
         relations=relation_widths(model, layer) if layer else (),
         relations_layer=layer,
         n_layers=layers_of(model.config) if stored else 0,
+        experts=experts,
+        experts_kept=min(capture.experts_kept or experts, experts),
+        experts_dtype=capture.experts_dtype if experts else "",
     )
-    return Teacher(model, layout, device)
+    return Teacher(model, layout, device, last_layer)
 
 
 @dataclass(frozen=True)
 class Reading:
     """What the teacher said of one batch, packed sample by sample: cells to be stored, and dense signals to audit.
 
-    `cells` are [positions, ...] by column, `everywhere` the same at all positions of every sample, `attention` [heads,
-    ragged] as stored; all may be on the teacher's device.
-    An audited position without an attention row has an empty one.
+    `cells` are [positions, ...] by column, `everywhere` the same at all positions of every sample, `experts` the fields
+    of `Format.expert_dtype` at answer positions, `attention` [heads, ragged] as stored; all may be on the teacher's
+    device. An audited position without an attention row has an empty one.
     """
 
     items: Sequence[Item]
@@ -81,6 +102,7 @@ class Reading:
     everywhere: Mapping[str, Tensor]
     attention: Tensor
     audited: Sequence[tuple[Item, int, Tensor, Tensor, Tensor]]
+    experts: Mapping[str, Tensor]
 
 
 def capture_batch(
@@ -102,17 +124,18 @@ def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Se
     rows = torch.tensor([item.n_attention for item in items])
     _refuse_unknown_ids(teacher, items)
     sample_index, position = packed_positions(first, count)
-    signals = position_signals(
-        teacher.model,
-        ids.to(teacher.device),
-        mask.to(teacher.device),
-        first.to(teacher.device),
-        count.to(teacher.device),
-        want_attention=teacher.layout.heads > 0,
-        attention_count=rows.to(teacher.device),
-        layers=teacher.layout.layers,
-        relations_layer=teacher.layout.relations_layer or None,
-    )
+    with watching_experts(teacher.last_layer) if teacher.last_layer else nullcontext() as seen:
+        signals = position_signals(
+            teacher.model,
+            ids.to(teacher.device),
+            mask.to(teacher.device),
+            first.to(teacher.device),
+            count.to(teacher.device),
+            want_attention=teacher.layout.heads > 0,
+            attention_count=rows.to(teacher.device),
+            layers=teacher.layout.layers,
+            relations_layer=teacher.layout.relations_layer or None,
+        )
     stored = signals.hidden.to(getattr(torch, teacher.layout.hidden_dtype))
     _refuse_non_finite(teacher, items, count, stored)
     labels = ids[sample_index, position + 1].to(teacher.device)
@@ -141,7 +164,9 @@ def read_teacher(teacher: Teacher, items: Sequence[Item], audit: Mapping[str, Se
         index, column = packed_positions(torch.zeros_like(tokens), tokens)
         everywhere["relations"] = torch.cat([each[index, column] for each in signals.relations], -1).to(stored.dtype)
     _refuse_infinite_further(teacher, items, cells | everywhere)
-    return Reading(items, cells, everywhere, encode_attention(ragged, teacher.layout.attention_codec), audited)
+    experts = {} if seen is None else _expert_cells(teacher, items, seen, ids.shape[1])
+    attention = encode_attention(ragged, teacher.layout.attention_codec)
+    return Reading(items, cells, everywhere, experts, attention, audited)
 
 
 def rows_of(reading: Reading, layout: Format) -> tuple[list[Row], list[AuditRow]]:
@@ -150,9 +175,10 @@ def rows_of(reading: Reading, layout: Format) -> tuple[list[Row], list[AuditRow]
     cells = {**reading.cells, "topk_ids": reading.cells["topk_ids"].cpu().to(id_dtype)}
     packed = {name: byte_rows(value) for name, value in cells.items()}
     everywhere = {name: byte_rows(value) for name, value in reading.everywhere.items()}
+    experts = expert_records(reading.experts, layout) if layout.experts else None
     attention = reading.attention.cpu().numpy()
     rows = []
-    position_end = entry_end = token_end = 0
+    position_end = entry_end = token_end = answer_end = 0
     for item in reading.items:
         here = slice(position_end, position_end + item.n_positions)
         entries = slice(entry_end, entry_end + attention_entries(item.n_tokens, item.n_attention))
@@ -160,6 +186,9 @@ def rows_of(reading: Reading, layout: Format) -> tuple[list[Row], list[AuditRow]
         position_end, entry_end, token_end = here.stop, entries.stop, tokens.stop
         own = {name: value[here].tobytes() for name, value in packed.items()}
         own |= {name: value[tokens].tobytes() for name, value in everywhere.items()}
+        if experts is not None:
+            answer = slice(answer_end, answer_end + item.n_answer)
+            answer_end, own[EXPERTS] = answer.stop, experts[answer].tobytes()
         further = {name: own.pop(name) for name in layout.further}
         rows.append(_row(item, {**own, "attention": attention[:, entries].tobytes()}, further))
     return rows, [_audit_row(*each) for each in reading.audited]
@@ -193,12 +222,42 @@ def _refuse_non_finite(teacher: Teacher, items: Sequence[Item], count: Tensor, s
 
 
 def _refuse_infinite_further(teacher: Teacher, items: Sequence[Item], cells: Mapping[str, Tensor]) -> None:
-    bad = [name for name in teacher.layout.further if not bool(torch.isfinite(cells[name]).all())]
+    bad = [name for name in teacher.layout.further if name in cells and not bool(torch.isfinite(cells[name]).all())]
     if bad:
         raise GlassboxError(
             f"The teacher's {', '.join(bad)} of {brief_ids([item.sample.sample_id for item in items])} are not finite "
             f"as {teacher.layout.hidden_dtype}. Capture with `-S snapshot.hidden_dtype=bfloat16`."
         )
+
+
+def _expert_cells(teacher: Teacher, items: Sequence[Item], seen: Seen, length: int) -> dict[str, Tensor]:
+    """What the last layer's mixture is made of at answer positions, as it will be stored."""
+    assert teacher.last_layer is not None
+    count = torch.tensor([item.n_answer for item in items])
+    sample_index, column = packed_positions(torch.tensor([item.n_tokens - 1 for item in items]) - count, count)
+    found = read_experts(
+        teacher.last_layer, seen, (sample_index * length + column).to(teacher.device), teacher.layout.experts_kept
+    )
+    cells = {
+        "router_logits": found.logits,
+        "expert_ids": found.ids,
+        **{
+            name: value.to(getattr(torch, teacher.layout.experts_dtype))
+            for name, value in (
+                ("router_input", found.inputs),
+                ("residual", found.residual),
+                ("expert_outputs", found.outputs),
+            )
+        },
+    }
+    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in cells.values()]).all(0).cpu()
+    if not bool(finite.all()):
+        bad = torch.repeat_interleave(torch.arange(len(items)), count)[~finite].unique().tolist()
+        raise GlassboxError(
+            f"What the experts of the teacher say of {brief_ids([items[row].sample.sample_id for row in bad])} is not "
+            f"finite as {teacher.layout.experts_dtype}. Capture with `-S snapshot.experts_dtype=bfloat16`."
+        )
+    return cells
 
 
 def _logit_cells(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyarrow import Schema
 
 from glassbox.config.curves import points_of
 from glassbox.config.settings import Settings
@@ -24,6 +25,8 @@ from glassbox.snapshot.checks import (
     TOP_K_AGREEMENT,
     HeadFigures,
     check_against_head,
+    experts_fault,
+    experts_tolerance,
     origin_fault,
     shape_fault,
     value_fault,
@@ -37,6 +40,7 @@ from glassbox.snapshot.schema import (
     AUDIT_FILE,
     AUDIT_SCHEMA,
     CHANNELS_FILE,
+    EXPERTS_FILE,
     HEAD_FILE,
     MANIFEST_FILE,
     AuditRow,
@@ -118,25 +122,26 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
     """Part list, schemas, page checksums, both digests, counts, and every id once."""
     listed = {*manifest["files"], MANIFEST_FILE}
     present = {path.name for path in folder.iterdir()}
-    if listed != present or {AUDIT_FILE, CHANNELS_FILE, HEAD_FILE, *manifest["parts"]} != set(manifest["files"]):
+    layout = Format.from_json(manifest["format"])
+    fixed = {AUDIT_FILE, CHANNELS_FILE, HEAD_FILE, *([EXPERTS_FILE] if layout.experts else [])}
+    if listed != present or {*fixed, *manifest["parts"]} != set(manifest["files"]):
         raise GlassboxError(
             f"{folder} and its manifest disagree about {', '.join(sorted(listed ^ present)) or 'the parts'}. {REMEDY}"
         )
     for name, entry in manifest["files"].items():
         if name.endswith(".parquet"):
-            layout = Format.from_json(manifest["format"])
             _check_pages(folder / name, AUDIT_SCHEMA if name == AUDIT_FILE else schema_of(layout.further))
         if sha256_of(folder / name) != entry["sha256"]:
             raise GlassboxError(
                 f"{folder / name} is not the file that was captured: its sha256 differs from the manifest's although "
                 f"every page is intact (its footer changed, or it was written anew). {REMEDY}"
             )
-    layout = Format.from_json(manifest["format"])
     rows = merged_rows([folder / name for name in manifest["parts"]])
     try:
-        digest = logical_digest(
-            layout, manifest["files"][CHANNELS_FILE]["sha256"], manifest["files"][HEAD_FILE]["sha256"], rows
+        channels, head, experts = (
+            manifest["files"].get(name, {}).get("sha256") for name in (CHANNELS_FILE, HEAD_FILE, EXPERTS_FILE)
         )
+        digest = logical_digest(layout, channels, head, rows, experts)
     except ValueError as error:
         raise GlassboxError(f"The parts in {folder} repeat a sample or are out of order: {error}. {REMEDY}") from error
     if digest != manifest["logical_digest"]:
@@ -146,7 +151,7 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
         )
 
 
-def _check_pages(path: Path, expected: Any) -> None:
+def _check_pages(path: Path, expected: Schema) -> None:
     file = open_part(path)
     if not file.schema_arrow.equals(expected):
         raise GlassboxError(f"{path} has the schema {file.schema_arrow.names} instead of {expected.names}. {REMEDY}")
@@ -202,6 +207,8 @@ def _check_rows(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weight, bias = (None if tensor is None else tensor.to(device) for tensor in Snapshot(folder).head())
     assert weight is not None
+    mixture = Snapshot(folder).mixture() if layout.experts else None
+    tolerance = experts_tolerance(layout, manifest["provenance"]["teacher"]["dtype"])
     figures, probability, channels = HeadFigures(), LabelProbability(), Channels(layout)
     kept: dict[str, Row] = {}
     counted: dict[tuple[str, str], list[int]] = {}
@@ -212,6 +219,7 @@ def _check_rows(
                 or origin_fault(row, items.get(row.sample_id))
                 or value_fault(row, layout, figures)
                 or check_against_head(row, layout, weight, bias, figures)
+                or experts_fault(row, layout, mixture, tolerance)
             )
             if fault:
                 raise GlassboxError(f"{folder / name}, row group {group}, sample {row.sample_id}: {fault}. {REMEDY}")

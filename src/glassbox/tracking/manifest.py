@@ -15,7 +15,7 @@ from glassbox.tracking.key import sections_of
 
 SCHEMA = 1
 DIGESTS = ("snapshot", "tasks", "answers", "label_rank", "data_order", "initial_student", "final_student", "items")
-OBJECTIVE = ("shuffled", "labelled", "positions", "replica")
+OBJECTIVE = ("shuffled", "experts", "labelled", "positions", "replica")
 Source = Literal["manifest", "store"]
 
 
@@ -155,6 +155,7 @@ def flat_params(settings: Settings, group: str, seed: int) -> dict[str, Any]:
     params |= {} if objective.temperature is None else {"temperature": objective.temperature}
     params |= {"replica": objective.replica} if objective.replica else {}
     params |= {"shuffled": ", ".join(objective.shuffled)} if objective.shuffled else {}
+    params |= {"experts": objective.experts} if objective.experts else {}
     params |= {"teacher": settings.teacher.model, "student": settings.student.model}
     for section, values in sections_of(settings).items():
         params |= _flatten(section, values)

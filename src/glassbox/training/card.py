@@ -16,6 +16,8 @@ def model_card(
     own = settings.distill[group]
     share = "" if own.shuffled_share == 1 else f" for {100 * own.shuffled_share:g} % of the samples"
     other = f" Read off other samples{share}: {', '.join(own.shuffled)}." if own.shuffled else ""
+    experts = settings.distill[group].experts
+    other += f" Of the teacher's experts speak: {experts}." if experts else ""
     embedded = any(task.source == "embedded" for task in settings.prepare.tasks.values())
     note = " (embedded miniature tasks, not the benchmarks they are named for)" if embedded else ""
     scores = "\n".join(

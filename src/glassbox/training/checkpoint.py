@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from glassbox.files import require_free_space
 from glassbox.processes import Processes, laid_out_like, whole, whole_state
-from glassbox.training.student import Student
+from glassbox.training.router import Router
+from glassbox.training.student import Student, part_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -23,7 +24,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class Progress:
     """What the loop counts. `history` holds every metric logged so far as (step, metric, value).
 
-    `plan` is the digest of the analysis plan when the trial started.
+    `plan` is the digest of the analysis plan when the trial started. `mixture_before` is the mixture's mean accuracy
+    before the first step, `router_stopped` whether it has fallen too far since.
     """
 
     step: int = 0
@@ -36,18 +38,26 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     initial_student: str = ""
     plan: str = ""
+    mixture_before: float | None = None
+    router_stopped: bool = False
     liveness: list[dict[str, dict[str, float | None]]] = field(default_factory=list)
     history: list[tuple[int, str, float]] = field(default_factory=list)
 
 
 def save(
-    folder: Path, progress: Progress, student: Student, optimizer: torch.optim.AdamW, processes: Processes
+    folder: Path,
+    progress: Progress,
+    student: Student,
+    optimizer: torch.optim.AdamW,
+    processes: Processes,
+    router: Router | None = None,
 ) -> None:
     """Write a new checkpoint, publish it by one rename, then drop the older ones; every process takes part."""
     tensors = {f"student.{name}": value for name, value in whole_state(student).items()}
     for name, parameter in student.named_parameters():
         state = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": whole(state[moment]) for moment in MOMENTS if moment in state}
+    tensors |= {f"router.{name}": value for name, value in (router.tensors() if router else {}).items()}
     for index, states in enumerate(processes.gather(_generators())):
         tensors |= {f"random.{index}.{device}": state for device, state in states.items()}
     if processes.is_main:
@@ -85,8 +95,14 @@ def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return apart
 
 
-def load(folder: Path, student: Student, optimizer: torch.optim.AdamW, processes: Processes) -> Progress | None:
-    """Bring student, optimizer and generators to the newest checkpoint; None where there is none."""
+def load(
+    folder: Path,
+    student: Student,
+    optimizer: torch.optim.AdamW,
+    processes: Processes,
+    router: Router | None = None,
+) -> Progress | None:
+    """Bring student, optimizer, router and generators to the newest checkpoint; None where there is none."""
     found = sorted(folder.glob("step-*"))
     if not found:
         return None
@@ -103,6 +119,8 @@ def load(folder: Path, student: Student, optimizer: torch.optim.AdamW, processes
                 moment: value if moment == "step" else laid_out_like(value, parameter)
                 for moment, value in state.items()
             }
+    if router is not None:
+        router.restore(part_of(tensors, "router"))
     own = f"random.{processes.index}"
     if f"{own}.cpu" in tensors:
         torch.set_rng_state(tensors[f"{own}.cpu"])

@@ -14,15 +14,16 @@ from glassbox.config.settings import ObjectiveSettings, Settings
 from glassbox.errors import GlassboxError
 from glassbox.models.loading import configuration_of
 from glassbox.objective.definitions import DEFINITIONS
+from glassbox.objective.mixture import Experts
 from glassbox.objective.reading import Ingredients
 from glassbox.objective.relations import relation_heads_of
-from glassbox.randomness import generator_for
+from glassbox.randomness import derived_seed, generator_for
 from glassbox.snapshot.further import attention_widths, layer_pairs, layers_of
 from glassbox.snapshot.reader import Snapshot
 from glassbox.snapshot.schema import Format
 
 
-def ingredients_of(snapshot: Snapshot | None, settings: Settings, group: str) -> Ingredients:
+def ingredients_of(snapshot: Snapshot | None, settings: Settings, group: str, seed: int) -> Ingredients:
     """Everything but projectors and negatives. Raises GlassboxError for what this snapshot lacks, before a model loads.
 
     Channels are those of all positions where a component that standardises counts at all of them.
@@ -38,6 +39,7 @@ def ingredients_of(snapshot: Snapshot | None, settings: Settings, group: str) ->
         head=snapshot.head() if "head" in files else None,
         channels=snapshot.channels(reach) if "channels" in files else None,
         temperatures=snapshot.temperatures,
+        experts=experts_of(snapshot, settings, group, seed) if "experts" in files else None,
     )
     asks, layout = weights.needs("asks"), snapshot.format
     student = configuration_of(settings.student) if asks & {"layers", "relations"} else None
@@ -91,6 +93,13 @@ def _require_signals(snapshot: Snapshot, settings: Settings, group: str) -> None
             f"{', '.join(snapshot.manifest['signals'])} only. `dvc repro snapshot` captures what the selected groups "
             "read, where the teacher has it."
         )
+
+
+def experts_of(snapshot: Snapshot, settings: Settings, group: str, seed: int) -> Experts:
+    """How a group mixes the teacher's experts, not yet by a gate that learns."""
+    speaks = settings.distill[group].experts
+    assert speaks is not None  # config/rules.py asks for it
+    return Experts(snapshot.mixture(), speaks, settings.objective.experts, derived_seed(seed, "experts"))
 
 
 def projectors_of(

@@ -24,6 +24,7 @@ from glassbox.models.precision import PrecisionProbe, cpu_has_bf16, cuda_has_bf1
 from glassbox.models.signals import checkpoint_layers
 from glassbox.models.tokenizers import load_tokenizer, tokenizer_fingerprint
 from glassbox.objective import Objective, pair_heads
+from glassbox.objective.mixture import LEARNING
 from glassbox.processes import Processes, start_accelerator
 from glassbox.randomness import derived_seed
 from glassbox.snapshot.labels import read_teacher_labels
@@ -36,6 +37,7 @@ from glassbox.tracking.key import study_key, trial_key
 from glassbox.training.draws import Draw, draw
 from glassbox.training.ingredients import ingredients_of, stream
 from glassbox.training.negatives import Bank
+from glassbox.training.router import Router
 from glassbox.training.schedule import Schedule, make_schedule
 from glassbox.training.student import Student, Trainee, build_optimizer, build_student, dropout_of
 from glassbox.training.texts import Source, Texts
@@ -48,7 +50,8 @@ class Setup:
     digests: of snapshot, tasks, data order and what else the trial reads. draw: which samples train, and which of them
     have labels. texts: the id of the text that stands for a sample where that is the teacher's own answer. partners:
     whose signals a text gets where a component is shuffled. bank: what negatives are drawn from, where a component
-    needs them. heads: how attention maps of unlike head counts are compared. trainee and optimizer are Accelerate's;
+    needs them. heads: how attention maps of unlike head counts are compared. router: the teacher's gate where it learns
+    from the student. trainee and optimizer are Accelerate's;
     student is the module inside the trainee.
     """
 
@@ -71,6 +74,7 @@ class Setup:
     initial_student: str
     objective: Objective
     bank: Bank | None
+    router: Router | None
     trainee: torch.nn.Module
     optimizer: AcceleratedOptimizer
     schedule: Schedule
@@ -145,7 +149,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     snapshot = _shared_snapshot(captured, tokenizer, settings, group)
     from_text = weights.labels == "teacher" or snapshot is None
     source = Texts(TASKS_FOLDER, tokenizer, settings.snapshot, answers) if from_text or snapshot is None else snapshot
-    ingredients = ingredients_of(snapshot, settings, group)
+    ingredients = ingredients_of(snapshot, settings, group, seed)
     vocabulary, layout = (snapshot.vocabulary, snapshot.format) if snapshot else (None, None)
     train, replica = settings.train, weights.replica
     student = build_student(
@@ -167,6 +171,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     probe = PrecisionProbe(student.model)
     ingredients = replace(ingredients, projectors=dict(student.projectors.items()))
     objective = Objective(weights, settings.objective, ingredients).to(accelerator.device)
+    router = Router(objective) if weights.experts in LEARNING else None
     trainee, optimizer = accelerator.prepare(Trainee(student), build_optimizer(student, settings.train))
     infos = {info.sample_id: info for split in ("train", ANSWERED) for info in source.samples(split)}
     chosen = draw({s.sample_id: s.task for s in source.samples("train")}, train.samples, settings.labelled(group), seed)
@@ -200,6 +205,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         initial_student=initial_student,
         objective=objective,
         bank=_bank(snapshot, settings, group, seed, chosen, texts),
+        router=router,
         trainee=trainee,
         optimizer=optimizer,
         schedule=schedule,

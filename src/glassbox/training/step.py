@@ -14,6 +14,7 @@ from glassbox.processes import own_part, whole
 from glassbox.snapshot.reader import Batch
 from glassbox.training import divergence
 from glassbox.training.checkpoint import Progress
+from glassbox.training.router import mixture_figures, move_router
 from glassbox.training.schedule import learning_rate
 from glassbox.training.setup import Setup
 
@@ -46,12 +47,16 @@ def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -
     loss or the gradient is not finite.
     """
     accelerator, optimizer = setup.accelerator, setup.optimizer
-    objective = balanced(setup, objective_at(setup, progress), turns)
+    step_weights = weights_of(setup, turns)
     rate = learning_rate(progress.updates, len(setup.schedule.steps), setup.settings.train)
     for group in optimizer.param_groups:
         group["lr"] = rate
+    objective, moved = objective_at(setup, progress), {}
+    if setup.router is not None and not progress.router_stopped:
+        moved = move_router(setup, objective, turns, step_weights, rate / setup.settings.train.learning_rate)
+    objective = balanced(setup, objective, turns)
     sums: dict[str, torch.Tensor] = {}
-    for place, ((batch, counts), weights) in enumerate(zip(turns, weights_of(setup, turns), strict=True), start=1):
+    for place, ((batch, counts), weights) in enumerate(zip(turns, step_weights, strict=True), start=1):
         with nullcontext() if place == len(turns) else accelerator.no_sync(setup.trainee):
             with accelerator.autocast():
                 loss, components = setup.trainee(batch, weights, objective, at_one=due)
@@ -60,6 +65,7 @@ def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -
             accelerator.backward(loss * setup.processes.count)  # the average over ranks, multiplied back
         if due:
             values = objective.values(components, weights, batch, setup.task_names)
+            values |= mixture_figures(objective, batch, weights)
             sums = {name: sums.get(name, 0.0) + counts * value for name, value in values.items()}
     norm = clip(setup)
     scaler = accelerator.scaler
@@ -77,7 +83,7 @@ def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -
         return {}
     setup.probe.require(accelerator.mixed_precision)
     logged = setup.processes.totals(sums)
-    logged |= shares(logged) | {"learning_rate": rate} | objective.logged
+    logged |= shares(logged) | {"learning_rate": rate} | objective.logged | moved
     logged |= {"skipped_steps": float(progress.step + 1 - progress.updates)} if scaler is not None else {}
     logged |= {"gradient_norm": norm} if math.isfinite(norm) else {}
     return {f"train/{name}": value for name, value in logged.items() if not name.startswith("part_")}

@@ -164,10 +164,12 @@ class Trainee(nn.Module):
         objective: Objective,
         *,
         at_one: bool = False,
-    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, " positions"]]]:
+        loads: Float[Tensor, " experts"] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and without gradients the components per position, KL at T = 1 among them where that is asked for.
 
-        `objective` is that of the moment; its projectors are the student's own.
+        `objective` is that of the moment; its projectors are the student's own. With `loads` the gradient of the
+        router's loss takes the place of the loss, and its terms that of the components (objective/mixture.py).
         """
         asks, own = objective.asks, objective.ingredients
         signals = self.student(
@@ -177,4 +179,6 @@ class Trainee(nn.Module):
             own.student_layers if "layers" in asks else (),
             own.student_relations_layer if "relations" in asks else None,
         )
+        if loads is not None:
+            return objective.router_gradient(signals, self.student.head, batch, weights, loads)
         return objective.loss(signals, self.student.head, batch, weights, at_one=at_one)

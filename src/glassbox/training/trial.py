@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from statistics import fmean
 from typing import Protocol
 
 import torch
@@ -31,6 +32,7 @@ from glassbox.training.checkpoint import Progress
 from glassbox.training.diagnostics import layer_similarity
 from glassbox.training.publication import Outcome, publish
 from glassbox.training.retention import retention
+from glassbox.training.router import mixture_accuracy
 from glassbox.training.setup import Setup, prepare
 from glassbox.training.step import audit, objective_at, update
 
@@ -166,7 +168,7 @@ def tags(setup: Setup, progress: Progress) -> dict[str, str]:
 
 def resume(setup: Setup) -> Progress:
     """Where the newest checkpoint of this trial stands, loaded; the beginning where there is none."""
-    found = checkpoint.load(setup.scratch, setup.student, setup.optimizer.optimizer, setup.processes)
+    found = checkpoint.load(setup.scratch, setup.student, setup.optimizer.optimizer, setup.processes, setup.router)
     if found is None:
         return Progress(initial_student=setup.initial_student, plan=plan_digest(CONF_FOLDER, setup.settings.scale))
     if setup.accelerator.scaler is not None:
@@ -186,6 +188,8 @@ def train(
     turns = [processes.turns(step) for step in remaining]
     micro_batches = setup.batches([ids for turn in turns for ids, _ in turn])
     window, loss = Window(), None
+    if setup.router is not None and progress.mixture_before is None:
+        progress.mixture_before = fmean(mixture_accuracy(setup).values())
     hidden = None if processes.is_main else True
     for turn in tqdm(turns, desc=setup.name, unit="step", disable=hidden):
         batches = [(next(micro_batches), counts) for _, counts in turn]
@@ -210,6 +214,7 @@ def train(
         if at_epoch_end:
             with watch.during("validation", len(setup.validation)):
                 record(run, progress, validate(setup, objective_at(setup, progress, validating=True)))
+            progress.router_stopped = router_has_moved_enough(setup, progress)
             progress.stopped_early = should_stop(setup, progress)
             window = Window()
         progress.seconds = earlier + time.monotonic() - started
@@ -252,6 +257,7 @@ def validate(setup: Setup, objective: Objective) -> dict[str, float]:
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
     totals = setup.processes.totals(sums)
     metrics = {f"validation/{name}": value for name, value in totals.items() if name != "positions"}
+    metrics |= {f"validation/{name}": value for name, value in mixture_accuracy(setup).items()}
     metrics |= evaluated(setup, setup.validation).metrics("validation")
     setup.student.train()
     return metrics
@@ -305,10 +311,20 @@ def should_stop(setup: Setup, progress: Progress) -> bool:
     return progress.epochs_without_improvement >= settings.patience
 
 
+def router_has_moved_enough(setup: Setup, progress: Progress) -> bool:
+    """Whether the mixture answers worse than before the first step, by more than the settings allow."""
+    if setup.router is None or progress.router_stopped or progress.mixture_before is None:
+        return progress.router_stopped
+    tasks = len(setup.task_names)
+    newest = [v for _, name, v in progress.history if name.startswith("validation/mixture_accuracy_")][-tasks:]
+    return fmean(newest) < progress.mixture_before - setup.router.settings.stop_below / 100
+
+
 def save_checkpoint(setup: Setup, progress: Progress) -> None:
     if setup.accelerator.scaler is not None:
         progress.scaler = setup.accelerator.scaler.state_dict()
-    checkpoint.save(setup.scratch, progress, setup.student, setup.optimizer.optimizer, setup.processes)
+    own = setup.student, setup.optimizer.optimizer, setup.processes, setup.router
+    checkpoint.save(setup.scratch, progress, *own)
 
 
 def _say(setup: Setup, text: str) -> None:
