@@ -35,7 +35,7 @@ PLAIN = ("sft", "black_box", "hidden_state", "attention", "combined")
 
 def settings_of(folder: Path, **changes: Any) -> Settings:
     groups = {name: {"task": 1.0, "mixture": 0.5, "experts": speaks} for name, speaks in SPEAKS.items()}
-    experts = {"learning_rate": 1e-2} | changes.pop("experts", {})
+    experts = {"router_rate": 1e-2} | changes.pop("experts", {})
     return shrunk_settings(
         folder,
         groups=[*PLAIN, *SPEAKS],
@@ -112,7 +112,7 @@ def reference_terms(setup: Setup, batches: list[Batch], gate: Tensor) -> tuple[T
             chosen.append(one_hot.mean(0).detach() / 2)
             mean.append(weights.mean(0))
     balance = len(gate) * (torch.stack(chosen).mean(0) * torch.stack(mean).mean(0)).sum()
-    own = torch.stack(routed).mean() + setup.settings.objective.experts.balance * balance
+    own = torch.stack(routed).mean() + setup.settings.objective.experts.router_balance * balance
     return torch.stack(task).mean(), torch.stack(distilled).mean(), own
 
 
@@ -154,7 +154,7 @@ def test_a_router_that_stands_still_trains_the_student_of_all_experts_to_the_bit
     """Nothing of the router reaches the student but the mixture, its random numbers included."""
     digests = {}
     for group in ("moe_all", "moe_sar", "moe_sar_other"):
-        setup = begun(group, experts={"learning_rate": 1e-30}, train={"dropout": 0.1})
+        setup = begun(group, experts={"router_rate": 1e-30}, train={"dropout": 0.1})
         train(setup, Progress(), 0, 2)
         digests[group] = model_digest(setup.student)
     assert len(set(digests.values())) == 1

@@ -242,16 +242,16 @@ class ExpertsSettings(Section):
     """How groups mix the teacher's experts (docs/methods.md).
 
     `mass`: the weights add up to 1, or to what the model's own weights add up to. `sampled_share` and `passes` are KA's
-    lambda and M. The others are the router's: its learning rate follows the student's schedule, `balance` weighs the
-    load balance, and it stops once the mixture's accuracy has fallen by `stop_below` points of 100.
+    lambda and M. The others are the router's: its learning rate follows the student's schedule, `router_balance` weighs
+    the load balance, and it stops once the mixture's accuracy has fallen by `stop_below` points of 100.
     """
 
     mass: Literal["one", "model"]
     sampled_share: Annotated[float, Field(ge=0.0, le=1.0)]
     passes: PositiveInt
-    learning_rate: PositiveFloat
-    balance: float = Field(ge=0.0)
-    clip_norm: PositiveFloat
+    router_rate: PositiveFloat
+    router_balance: float = Field(ge=0.0)
+    router_clip: PositiveFloat
     stop_below: float = Field(ge=0.0)
 
 
@@ -409,7 +409,7 @@ class PretrainedModelSettings(Section):
     decay: Share
     samples_seed: int
     mixture: PretrainMixture
-    experts: PretrainedExperts | None = None
+    experts: PretrainedExperts | None
 
 
 class PretrainedTextSettings(Section):

@@ -179,7 +179,7 @@ def router_gradient(
             log_q = log_softmax(student[rows], own.weight, own.bias, temperature, dtype).detach()
             kl = (weights[rows] * (log_p.exp() * (log_p - log_q)).sum(dim=-1)).sum()
             balance = load_balance(logits, loads, weights[rows])
-            gradient += torch.autograd.grad(kl + experts.settings.balance * balance, gate)[0]
+            gradient += torch.autograd.grad(kl + experts.settings.router_balance * balance, gate)[0]
         sums = {"kl": sums["kl"] + kl.detach(), "balance": sums["balance"] + balance.detach()}
     return gradient, sums
 

@@ -33,7 +33,7 @@ class Router:
         experts = present(objective.ingredients.experts, "experts")
         self.settings = experts.settings
         self.gate = nn.Parameter(experts.mixture.gate.detach().clone())
-        self.optimizer = torch.optim.AdamW([self.gate], lr=self.settings.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW([self.gate], lr=self.settings.router_rate, weight_decay=0.0)
         objective.ingredients = replace(objective.ingredients, experts=replace(experts, gate=self.gate))
 
     def move(self, gradient: Tensor, rate: float) -> float:
@@ -42,9 +42,9 @@ class Router:
         A gradient that is not finite moves nothing.
         """
         self.gate.grad = gradient
-        norm = float(nn.utils.clip_grad_norm_([self.gate], self.settings.clip_norm))
+        norm = float(nn.utils.clip_grad_norm_([self.gate], self.settings.router_clip))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * self.settings.learning_rate
+            group["lr"] = rate * self.settings.router_rate
         if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad()
