@@ -147,11 +147,10 @@ def cells(table: pa.Table, name: str) -> list[memoryview]:
 def rows_of_group(table: pa.Table) -> list[Row]:
     ids = table.column("input_ids").combine_chunks()
     values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
-    names = table.column_names
     columns: dict[str, Sequence[Any]] = {
-        name: table.column(name).to_pylist() for name in names if name not in (*BINARY_COLUMNS, "input_ids")
+        name: table.column(name).to_pylist() for name in COLUMNS if name not in (*BINARY_COLUMNS, "input_ids")
     }
-    columns |= {name: cells(table, name) for name in BINARY_COLUMNS if name in names}
+    columns |= {name: cells(table, name) for name in BINARY_COLUMNS}
     columns["input_ids"] = [values[offsets[i] : offsets[i + 1]] for i in range(table.num_rows)]
     further = {name: cells(table, name) for name in table.column_names if name not in COLUMNS}
     return [

@@ -100,9 +100,9 @@ class Reading:
     items: Sequence[Item]
     cells: Mapping[str, Tensor]
     everywhere: Mapping[str, Tensor]
+    experts: Mapping[str, Tensor]
     attention: Tensor
     audited: Sequence[tuple[Item, int, Tensor, Tensor, Tensor]]
-    experts: Mapping[str, Tensor]
 
 
 def capture_batch(
