@@ -163,7 +163,7 @@ class TextSettings(Section):
     block_size: Annotated[int, Field(ge=2)]
     """Tokens of a block in the teacher's tokenizer, context included."""
     stride: PositiveInt | None = None
-    """Tokens from one block of validation and test to the next, which scores what no earlier one did; null: no overlap."""
+    """Tokens from one block of validation and test to the next, which scores what is new; null: no overlap."""
     column: str = "text"
     """The column of a data set that holds the text."""
 
