@@ -15,7 +15,16 @@ import sections
 from glassbox.config.settings import TaskFields, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import hub
-from glassbox.tasks.files import Found, pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv, scarce
+from glassbox.tasks.files import (
+    Found,
+    contradictions,
+    pools,
+    read_gsm8k_jsonl,
+    read_jsonl,
+    read_mmlu_csv,
+    read_sst2_tsv,
+    scarce,
+)
 from glassbox.tasks.mapping import mapped
 from glassbox.tasks.pools import Drawn
 from glassbox.tasks.rows import no_template, sample_of
@@ -291,6 +300,13 @@ def test_a_prompt_with_two_answers_is_named_with_both_lines(write: WriteText) ->
     )
     (said,) = {sentence for each in drawn for sentence in each.sentences() if "WARNING" in sentence}
     assert "new.jsonl, line 3: the prompt of line 1 has another answer here ('y' there, 'n' here)" in said
+
+
+def test_rows_of_the_hub_are_named_as_rows() -> None:
+    samples = [sample_of({"prompt": "p", "answer": answer}, no_template) for answer in "yn"]
+    found = (Found(Path("owner/name/train"), number, sample) for number, sample in enumerate(samples))
+    (said,) = contradictions(found, "row")
+    assert said.startswith("owner/name/train, row 1: the prompt of row 0 has another answer here ('y' there, 'n' here)")
 
 
 def test_prompts_alone_are_training_samples_and_no_others(write: WriteText) -> None:

@@ -18,6 +18,7 @@ from glassbox.tracking.manifest import TrialRecord
 AS_PLANNED = "as planned"
 FAINT = 0.05  # share of the gradient under which a signal is named beside every answer about it
 SURE_OF_LABELS = 0.98
+MANY_CUT_OFF = 0.05  # of a task's answers
 USUAL_SHARES = (0.01, 0.9)  # of a component in the gradient; outside, the group is hardly what its name says
 CHANGED = "plan changed after the data: exploratory"
 NO_PLAN = "no plan: exploratory"
@@ -209,6 +210,22 @@ def teacher_notes(
                 f"The teacher gives the training labels of {task} a mean probability of {probability:.4f}: where "
                 "samples have their label, its logits at the answer say hardly more."
             )
+    return found
+
+
+def unscored_notes(trials: Sequence[TrialRecord], questions: Mapping[str, int]) -> list[str]:
+    """A sentence for each task on which students tied exactly, or many of their answers were cut off."""
+    kinds = {
+        "ties": (0.0, "are exact ties, which count as wrong"),
+        "cut_off": (MANY_CUT_OFF, "ran into evaluation.max_new_tokens without an end"),
+    }
+    found = []
+    for task, n in questions.items():
+        for kind, (least, told) in kinds.items():
+            counts = [trial.metrics.get(f"test/{kind}_{task}", 0.0) for trial in trials if trial.finished]
+            if counts and max(counts) > least * n:
+                mean = f"{sum(counts) / len(counts):.1f} on average over {len(counts)} trials"
+                found.append(f"On {task}, up to {max(counts):.0f} of {n} answers of a student {told} ({mean}).")
     return found
 
 

@@ -64,7 +64,7 @@ def _pool(path: Path, settings: TaskSettings, render: Render) -> Pool:
     return Pool(str(path), tuple(each.sample for each in found), notes=tuple(contradictions(found)))
 
 
-def contradictions(found: Iterable[Found]) -> Iterator[str]:
+def contradictions(found: Iterable[Found], unit: str = "line") -> Iterator[str]:
     """One sentence for the prompts that are answered in more than one way: only the first of them is used."""
     first: dict[str, Found] = {}
     unlike: list[tuple[Found, Found]] = []
@@ -74,10 +74,10 @@ def contradictions(found: Iterable[Found]) -> Iterator[str]:
             unlike.append((known, each))
     if unlike:
         known, each = unlike[0]
-        there = f"line {known.line}" if known.file == each.file else f"{known.file}, line {known.line},"
+        there = f"{unit} {known.line}" if known.file == each.file else f"{known.file}, {unit} {known.line},"
         more = "" if len(unlike) == 1 else f" {len(unlike)} samples contradict an earlier one."
         yield (
-            f"{each.file}, line {each.line}: the prompt of {there} has another answer here "
+            f"{each.file}, {unit} {each.line}: the prompt of {there} has another answer here "
             f"({brief(known.sample.gold.strip(), 30)} there, {brief(each.sample.gold.strip(), 30)} here).{more} "
             "The first is used and the later ones are dropped. Keep the right one of each."
         )
