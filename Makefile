@@ -2,7 +2,7 @@
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do $$each -c '' 2> /dev/null && echo $$each && break; done)
 # Another build of torch: make setup TORCH=cpu, TORCH=cuda; without a choice, cuda where there is an NVIDIA GPU
 TORCH ?= $(shell nvidia-smi > /dev/null 2>&1 && echo cuda || echo cpu)
-SIZE_cpu := about 0.5 GB to fetch and 2 GB on the disk, with the CPU build of torch
+SIZE_cpu := about 0.7 GB to fetch and 2.4 GB on the disk, with the CPU build of torch
 SIZE_cuda := about 3 GB to fetch and 7 GB on the disk, with the CUDA build of torch
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check

@@ -13,7 +13,7 @@ import yaml
 
 from glassbox.command import run
 from glassbox.config.settings import Settings
-from glassbox.config.storage import scratch_folder
+from glassbox.config.storage import root
 from glassbox.grid.side_study import SideStudy
 from params import composition
 
@@ -23,7 +23,7 @@ STAGES = ("settings", "prepare", "answers", "snapshot", "verify", "train", "comp
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     settings = Settings.model_validate(yaml.safe_load(composition(Path("conf"), ["scale=demo"])))
-    folder = scratch_folder(settings.storage) / "demo"
+    folder = root() / ".glassbox" / "demo"
     SideStudy(folder).run(settings, STAGES, planned=False)
     print(f'The demo\'s runs: mlflow ui --backend-store-uri "sqlite:///{(folder / "mlflow.db").as_posix()}"')
 

@@ -52,7 +52,7 @@ def test_every_file_that_can_be_selected_says_what_it_is(found: dict[str, list[E
         ("weights.hidden", "2.0", "number or curve", "conf/distill, compare"),
         ("engine.workers", "null", "whole number above 0 or null", "train"),
         ("prepare.tasks.TASK.train", "null", "whole number above 0 or null", "prepare, compare"),
-        ("distill.GROUP.positions", None, "answer, all for each of: task, logits, hidden, attention", "train"),
+        ("distill.GROUP.shuffled_share", "1.0", "number above 0 to 1", "train"),
     ],
 )
 def test_a_key_has_its_default_its_values_and_its_readers(

@@ -22,6 +22,10 @@ MANY_CUT_OFF = 0.05  # of a task's answers
 USUAL_SHARES = (0.01, 0.9)  # of a component in the gradient; outside, the group is hardly what its name says
 CHANGED = "plan changed after the data: exploratory"
 NO_PLAN = "no plan: exploratory"
+OTHER_TASKS = (
+    "Exploratory: conf/analysis.yaml names none of these tasks. Its questions are asked of them all the same; seeds "
+    "and groups that it holds for other tasks are not missing here."
+)
 SEEN = "exploratory: these seeds' scores were known when the plan was made"
 
 
@@ -57,6 +61,20 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
         found.append(
             f"Incomplete: {len(selection.missing)} trials are missing ({missing}). Means are over what there is."
         )
+    if not plan.derived and set(plan.tasks) == set(plan.unplanned):
+        found.append(OTHER_TASKS)
+    else:
+        found += _beside_the_plan(plan, selection)
+    if plan_state(plan, selection) == CHANGED:
+        found.append(_changed_plan(plan, selection))
+    if seen := _seen(plan, selection.trials):
+        found.append(f"E{SEEN[1:]}: {', '.join(map(str, seen))}.")
+    return found
+
+
+def _beside_the_plan(plan: Plan, selection: Selection) -> list[str]:
+    """What the plan holds and did not run, and what ran and it does not hold."""
+    found = []
     left_out = [f"seed {seed}" for seed in plan.seeds if seed not in selection.seeds]
     left_out += [f"group {group}" for group in selection.absent_groups if group in plan.groups]
     left_out += [name for name in selection.gaps if name.rsplit("/", 1)[0] in plan.groups]
@@ -71,10 +89,6 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
             f"Beyond the plan, exploratory: it does not hold the groups {', '.join(others)}. Each is compared with "
             "black_box, a shuffled one with its original (family `exploratory`)."
         )
-    if plan_state(plan, selection) == CHANGED:
-        found.append(_changed_plan(plan, selection))
-    if seen := _seen(plan, selection.trials):
-        found.append(f"E{SEEN[1:]}: {', '.join(map(str, seen))}.")
     return found
 
 

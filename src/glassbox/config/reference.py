@@ -97,6 +97,8 @@ def _values(node: Schema) -> str:
     if "propertyNames" in node:
         return f"{_values(node['additionalProperties'])} for each of: {_values(node['propertyNames'])}"
     kind = node.get("type", "number or curve")
+    if "prefixItems" in node:
+        return f"[{', '.join(_values(place) for place in node['prefixItems'])}]"
     if kind == "array":
         return f"a list of: {_values(node['items'])}"
     kind, bounds = str(kind), [f"{word} {node[sign]:g}" for sign, word in _BOUNDS.items() if sign in node]

@@ -73,9 +73,16 @@ def checks_beforehand(settings: Settings, root: Path, tasks_folder: Path) -> lis
         few = first_look(settings, samples_of(settings, tasks_folder)["test"])
         scores = first_scores(settings, few)
         planned = plan_or_derived(CONF_FOLDER, settings).tasks
-        chance = {task: planned[task].chance if task in planned else own for task, own in chance_levels(few).items()}
+        texts = {task for task, each in settings.prepare.tasks.items() if each.text}
+        chance = {
+            task: None if task in texts else planned[task].chance if task in planned else own
+            for task, own in chance_levels(few).items()
+        }
         doubts = teacher_notes(scores, chance, Counter(sample.task for sample in few), {})
-        shown = ", ".join(f"{task} {100 * score:.0f} %" for task, score in scores["teacher"].items())
+        shown = ", ".join(
+            f"{task} {score:.4g}" if task in texts else f"{task} {100 * score:.0f} %"
+            for task, score in scores["teacher"].items()
+        )
         told = f"its score on {len(few)} test questions: {shown}"
         return f"WARNING: {told}. {' '.join(doubts)}" if doubts else told
 
