@@ -1,6 +1,11 @@
 # `make` or `make help` lists the targets. Another interpreter: make setup PYTHON=/path/to/python3.11
-PYTHON ?= python3.11
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13; do $$each -c '' 2> /dev/null && echo $$each && break; done)
+# Another build of torch: make setup TORCH=cpu, TORCH=cuda; without a choice, cuda where there is an NVIDIA GPU
+TORCH ?= $(shell nvidia-smi > /dev/null 2>&1 && echo cuda || echo cpu)
+SIZE_cpu := about 0.7 GB to fetch and 2.4 GB on the disk, with the CPU build of torch
+SIZE_cuda := about 3 GB to fetch and 7 GB on the disk, with the CUDA build of torch
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
@@ -11,17 +16,26 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan preflight study study-scratch test test-slow long lint types params ui archive bench clean
+.PHONY: help setup demo plan preflight study study-scratch test test-slow long lint types params docs ui archive bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-13s %s\n", $$1, $$2}'
 
 setup: .venv/ready ## Make .venv with the pinned dependencies
 
+# The registry's own torch is the CUDA build on Linux: the CPU build is taken from PyTorch's index, where it is reached
 .venv/ready: requirements.txt
+	@[ -n "$(PYTHON)" ] || { echo "make: no Python 3.11, 3.12 or 3.13 here; name one: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version): $(SIZE_$(TORCH))"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	@[ $(TORCH) != cpu ] || $(BIN)/python -c "import torch" 2> /dev/null || \
+		$(PIP) --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu "$$(grep '^torch==' requirements.txt)" || \
+		echo "PyTorch's index is not reached; the registry's own build of torch is taken"
+	$(PIP) -r requirements.txt
 	touch $@
+
+demo: setup ## Try the whole path in two minutes: two groups, two seeds, a report in .glassbox/demo
+	python src/demo.py
 
 plan: setup ## Say what the study will need: disk, memory, time; refuse what cannot fit
 	python src/plan.py
@@ -54,6 +68,10 @@ types: setup ## Check types
 
 params: setup ## Compose conf/ into params.yaml
 	python src/params.py
+
+docs: setup ## Write docs/settings.md from the settings' models, conf/ and dvc.yaml
+	python src/settings.py --markdown > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
 
 ui: setup ## Open MLflow's pages on every run
 	mlflow ui

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -10,6 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from glassbox.command import run
+from glassbox.config.problems import every_key, nearest
+from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 
 CONF = Path("conf")
@@ -24,6 +27,25 @@ def composition(conf: Path, overrides: list[str]) -> str:
     return OmegaConf.to_yaml(configuration)
 
 
+def refusal(error: HydraException) -> str:
+    """One sentence for what cannot be composed: the name that is not there, and the nearest that is."""
+    reason = str(error).strip().splitlines()[0]
+    missing = re.search(r"'(distill|scale|pretrain)/([^']+)'", reason)
+    unknown = re.search(r"Could not override '([^']+)'", reason)
+    if missing:
+        folder, name = missing.groups()
+        near = nearest(name, known := sorted(path.stem for path in (CONF / folder).glob("*.yaml")))
+        hint = f"the nearest is `{near}`" if near else f"there are {', '.join(known)}"
+        return (
+            f"{CONF}/{folder}/{name}.yaml does not exist; {hint}. `python src/settings.py --list {folder}=` says more."
+        )
+    if unknown:
+        near = nearest(unknown[1], list(every_key(Settings)))
+        hint = f"the nearest is `{near}`" if near else "`python src/settings.py --list` prints all"
+        return f"there is no setting `{unknown[1]}`; {hint}."
+    return f"{reason}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -34,7 +56,7 @@ def main() -> None:
         text = composition(CONF, overrides)
     except HydraException as error:
         raise GlassboxError(
-            f"conf/ cannot be composed with {' '.join(overrides)}; {PARAMS} is as it was. {error}"
+            f"conf/ cannot be composed with {' '.join(overrides)}; {PARAMS} is as it was. {refusal(error)}"
         ) from error
     PARAMS.write_text(text, encoding="utf-8", newline="\n")
     print(f"{PARAMS}: composed of {CONF}/{''.join(f' {each}' for each in overrides)}")

@@ -4,6 +4,8 @@ data/inputs holds the digests of the local models and data files that the settin
 changes under the same name; it is why this stage always runs. Bad settings stop a study before an output is removed.
 MLflow's store is made here, once, before trials could open it side by side, and tried as trials will use it: a wrong
 password, a server that is away or a full bucket is told now.
+
+`--list [WORD]` prints the settings, groups, tasks and scales instead, or those that have WORD in name or description.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from glassbox.command import run
 from glassbox.comparison.plan import check_plan
@@ -34,10 +37,37 @@ def refuse_scarce_files(settings: Settings, path: str) -> None:
         raise GlassboxError(refusal(path, problems))
 
 
+def entries() -> dict[str, list[Any]]:
+    """What there is to set, by its kind."""
+    import yaml
+
+    from glassbox.config.reference import file_entries, settings_entries, task_entries
+    from glassbox.tasks import gsm8k, mmlu, sst2
+    from params import composition
+
+    composed = yaml.safe_load(composition(CONF, []))
+    meanings = {module.TASK: str(module.__doc__).partition(": ")[2] for module in (sst2, mmlu, gsm8k)}
+    return {
+        "settings": settings_entries(composed, Path("dvc.yaml")),
+        "tasks": task_entries(composed, meanings),
+        "groups": file_entries(CONF, "distill"),
+        "scales": file_entries(CONF, "scale"),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
-    path = parser.parse_args().params
+    parser.add_argument("--list", nargs="?", const="", metavar="WORD", help="print what there is to set, and end")
+    parser.add_argument("--markdown", action="store_true", help="print docs/settings.md, and end")
+    arguments = parser.parse_args()
+    if arguments.markdown or arguments.list is not None:
+        from glassbox.config.reference import listing, page
+
+        found = entries()
+        print(page(**found), end="") if arguments.markdown else print(listing(sum(found.values(), []), arguments.list))
+        return
+    path = arguments.params
     settings = load_settings(path)
     refuse_scarce_files(settings, path)
     check_plan(CONF, settings)

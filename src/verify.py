@@ -35,15 +35,16 @@ def teacher_worth(settings: Settings, report: dict[str, Any]) -> list[str]:
     """A sentence for each task on which this teacher has little to teach, before anything trains."""
     from glassbox.comparison.notes import teacher_notes
     from glassbox.comparison.plan import plan_or_derived
-    from glassbox.tasks.sample import METRICS
+    from glassbox.tasks.sample import METRICS, chance_levels
     from glassbox.tasks.splits import read_split
 
-    questions = Counter(sample.task for sample in read_split(TASKS_FOLDER, "test"))
+    samples = read_split(TASKS_FOLDER, "test")
+    questions = Counter(sample.task for sample in samples)
     planned = plan_or_derived(CONF_FOLDER, settings).tasks
     texts = {task for task, each in settings.prepare.tasks.items() if each.text}
     chance = {
-        task: None if task in texts else planned[task].chance if task in planned else 0.0
-        for task in settings.prepare.tasks
+        task: None if task in texts else planned[task].chance if task in planned else own
+        for task, own in chance_levels(samples).items()
     }
     roles = {"teacher": report["teacher_scores"], "initial_student": report["student_scores"]}
     scores = {

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from glassbox import tracking
 from glassbox.command import run
 from glassbox.comparison.costs import group_cost, unequal_load
 from glassbox.comparison.learning_curves import learning_curves
+from glassbox.comparison.notes import unscored_notes
 from glassbox.comparison.results import rounded
 from glassbox.comparison.study import Comparison, results_of
 from glassbox.report import report
@@ -51,6 +53,17 @@ def test_what_a_trial_recorded_is_in_its_row(results: dict[str, Any]) -> None:
         row["digests"] == {**content["digests"], "answers": None, "label_rank": None}
         and row["peak_memory_bytes"] == 700_000_002
     )
+
+
+def test_exact_ties_and_many_answers_that_were_cut_off_are_told(in_compared_folder: Path) -> None:
+    trial = read_manifest(in_compared_folder / "runs" / "combined" / "2.json")
+    questions = {"mmlu": 100, "gsm8k": 100}
+    few = replace(trial, metrics={**trial.metrics, "test/ties_mmlu": 4.0, "test/cut_off_gsm8k": 5.0})
+    (said,) = unscored_notes([few, trial], questions)
+    ties = "On mmlu, up to 4 of 100 answers of a student are exact ties, which count as wrong"
+    assert said == f"{ties} (2.0 on average over 2 trials)."
+    many = replace(trial, metrics={**trial.metrics, "test/cut_off_gsm8k": 6.0})
+    assert "up to 6 of 100 answers of a student ran into evaluation.max_new" in unscored_notes([many], questions)[0]
 
 
 def test_tasks_say_what_the_plan_and_the_questions_say(results: dict[str, Any]) -> None:

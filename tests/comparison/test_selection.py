@@ -14,6 +14,7 @@ import studies
 import yaml
 
 from glassbox import tracking
+from glassbox.comparison import notes
 from glassbox.comparison.plan import check_plan, planned_weights, read_plan
 from glassbox.comparison.selection import Selection, select_trials
 from glassbox.comparison.study import compare_study, results_of
@@ -538,6 +539,8 @@ def test_questions_of_each_task_are_asked_of_a_task_that_the_plan_does_not_name(
     results = compare(store, study_of_own_task(store))
     f1 = [row for row in results["contrasts"] if row["id"] == "F1"]
     assert [(row["tasks"], row["status"]) for row in f1] == [({"mine": 1.0}, "run")]
+    assert results["banners"][0] == notes.OTHER_TASKS
+    assert not any("plan also holds" in banner for banner in results["banners"])
     assert f1[0]["equivalence"]["margin"] == 0.02
     assert results["answers"][0]["sentences"][0].startswith("On mine, black_box - sft is")
     assert any("does not name mine" in note and "default margin of 2 points" in note for note in results["notes"])

@@ -12,6 +12,7 @@ import yaml
 
 import params
 from glassbox.config.settings import Settings, load_settings
+from glassbox.errors import GlassboxError
 from params import composition
 
 ROOT = Path(__file__).parents[2]
@@ -183,3 +184,26 @@ def test_every_default_stands_in_one_place() -> None:
             fields = model.model_fields
             twice += [f"{section}.{key}" for key in keys if not fields[key].is_required()]
     assert twice == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("distill=black_bx", "conf/distill/black_bx.yaml does not exist; the nearest is `black_box`"),
+        ("distill=[sft,blackbox]", "conf/distill/blackbox.yaml does not exist; the nearest is `black_box`"),
+        ("scale=papr", "conf/scale/papr.yaml does not exist; the nearest is `paper`"),
+        ("scale=zzz", "there are demo, embedded, faithful, files, mine, paper, scratch"),
+        ("weights.hiden=3", "there is no setting `weights.hiden`; the nearest is `weights.hidden`"),
+        ("weights.hidden", "is as it was. "),
+    ],
+)
+def test_a_name_that_is_not_there_is_a_sentence_with_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, said: str
+):
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["params.py", override])
+    with pytest.raises(GlassboxError) as refused:
+        params.main()
+    assert said in str(refused.value) and len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "params.yaml").exists()

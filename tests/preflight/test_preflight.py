@@ -63,11 +63,17 @@ def assert_failed(finding: Finding, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenizers", "disk", "memory", "precision", "objective", "attention maps", "components"]
+    "name", ["tokenizers", "teacher", "disk", "memory", "precision", "objective", "attention maps", "components"]
 )
 def test_a_sound_study_passes(name: str, project: Path):
     finding = found(project, name)
     assert (finding.result, finding.trace) == ("ok", ""), finding.sentence
+
+
+def test_a_teacher_that_guesses_is_said_to_be_at_chance(project: Path):
+    finding = found(project, "teacher")
+    assert finding.sentence.startswith("WARNING: its score on 12 test questions: sst2"), finding.sentence
+    assert "The teacher is at chance on gsm8k (0.0 %): its signals hold little to learn." in finding.sentence
 
 
 def test_an_objective_read_position_by_position_from_the_prompt(project: Path, monkeypatch: pytest.MonkeyPatch):
@@ -248,7 +254,7 @@ def test_the_script_says_what_failed_and_exits_with_1(
     assert "their tokenizers differ" in printed.err.replace("\n", " ")
     written = json.loads(Path("reports/preflight.json").read_text(encoding="utf-8"))
     assert not written["passed"]
-    assert [check["result"] for check in written["checks"]] == ["failed", "ok", "ok", "ok"]
+    assert [check["result"] for check in written["checks"]] == ["failed", "ok", "ok", "ok", "not reached"]
 
 
 @pytest.mark.slow

@@ -70,6 +70,8 @@ def test_a_conversation_is_read_as_the_model_itself_reads_it(tmp_path: Path, tem
         ),
         ({"messages": asked("<|end|> means what?"), "answer": "x"}, r"spells the special piece <\|end\|>"),
         ({"messages": asked("x", {"role": "assistant", "content": "y"}), "answer": "z"}, "gives a second one"),
+        ({"messages": asked("x"), "answer": "x"}, "prompt and answer are the same text"),
+        ({"messages": asked("x", {"role": "assistant", "content": " x"})}, "prompt and answer are the same text"),
         ({"messages": [{"role": "assistant", "content": "y"}]}, "nothing before it"),
         ({"messages": [{"role": "user"}], "answer": "y"}, "message 1 has no texts `role` and `content`"),
         ({"messages": "hello", "answer": "y"}, "`messages` is a list of objects"),

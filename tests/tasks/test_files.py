@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -14,7 +15,16 @@ import sections
 from glassbox.config.settings import TaskFields, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import hub
-from glassbox.tasks.files import Found, pools, read_gsm8k_jsonl, read_jsonl, read_mmlu_csv, read_sst2_tsv, scarce
+from glassbox.tasks.files import (
+    Found,
+    contradictions,
+    pools,
+    read_gsm8k_jsonl,
+    read_jsonl,
+    read_mmlu_csv,
+    read_sst2_tsv,
+    scarce,
+)
 from glassbox.tasks.mapping import mapped
 from glassbox.tasks.pools import Drawn
 from glassbox.tasks.rows import no_template, sample_of
@@ -98,6 +108,17 @@ def test_an_unreadable_question_names_its_file_and_line(write: WriteText, line: 
         samples_of(read_mmlu_csv(path))
 
 
+@pytest.mark.parametrize("line", [" ,w,x,y,z,A", "Which?,w,,y,z,A"])
+def test_an_empty_question_or_option_is_refused(write: WriteText, line: str) -> None:
+    with pytest.raises(GlassboxError, match=r"val\.csv, line 2: the question or an option is empty"):
+        list(read_mmlu_csv(write("val.csv", f"First?,w,x,y,z,A\n{line}\n")))
+
+
+def test_a_long_question_is_one_field(write: WriteText) -> None:
+    (sample,) = samples_of(read_mmlu_csv(write("val.csv", f'"{"long, " * 30_000}?",w,x,y,z,A\n')))
+    assert len(sample.prompt) > 180_000
+
+
 def test_gsm8k_is_read_from_its_json_lines(write: WriteText) -> None:
     path = write("train.jsonl", json_lines({"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}) + "\n")
     (sample,) = samples_of(read_gsm8k_jsonl(path))
@@ -111,6 +132,8 @@ def test_gsm8k_is_read_from_its_json_lines(write: WriteText) -> None:
         ("[1]", "one JSON object per line"),
         ('{"question": "1+1?"}', r"`answer` is missing or no text; the keys are \['question'\]"),
         ('{"question": "1+1?", "answer": "two"}', "ends in '#### number'"),
+        ('{"question": "cut \\ud83d", "answer": "#### 2"}', r"`question` holds half a surrogate pair, .ud83d"),
+        ('{"question": "1\\u00001", "answer": "#### 2"}', "`question` holds a NUL"),
     ],
 )
 def test_an_unreadable_problem_names_its_line_and_why(write: WriteText, line: str, why: str) -> None:
@@ -174,7 +197,14 @@ def test_a_line_that_is_no_utf8_names_file_line_byte_and_the_way_out(tmp_path: P
 
 @pytest.mark.parametrize(
     ("encoding", "why"),
-    [("utf-16", "the file is UTF-16"), ("utf-32", "the file is UTF-32"), ("utf-16-le", "it holds a NUL byte")],
+    [
+        ("utf-16", "the file is UTF-16 and not"),
+        ("utf-32", "the file is UTF-32 and not"),
+        ("utf-16-le", "it holds a NUL byte .* UTF-16LE without its mark .*iconv -f UTF-16LE"),
+        ("utf-16-be", "it holds a NUL byte .* UTF-16BE without"),
+        ("utf-32-le", "it holds a NUL byte .* UTF-32LE without"),
+        ("utf-32-be", "it holds a NUL byte .* UTF-32BE without"),
+    ],
 )
 def test_a_file_in_another_unicode_is_named(tmp_path: Path, encoding: str, why: str) -> None:
     path = tmp_path / "new.jsonl"
@@ -183,6 +213,44 @@ def test_a_file_in_another_unicode_is_named(tmp_path: Path, encoding: str, why: 
         list(read_jsonl(path))
     with pytest.raises(GlassboxError, match=f"line 1: {why}"):
         list(scarce({"echo": same_file("jsonl", path)}))
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [(gzip.compress(b'{"prompt": "p"}\n'), "gzip"), (b"PAR1\x15\x04", "Parquet"), (b"PK\x03\x04\n", "a ZIP archive")],
+)
+def test_a_file_that_is_no_text_is_named_by_its_format(tmp_path: Path, content: bytes, name: str) -> None:
+    path = tmp_path / "new.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(GlassboxError, match=f"new.jsonl, line 1: the file is {name}.* and no text. Unpack or convert"):
+        list(read_jsonl(path))
+
+
+def test_a_folder_in_place_of_a_file_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GlassboxError, match=r"cannot be read \(Is a directory\)\. Name a text file"):
+        pools("echo", same_file("jsonl", tmp_path))
+
+
+def test_marks_of_joined_files_are_no_text(tmp_path: Path) -> None:
+    path, reviews = tmp_path / "new.jsonl", tmp_path / "dev.tsv"
+    rows = [json_lines({"prompt": prompt, "answer": "y"}).encode("utf-8-sig") for prompt in "pq"]
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(rows))
+    reviews.write_bytes(b"\xef\xbb\xbfsentence\tlabel\n\xef\xbb\xbffine\t1\n")
+    assert [found.sample.prompt for found in read_jsonl(path)] == ["p", "q"]
+    assert [found.sample.prompt for found in read_sst2_tsv(reviews)] == ["Review: fine\nSentiment:"]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"prompt": "p", "prompt": "q", "answer": "y"}', "the key 'prompt' stands there twice"),
+        (f'{{"prompt": "p", "answer": {"9" * 5000}}}', "Exceeds the limit .* integer string conversion"),
+        (f'{{"prompt": "p", "answer": "y", "x": {"[" * 100_000}', "nested too deeply"),
+    ],
+)
+def test_json_that_means_nothing_certain_is_refused(write: WriteText, line: str, why: str) -> None:
+    with pytest.raises(GlassboxError, match=rf"new\.jsonl, line 1: .*{why}.*\. Correct the line"):
+        list(read_jsonl(write("new.jsonl", f"{line}\n")))
 
 
 def test_a_mark_line_ends_of_windows_and_blank_lines_change_nothing(tmp_path: Path) -> None:
@@ -234,6 +302,13 @@ def test_a_prompt_with_two_answers_is_named_with_both_lines(write: WriteText) ->
     assert "new.jsonl, line 3: the prompt of line 1 has another answer here ('y' there, 'n' here)" in said
 
 
+def test_rows_of_the_hub_are_named_as_rows() -> None:
+    samples = [sample_of({"prompt": "p", "answer": answer}, no_template) for answer in "yn"]
+    found = (Found(Path("owner/name/train"), number, sample) for number, sample in enumerate(samples))
+    (said,) = contradictions(found, "row")
+    assert said.startswith("owner/name/train, row 1: the prompt of row 0 has another answer here ('y' there, 'n' here)")
+
+
 def test_prompts_alone_are_training_samples_and_no_others(write: WriteText) -> None:
     prompts = write("prompts.jsonl", json_lines(*({"prompt": f"{n}?"} for n in range(4))))
     answered = write("answered.jsonl", json_lines(*({"prompt": f"{n}!", "answer": "y"} for n in range(4))))
@@ -270,6 +345,27 @@ def test_an_answer_names_its_choice_by_text_place_or_letter(answer: object, gold
     assert sample_of(mapped({"text": "good", "label": answer}, fields), no_template).gold == gold
     with pytest.raises(ValueError, match="the answer 7 is none of the choices"):
         mapped({"text": "good", "label": 7}, fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "why"),
+    [
+        ({"choices": "options", "answer": "key"}, {"options": "yes, no", "key": 0}, "`options` serves as choices and"),
+        ({"choices": "options", "answer": "key"}, {"options": 2, "key": 0}, "holds no list, but 2"),
+        (
+            {"choices": ["a", "b"], "answer": "key", "labels": "names"},
+            {"key": 0, "names": 3},
+            "`names` serves as labels",
+        ),
+        ({"answer": "key"}, {"key": 3}, r"`key` holds the number 3; answer: '{key}' in `fields` reads it as a text"),
+    ],
+)
+def test_columns_of_another_kind_are_named(
+    write: WriteText, fields: dict[str, object], row: dict[str, object], why: str
+) -> None:
+    path = write("new.jsonl", json_lines({"text": "p", **row}))
+    with pytest.raises(GlassboxError, match=f"line 1: .*{why}"):
+        list(read_jsonl(path, fields=TaskFields.model_validate({"prompt": "text", **fields})))
 
 
 def test_a_task_has_choices_on_every_line_or_on_none(write: WriteText) -> None:

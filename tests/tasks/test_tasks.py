@@ -13,7 +13,15 @@ from glassbox.config.settings import TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
 from glassbox.tasks.pools import Drawn, Pool, draw, requests
-from glassbox.tasks.sample import Sample, assign, extract_number, is_correct_generation, make_sample, metric_name
+from glassbox.tasks.sample import (
+    Sample,
+    assign,
+    chance_levels,
+    extract_number,
+    is_correct_generation,
+    make_sample,
+    metric_name,
+)
 from glassbox.tasks.splits import read_split, tasks_digest, write_splits
 
 WORKED = "She buys 2*3=<<2*3=6>>6 eggs.\nThat costs 6*200=$<<6*200=1200>>1,200.\n#### 1,200"
@@ -21,6 +29,12 @@ WORKED = "She buys 2*3=<<2*3=6>>6 eggs.\nThat costs 6*200=$<<6*200=1200>>1,200.\
 
 def text_sample(number: int, answer: str = "yes") -> Sample:
     return make_sample("toy", "unassigned", f"Question {number}:", f" {answer}", (), answer)
+
+
+def test_guessing_is_right_as_often_as_there_are_choices() -> None:
+    two, four = ((" a", " b"), (" a", " b", " c", " d"))
+    samples = [make_sample("m", "test", f"{len(choices)}", " a", choices, " a") for choices in (two, four)]
+    assert chance_levels([*samples, make_sample("g", "test", "p", " a", (), "a")]) == {"m": 0.375, "g": 0.0}
 
 
 def test_a_review_ends_in_the_label_word() -> None:

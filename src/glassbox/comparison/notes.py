@@ -18,9 +18,14 @@ from glassbox.tracking.manifest import TrialRecord
 AS_PLANNED = "as planned"
 FAINT = 0.05  # share of the gradient under which a signal is named beside every answer about it
 SURE_OF_LABELS = 0.98
+MANY_CUT_OFF = 0.05  # of a task's answers
 USUAL_SHARES = (0.01, 0.9)  # of a component in the gradient; outside, the group is hardly what its name says
 CHANGED = "plan changed after the data: exploratory"
 NO_PLAN = "no plan: exploratory"
+OTHER_TASKS = (
+    "Exploratory: conf/analysis.yaml names none of these tasks. Its questions are asked of them all the same; seeds "
+    "and groups that it holds for other tasks are not missing here."
+)
 SEEN = "exploratory: these seeds' scores were known when the plan was made"
 
 
@@ -56,6 +61,20 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
         found.append(
             f"Incomplete: {len(selection.missing)} trials are missing ({missing}). Means are over what there is."
         )
+    if not plan.derived and set(plan.tasks) == set(plan.unplanned):
+        found.append(OTHER_TASKS)
+    else:
+        found += _beside_the_plan(plan, selection)
+    if plan_state(plan, selection) == CHANGED:
+        found.append(_changed_plan(plan, selection))
+    if seen := _seen(plan, selection.trials):
+        found.append(f"E{SEEN[1:]}: {', '.join(map(str, seen))}.")
+    return found
+
+
+def _beside_the_plan(plan: Plan, selection: Selection) -> list[str]:
+    """What the plan holds and did not run, and what ran and it does not hold."""
+    found = []
     left_out = [f"seed {seed}" for seed in plan.seeds if seed not in selection.seeds]
     left_out += [f"group {group}" for group in selection.absent_groups if group in plan.groups]
     left_out += [name for name in selection.gaps if name.rsplit("/", 1)[0] in plan.groups]
@@ -70,10 +89,6 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
             f"Beyond the plan, exploratory: it does not hold the groups {', '.join(others)}. Each is compared with "
             "black_box, a shuffled one with its original (family `exploratory`)."
         )
-    if plan_state(plan, selection) == CHANGED:
-        found.append(_changed_plan(plan, selection))
-    if seen := _seen(plan, selection.trials):
-        found.append(f"E{SEEN[1:]}: {', '.join(map(str, seen))}.")
     return found
 
 
@@ -209,6 +224,22 @@ def teacher_notes(
                 f"The teacher gives the training labels of {task} a mean probability of {probability:.4f}: where "
                 "samples have their label, its logits at the answer say hardly more."
             )
+    return found
+
+
+def unscored_notes(trials: Sequence[TrialRecord], questions: Mapping[str, int]) -> list[str]:
+    """A sentence for each task on which students tied exactly, or many of their answers were cut off."""
+    kinds = {
+        "ties": (0.0, "are exact ties, which count as wrong"),
+        "cut_off": (MANY_CUT_OFF, "ran into evaluation.max_new_tokens without an end"),
+    }
+    found = []
+    for task, n in questions.items():
+        for kind, (least, told) in kinds.items():
+            counts = [trial.metrics.get(f"test/{kind}_{task}", 0.0) for trial in trials if trial.finished]
+            if counts and max(counts) > least * n:
+                mean = f"{sum(counts) / len(counts):.1f} on average over {len(counts)} trials"
+                found.append(f"On {task}, up to {max(counts):.0f} of {n} answers of a student {told} ({mean}).")
     return found
 
 

@@ -80,6 +80,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
             *notes.notes(plan, settings.scale, selection, checked),
             *_teacher_notes(study),
             *study.gate.get("teacher_notes", ()),
+            *notes.unscored_notes(selection.trials, _questions(study)),
         ],
         "integrity": checked,
         "source_run_ids": sorted(trial.run_id for trial in selection.trials),
@@ -102,10 +103,13 @@ def _with_faint_components(
 
 
 def _teacher_notes(study: Study) -> list[str]:
-    questions = {task: len(items.ids) for task, items in study.evidence.items.items()}
     chance = {task: planned.chance for task, planned in study.plan.tasks.items()}
     known = references(study.gate, study.metrics)
-    return notes.teacher_notes(known, chance, questions, study.gate.get("label_probability", {}))
+    return notes.teacher_notes(known, chance, _questions(study), study.gate.get("label_probability", {}))
+
+
+def _questions(study: Study) -> dict[str, int]:
+    return {task: len(items.ids) for task, items in study.evidence.items.items()}
 
 
 def rounded(value: Any) -> Any:

@@ -18,15 +18,17 @@ Asked = Literal["attention", "layers", "relations"]
 class Component:
     """What a component needs.
 
-    letter: its mark in `show_batch`. reads: signals of the snapshot (SIGNAL_COLUMNS of snapshot/schema.py), which come
-    from another sample where the component is shuffled. truncated: what it reads instead under `logits_target: topk`.
-    stored: the entry of snapshot.positions that says how far these signals reach (None: always at all positions), or
-    "experts", which are stored at answer positions alone. files: what it reads beside them, "head", "channels",
-    "experts" (the gate) or, drawn at every step, "negatives". of_logits: it is computed from the student's logits.
-    asks: what it needs of the student's forward pass. projects: a projector is trained with the student.
+    meaning: what its loss is, as docs/settings.md says it. letter: its mark in `show_batch`. reads: signals of the
+    snapshot (SIGNAL_COLUMNS of snapshot/schema.py), which come from another sample where the component is shuffled.
+    truncated: what it reads instead under `logits_target: topk`. stored: the entry of snapshot.positions that says
+    how far these signals reach (None: always at all positions), or "experts", which are stored at answer positions
+    alone. files: what it reads beside them, "head", "channels", "experts" (the gate) or, drawn at every step,
+    "negatives". of_logits: it is computed from the student's logits. asks: what it needs of the student's forward
+    pass. projects: a projector is trained with the student.
     """
 
     letter: str
+    meaning: str = ""
     reads: tuple[str, ...] = ()
     truncated: tuple[str, ...] = ()
     stored: Literal["hidden", "attention", "experts"] | None = None
@@ -46,16 +48,62 @@ class Component:
 
 
 COMPONENTS: dict[str, Component] = {
-    "task": Component("T", of_logits=True),
-    "logits": Component("L", reads=("hidden",), truncated=("topk",), stored="hidden", files=("head",), of_logits=True),
-    "hidden": Component("H", reads=("hidden",), stored="hidden", files=("channels",), projects=True),
-    "attention": Component("A", reads=("attention",), stored="attention", asks=("attention",)),
-    "layers": Component(
-        "Y", reads=("hidden", "layers"), stored="hidden", files=("channels",), asks=("layers",), projects=True
+    "task": Component("T", "the cross-entropy on the labels", of_logits=True),
+    "logits": Component(
+        "L",
+        "the KL divergence from the teacher's logits",
+        reads=("hidden",),
+        truncated=("topk",),
+        stored="hidden",
+        files=("head",),
+        of_logits=True,
     ),
-    "relations": Component("R", reads=("relations",), asks=("relations",)),
-    "contrastive": Component("C", reads=("hidden",), stored="hidden", files=("channels", "negatives"), projects=True),
-    "mixture": Component("M", reads=("experts",), stored="experts", files=("head", "experts"), of_logits=True),
+    "hidden": Component(
+        "H",
+        "the distance between the final layer's hidden states",
+        reads=("hidden",),
+        stored="hidden",
+        files=("channels",),
+        projects=True,
+    ),
+    "attention": Component(
+        "A",
+        "the distance between the final layer's attention maps",
+        reads=("attention",),
+        stored="attention",
+        asks=("attention",),
+    ),
+    "layers": Component(
+        "Y",
+        "the distance between the hidden states of the layers that objective.layer_map pairs",
+        reads=("hidden", "layers"),
+        stored="hidden",
+        files=("channels",),
+        asks=("layers",),
+        projects=True,
+    ),
+    "relations": Component(
+        "R",
+        "the distance between the relations of queries, keys and values",
+        reads=("relations",),
+        asks=("relations",),
+    ),
+    "contrastive": Component(
+        "C",
+        "the contrast of a sample's final hidden states with those of other samples",
+        reads=("hidden",),
+        stored="hidden",
+        files=("channels", "negatives"),
+        projects=True,
+    ),
+    "mixture": Component(
+        "M",
+        "the KL divergence from the teacher's logits with the experts of its last layer mixed anew",
+        reads=("experts",),
+        stored="experts",
+        files=("head", "experts"),
+        of_logits=True,
+    ),
 }
 SIGNALS = tuple(name for name, component in COMPONENTS.items() if component.reads)
 """The components that compare teacher and student token by token; each can be shuffled."""

@@ -78,6 +78,8 @@ def problem_of(error: ErrorDetails, model: type[BaseModel]) -> Problem:
     if location[-1] == _KEY:
         why = "a name begins with a letter and holds letters, digits and underscores only"
         return Problem(dotted(location[:-1]), why, "choose another name in conf/", None, False)
+    if error["type"] in ("tuple_type", "list_type") and not isinstance(value, Mapping | list):
+        return Problem(path, "a list was expected", f"-S '{path}=[{value}]', or correct it in conf/", value)
     return Problem(path, _lower_first(error["msg"]), f"-S {path}=<another value>, or correct it in conf/", value)
 
 

@@ -5,6 +5,7 @@ Both are measured by the code that measures every trial's student.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,22 @@ from glassbox.tasks.splits import read_split
 from glassbox.tracking.items import marks
 
 LEAST_IN_FORMAT = 0.5
+
+
+def first_scores(settings: Settings, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Scores of `teacher` (without exemplars) and `initial_student` on a few samples, by task: a first look."""
+    student = settings.student.model_copy(update={"dtype": "float32"})
+    models = {
+        "teacher": (settings.teacher, 0),
+        "initial_student": (student, derived_seed(settings.seeds[0], "student")),
+    }
+    found = {}
+    for role, (model_settings, seed) in models.items():
+        model, tokenizer = _open(model_settings, seed)
+        scores = _evaluate(model, tokenizer, samples, settings).scores
+        found[role] = {score.task: score.value for score in scores.values()}
+        del model
+    return found
 
 
 def measure_student(settings: Settings, tasks_folder: Path) -> dict[str, float]:
@@ -97,7 +114,7 @@ def _open(model_settings: ModelSettings, seed: int) -> tuple[PreTrainedModel, Pr
 def _evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    samples: list[Sample],
+    samples: Sequence[Sample],
     settings: Settings,
     shots: int = 0,
     context: int | None = None,

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from glassbox.config.analysis_plan import PLAN
 from glassbox.config.inputs import absolute
 from glassbox.config.settings import Settings, StorageSettings
 from glassbox.config.storage import root, scratch_folder
@@ -35,16 +36,20 @@ class SideStudy:
 
     folder: Path
 
-    def run(self, settings: Settings) -> None:
-        """Every stage that trains these settings; what the folder holds of them already is not made again."""
+    def run(self, settings: Settings, stages: Sequence[str] = STAGES, *, planned: bool = True) -> None:
+        """Every stage that trains these settings; what the folder holds of them already is not made again.
+
+        `planned`: whether the repository's plan of the analysis holds there too.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         here = absolute(settings).model_copy(update={"storage": OWN_STORE})
         content = yaml.safe_dump(here.model_dump(mode="json"), sort_keys=False)
         (self.folder / "params.yaml").write_text(content, encoding="utf-8")
-        shutil.copytree(root() / "conf", self.folder / "conf", dirs_exist_ok=True)
+        left_out = None if planned else shutil.ignore_patterns(PLAN)
+        shutil.copytree(root() / "conf", self.folder / "conf", ignore=left_out, dirs_exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         environment |= {"DVC_ROOT": str(self.folder.resolve()), "MLFLOW_DISABLE_TELEMETRY": "true"}
-        for stage in STAGES:
+        for stage in stages:
             command = [sys.executable, str(SCRIPTS / f"{stage}.py")]
             if code := subprocess.run(command, cwd=self.folder, env=environment, check=False).returncode:
                 raise GlassboxError(f"Stage {stage} in {self.folder} ended with exit code {code}; its reason is above.")

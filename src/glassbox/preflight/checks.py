@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from glassbox.comparison.notes import teacher_notes
 from glassbox.config.settings import Settings
 from glassbox.config.storage import TASKS_FOLDER, scratch_folder
 from glassbox.errors import DivergedError, GlassboxError
@@ -48,6 +49,13 @@ class Course:
 
     def stage(self, name: str, *options: str) -> None:
         self.lines[" ".join([name, *options])] = run_stage(name, *options)
+
+    def gate(self) -> str:
+        """The stage `verify`, and where the teacher is so sure of the labels that its logits say hardly more."""
+        self.stage("verify")
+        report = json.loads(Path("reports/snapshot.json").read_text(encoding="utf-8"))
+        sure = teacher_notes({"teacher": {}}, {}, {}, report.get("label_probability", {}))
+        return f"WARNING: {' '.join(sure)}" if sure else ""
 
     def prepared(self, group: str) -> Setup:
         with captured_output():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from glassbox.comparison.notes import teacher_notes
+from glassbox.comparison.plan import plan_or_derived
 from glassbox.config.settings import SPLITS, Settings
+from glassbox.config.storage import CONF_FOLDER
 from glassbox.errors import GlassboxError
+from glassbox.evaluation.references import first_scores
 from glassbox.models.context import refused_lengths
 from glassbox.models.tokenizers import tokens_are_shared
 from glassbox.preflight.checks import Course
@@ -19,10 +25,12 @@ from glassbox.preflight.memory import parameter_count, teacher_of
 from glassbox.preflight.rehearsal import rehearsal, samples_of
 from glassbox.preflight.workload import training_of, workload_of
 from glassbox.tasks.reading import sample_doubts
-from glassbox.tasks.sample import Sample, spread
+from glassbox.tasks.sample import Sample, chance_levels, spread
 
 BATCHES = 2
 QUESTIONS = 12
+CHOSEN = 64
+"""Questions with choices that the teacher is asked: at chance is told from 75 % where guessing gives 50."""
 
 
 def preflight(settings: Settings, root: Path, tasks_folder: Path, show: Callable[[Finding], None]) -> Findings:
@@ -61,7 +69,30 @@ def checks_beforehand(settings: Settings, root: Path, tasks_folder: Path) -> lis
         doubts = sample_doubts(settings, samples_of(settings, tasks_folder))
         return "WARNING: " + " ".join(doubts) if doubts else "every answer can be given, and is read whole"
 
-    return [Check("tokenizers", tokenizers), Check("samples", samples), Check("disk", disk), Check("memory", memory)]
+    def teacher() -> str:
+        few = first_look(settings, samples_of(settings, tasks_folder)["test"])
+        scores = first_scores(settings, few)
+        planned = plan_or_derived(CONF_FOLDER, settings).tasks
+        texts = {task for task, each in settings.prepare.tasks.items() if each.text}
+        chance = {
+            task: None if task in texts else planned[task].chance if task in planned else own
+            for task, own in chance_levels(few).items()
+        }
+        doubts = teacher_notes(scores, chance, Counter(sample.task for sample in few), {})
+        shown = ", ".join(
+            f"{task} {score:.4g}" if task in texts else f"{task} {100 * score:.0f} %"
+            for task, score in scores["teacher"].items()
+        )
+        told = f"its score on {len(few)} test questions: {shown}"
+        return f"WARNING: {told}. {' '.join(doubts)}" if doubts else told
+
+    return [
+        Check("tokenizers", tokenizers),
+        Check("samples", samples),
+        Check("disk", disk),
+        Check("memory", memory),
+        Check("teacher", teacher, ["tokenizers", "memory"]),
+    ]
 
 
 def _refuse(sentences: Iterable[str]) -> None:
@@ -80,7 +111,7 @@ def checks_of(course: Course) -> list[Check]:
         Check("student", course.student, ["settings"]),
         Check("answers", lambda: course.stage("answers"), ["settings"]),
         Check("capture", lambda: course.stage("snapshot"), ["settings", "answers"]),
-        Check("gate", lambda: course.stage("verify"), ["capture"]),
+        Check("gate", course.gate, ["capture"]),
         Check("precision", course.precision, ["answers", "capture"]),
         Check("objective", course.objective, ["answers", "capture"]),
         Check("attention maps", course.attention_maps, ["answers", "capture"]),
@@ -117,6 +148,17 @@ def longest_samples(settings: Settings, tasks_folder: Path) -> dict[str, list[Sa
     counts = {"train": BATCHES * settings.train.batch_size, "validation": QUESTIONS, "test": QUESTIONS}
     every = samples_of(settings, tasks_folder)
     return {split: _longest(every[split], counts[split]) for split in SPLITS}
+
+
+def first_look(settings: Settings, samples: Sequence[Sample]) -> list[Sample]:
+    """Test questions drawn from each task on which a teacher's worth shows: more of those that take one pass."""
+    few: list[Sample] = []
+    for task in settings.prepare.tasks:
+        mine = [sample for sample in samples if sample.task == task]
+        count = CHOSEN if mine and mine[0].choices else QUESTIONS
+        order = np.random.default_rng(settings.prepare.seed).permutation(len(mine))
+        few += [mine[place] for place in order[:count]]
+    return few
 
 
 def _longest(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -19,7 +19,7 @@ from glassbox.tasks.lines import CORRECT, brief, text_lines, unreadable
 from glassbox.tasks.mapping import mapped
 from glassbox.tasks.pools import Pool
 from glassbox.tasks.records import QUOTE, csv_records
-from glassbox.tasks.rows import UNASSIGNED, Render, no_template, sample_of, text_of
+from glassbox.tasks.rows import UNASSIGNED, Render, no_template, refuse_unwritable, sample_of, text_of
 from glassbox.tasks.sample import Sample
 
 GLUE_LABELS = {"0": False, "1": True}
@@ -64,7 +64,7 @@ def _pool(path: Path, settings: TaskSettings, render: Render) -> Pool:
     return Pool(str(path), tuple(each.sample for each in found), notes=tuple(contradictions(found)))
 
 
-def contradictions(found: Iterable[Found]) -> Iterator[str]:
+def contradictions(found: Iterable[Found], unit: str = "line") -> Iterator[str]:
     """One sentence for the prompts that are answered in more than one way: only the first of them is used."""
     first: dict[str, Found] = {}
     unlike: list[tuple[Found, Found]] = []
@@ -74,10 +74,10 @@ def contradictions(found: Iterable[Found]) -> Iterator[str]:
             unlike.append((known, each))
     if unlike:
         known, each = unlike[0]
-        there = f"line {known.line}" if known.file == each.file else f"{known.file}, line {known.line},"
+        there = f"{unit} {known.line}" if known.file == each.file else f"{known.file}, {unit} {known.line},"
         more = "" if len(unlike) == 1 else f" {len(unlike)} samples contradict an earlier one."
         yield (
-            f"{each.file}, line {each.line}: the prompt of {there} has another answer here "
+            f"{each.file}, {unit} {each.line}: the prompt of {there} has another answer here "
             f"({brief(known.sample.gold.strip(), 30)} there, {brief(each.sample.gold.strip(), 30)} here).{more} "
             "The first is used and the later ones are dropped. Keep the right one of each."
         )
@@ -143,6 +143,8 @@ def read_mmlu_csv(path: Path) -> Iterator[Found]:
         for number, fields in csv_records(file):
             if not _is_question(fields):
                 raise unreadable(file, number, f"question,A,B,C,D,letter was expected, not {brief(fields)}", _QUOTED)
+            if not all(field.strip() for field in fields):
+                raise unreadable(file, number, f"the question or an option is empty: {brief(fields)}")
             for field in fields:
                 _refuse_swallowed(file, number, field)
             index = mmlu.LETTERS.index(fields[-1].strip())
@@ -177,7 +179,9 @@ def read_gsm8k_jsonl(path: Path) -> Iterator[Found]:
     """The data set's own files: an object with `question` and `answer` per line."""
     for number, row in json_lines(path):
         with _naming(path, number):
-            yield Found(path, number, gsm8k.sample(UNASSIGNED, text_of(row, "question"), text_of(row, "answer")))
+            refuse_unwritable(row)
+            sample = gsm8k.sample(UNASSIGNED, text_of(row, "question"), text_of(row, "answer"))
+        yield Found(path, number, sample)
 
 
 def read_jsonl(path: Path, render: Render = no_template, fields: TaskFields | None = None) -> Iterator[Found]:
@@ -211,15 +215,26 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.rstrip("\n"))
+            row = json.loads(line.rstrip("\n"), object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             why = f"it is not JSON ({error.msg} at character {error.pos + 1})"
             raise unreadable(path, number, why, _remedy(line)) from error
+        except ValueError as error:  # a key twice, or a number of more digits than Python reads
+            raise unreadable(path, number, str(error).partition(";")[0]) from error
         except RecursionError as error:
             raise unreadable(path, number, "it is not JSON that can be read, for it is nested too deeply") from error
         if not isinstance(row, dict):
             raise unreadable(path, number, "one JSON object per line was expected", _remedy(line))
         yield number, row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand in it once: of two values JSON says nothing, and Python takes the last."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for position, (key, _) in enumerate(pairs) if key in dict(pairs[:position]))
+        raise ValueError(f"the key {brief(twice)} stands there twice")
+    return row
 
 
 def _remedy(line: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from glassbox.config.settings import SPLITS, TaskSettings
 from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
-from glassbox.tasks.files import locate
+from glassbox.tasks.files import Found, contradictions, locate
 from glassbox.tasks.mapping import mapped
 from glassbox.tasks.pools import Pool
 from glassbox.tasks.rows import UNASSIGNED, Render, no_template, sample_of
@@ -108,7 +108,8 @@ def _read(task: str, known: HubTask, name: str, revision: str | None, mirror: st
             raise GlassboxError(
                 f"{place}, row {number}: {why}; the columns are {', '.join(rows.column_names)}. {next_step}."
             ) from error
-    return Pool(place, tuple(samples), revision, commit)
+    found = (Found(Path(place), number, sample) for number, sample in enumerate(samples))
+    return Pool(place, tuple(samples), revision, commit, tuple(contradictions(found, "row")))
 
 
 def load_rows(task: str, known: HubTask, name: str, revision: str | None, mirror: str | None) -> tuple[Any, str | None]:

@@ -22,13 +22,13 @@ def mapped(row: Mapping[str, Any], fields: TaskFields) -> dict[str, Any]:
     if fields.cluster is not None:
         result["cluster"] = str(column(row, fields.cluster))
     if isinstance(fields.choices, str):
-        result["choices"] = [str(each) for each in column(row, fields.choices)]
+        result["choices"] = [str(each) for each in _list(row, fields.choices, "choices")]
     elif fields.choices is not None:
         result["choices"] = [filled(choice, row, literal=True) for choice in fields.choices]
     if fields.answer is not None:
         answer = filled(fields.answer, row)
-        labels = None if fields.labels is None else list(column(row, fields.labels))
-        result["answer"] = _chosen(answer, result["choices"], labels) if "choices" in result else answer
+        labels = None if fields.labels is None else _list(row, fields.labels, "labels")
+        result["answer"] = _chosen(answer, result["choices"], labels) if "choices" in result else _text(answer, fields)
     return result
 
 
@@ -48,6 +48,22 @@ def column(row: Mapping[str, Any], path: str) -> Any:
             raise ValueError(f"there is no column `{path}`; there are {there}")
         value = value[part]
     return value
+
+
+def _list(row: Mapping[str, Any], path: str, role: str) -> list[Any]:
+    value = column(row, path)
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"the column `{path}` serves as {role} and holds no list, but {brief(value)}")
+    return list(value)
+
+
+def _text(answer: Any, fields: TaskFields) -> Any:
+    if isinstance(answer, bool | int | float):
+        raise ValueError(
+            f"the column `{fields.answer}` holds the number {brief(answer)}; answer: '{{{fields.answer}}}' in `fields` "
+            "reads it as a text"
+        )
+    return answer
 
 
 def _chosen(answer: Any, choices: list[str], labels: list[Any] | None) -> str:

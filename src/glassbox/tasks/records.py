@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from glassbox.tasks.lines import text_lines, unreadable
+from glassbox.tasks.lines import LONGEST_LINE, text_lines, unreadable
 
 QUOTE = 'Double the quotation mark ("") inside a quoted field, or remove it'
 
@@ -23,6 +23,7 @@ def csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
             lines.append(line)
             yield line
 
+    csv.field_size_limit(LONGEST_LINE)  # Python's own limit is below what one line may hold
     reader = csv.reader(remembered(), strict=True)
     while True:
         lines.clear()

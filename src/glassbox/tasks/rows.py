@@ -35,7 +35,7 @@ def no_template(messages: Sequence[Mapping[str, str]]) -> Chat:
 
 def sample_of(row: Mapping[str, Any], render: Render) -> Sample:
     """Raises ValueError with the reason where a row is no sample; `render` puts `messages` into a chat template."""
-    _refuse_half_characters(row)
+    refuse_unwritable(row)
     _refuse_misspelt_keys(row)
     prompt, lead, last = _prompt(row, render)
     answer = last if last is not None else text_of(row, "answer") if "answer" in row else None
@@ -44,7 +44,8 @@ def sample_of(row: Mapping[str, Any], render: Render) -> Sample:
         if row.get("choices"):
             raise ValueError("it has choices and no `answer`")
         return make_sample("", UNASSIGNED, prompt, "", (), "", cluster)
-    if answer.strip() == prompt.strip():
+    asked = prompt if "messages" not in row else _last_question(row["messages"])
+    if answer.strip() == asked.strip():
         raise ValueError(f"prompt and answer are the same text, {brief(answer)}")
     answer = f"{lead}{answer.strip()}"
     choices = _choices(row.get("choices"), lead)
@@ -96,6 +97,12 @@ def _prompt(row: Mapping[str, Any], render: Render) -> tuple[str, str, str | Non
     return RENDERED + chat.prompt, chat.lead, last
 
 
+def _last_question(messages: Sequence[Mapping[str, str]]) -> str:
+    """What stands before the answer in a conversation that ends with it, or not."""
+    before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    return before[-1]["content"]
+
+
 def _choices(value: Any, lead: str) -> tuple[str, ...]:
     if value is None or value == []:
         return ()
@@ -109,7 +116,8 @@ def _choices(value: Any, lead: str) -> tuple[str, ...]:
     return choices
 
 
-def _refuse_half_characters(row: Mapping[str, Any]) -> None:
+def refuse_unwritable(row: Mapping[str, Any]) -> None:
+    """Raises ValueError for half a surrogate pair, a NUL or our own noncharacter in any value."""
     for key, value in row.items():
         text = json.dumps(value, ensure_ascii=False, default=str)
         if not text.isascii():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol, TypeVar
@@ -120,6 +120,14 @@ def metric_name(task: str, has_choices: bool, is_text: bool = False) -> str:
     """'accuracy_<task>' counts right choices, 'exact_match_<task>' generated answers that match; 'perplexity_<task>'
     is that of running text."""
     return f"{PERPLEXITY if is_text else 'accuracy' if has_choices else 'exact_match'}_{task}"
+
+
+def chance_levels(samples: Iterable[Sample]) -> dict[str, float]:
+    """The share of right answers that guessing gives, by task: 0 where answers are generated."""
+    shares: dict[str, list[float]] = {}
+    for sample in samples:
+        shares.setdefault(sample.task, []).append(1 / len(sample.choices) if sample.choices else 0.0)
+    return {task: sum(found) / len(found) for task, found in shares.items()}
 
 
 class HasTask(Protocol):
