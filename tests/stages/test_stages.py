@@ -98,7 +98,7 @@ def test_no_stage_depends_on_a_place_inside_the_output_of_another():
 
 
 def test_a_snapshot_depends_on_who_reads_which_answers_and_on_no_other_use():
-    settings = {"distill", "groups", "snapshot", "student", "teacher", "train.labelled"}
+    settings = {"distill", "groups", "objective.layer_map", "snapshot", "student", "teacher", "train.labelled"}
     assert set(STAGES["snapshot"]["params"]) == settings
     assert {"groups", "distill", "train.labelled"} <= set(STAGES["answers"]["params"])
     assert all("data/answers" in STAGES[stage]["deps"] for stage in ("snapshot", "verify", "train"))

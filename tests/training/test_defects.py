@@ -111,7 +111,7 @@ def test_nothing_is_trained_but_the_student_and_its_projectors(settings: Setting
     assert {id(weight) for weight in trained} == own
     names = {name.split(".")[0] for name, _ in setup.student.named_parameters()}
     assert names == {"model", "projectors"}
-    assert set(setup.student.projectors) == {name for name, each in COMPONENTS.items() if each.projects}
+    assert set(setup.student.projectors) == {name for name in setup.objective.weights if COMPONENTS[name].projects}
     assert isinstance(setup.objective.temperature, float)
     batch, _ = first_step(setup)[0]
     ingredients = objective_at(setup, Progress()).ingredients
