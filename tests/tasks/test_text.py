@@ -123,6 +123,15 @@ def test_training_blocks_never_overlap_whatever_the_stride(folder: Path) -> None
     assert all(_scored(first) + _scored(second) in TEXT for first, second in pairwise(train))
 
 
+def test_with_a_stride_a_text_serves_no_training_and_test_split_at_once(folder: Path) -> None:
+    own = settings(folder, stride=8)
+    task = own.tasks["wiki"]
+    files = task.files.model_copy(update={"test": task.files.train})  # type: ignore[union-attr]
+    shared = own.model_copy(update={"tasks": {"wiki": task.model_copy(update={"files": files})}})
+    with pytest.raises(GlassboxError, match="train and test both read .* would hold the same text"):
+        load_samples(shared, teacher=ModelSettings(model=str(folder / "model")))
+
+
 def _scored(sample: Sample) -> str:
     return sample.answer.split("\ufdd3")[0]
 

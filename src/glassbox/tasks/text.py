@@ -129,8 +129,14 @@ def pools(task: str, settings: TaskSettings, teacher: ModelSettings | None, mirr
     cutter = Cutter(settings.text, teacher)
     read: dict[tuple[str, bool], Pool] = {}
     found = {}
-    for split in SPLITS:
-        place = _place(task, settings, split)
+    places = {split: _place(task, settings, split) for split in SPLITS}
+    shared = [split for split in SPLITS if split not in WHOLE and places[split] == places["train"]]
+    if settings.text.stride is not None and shared:
+        raise GlassboxError(
+            f"Task '{task}': train and {shared[0]} both read {places['train']}, and with a stride their blocks would hold "
+            f"the same text. Give {shared[0]} a text of its own, or set prepare.tasks.{task}.text.stride to null."
+        )
+    for split, place in places.items():
         strided = split not in WHOLE and settings.text.stride is not None
         if (place, strided) not in read:
             texts, revision, commit = _texts(task, settings, split, mirror)
