@@ -133,8 +133,8 @@ def pools(task: str, settings: TaskSettings, teacher: ModelSettings | None, mirr
     shared = [split for split in SPLITS if split not in WHOLE and places[split] == places["train"]]
     if settings.text.stride is not None and shared:
         raise GlassboxError(
-            f"Task '{task}': train and {shared[0]} both read {places['train']}, and with a stride their blocks would hold "
-            f"the same text. Give {shared[0]} a text of its own, or set prepare.tasks.{task}.text.stride to null."
+            f"Task '{task}': train and {shared[0]} both read {places['train']}, and with a stride their blocks would "
+            f"hold the same text. Give {shared[0]} a text of its own, or set prepare.tasks.{task}.text.stride to null."
         )
     for split, place in places.items():
         strided = split not in WHOLE and settings.text.stride is not None
