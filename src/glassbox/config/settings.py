@@ -168,6 +168,11 @@ class TaskSettings(Section):
     validation: PositiveInt | None = None
     test: PositiveInt | None = None
 
+    @property
+    def of_the_hub(self) -> bool:
+        """Whether its texts are a data set of the hub."""
+        return self.source == "hub" or self.dataset is not None
+
 
 class PrepareSettings(Section):
     """Which tasks there are. A change of anything in `folder` prepares them anew (DVC watches it).
