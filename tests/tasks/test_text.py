@@ -50,7 +50,7 @@ def test_blocks_without_a_stride_are_the_stream_cut_at_every_size(
     assert all(len(ids) <= size for ids, _ in found) and within_a_character <= 3
 
 
-@pytest.mark.parametrize(("size", "stride"), [(8, 7), (13, 6), (16, 4)])
+@pytest.mark.parametrize(("size", "stride"), [(8, 7), (13, 6), (16, 4), (16, 15), (8, 1)])
 def test_with_a_stride_every_token_is_scored_once_after_its_context(
     tokenizer: PreTrainedTokenizerFast, size: int, stride: int
 ) -> None:
