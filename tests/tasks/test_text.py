@@ -50,7 +50,7 @@ def test_blocks_without_a_stride_are_the_stream_cut_at_every_size(
     assert all(len(ids) <= size for ids, _ in found) and within_a_character <= 3
 
 
-@pytest.mark.parametrize(("size", "stride"), [(8, 7), (13, 6), (16, 4)])
+@pytest.mark.parametrize(("size", "stride"), [(8, 7), (13, 6), (16, 4), (16, 15), (8, 1)])
 def test_with_a_stride_every_token_is_scored_once_after_its_context(
     tokenizer: PreTrainedTokenizerFast, size: int, stride: int
 ) -> None:
@@ -121,6 +121,15 @@ def test_training_blocks_never_overlap_whatever_the_stride(folder: Path) -> None
     train, test = (list(cutter.samples([("", TEXT)], split)) for split in ("train", "test"))
     assert len(test) > 3 * len(train)
     assert all(_scored(first) + _scored(second) in TEXT for first, second in pairwise(train))
+
+
+def test_with_a_stride_a_text_serves_no_training_and_test_split_at_once(folder: Path) -> None:
+    own = settings(folder, stride=8)
+    task = own.tasks["wiki"]
+    files = task.files.model_copy(update={"test": task.files.train})  # type: ignore[union-attr]
+    shared = own.model_copy(update={"tasks": {"wiki": task.model_copy(update={"files": files})}})
+    with pytest.raises(GlassboxError, match="train and test both read .* would hold the same text"):
+        load_samples(shared, teacher=ModelSettings(model=str(folder / "model")))
 
 
 def _scored(sample: Sample) -> str:

@@ -75,7 +75,7 @@ def test_a_trial_on_running_text_from_blocks_to_manifest(store: Path, monkeypatc
     manifest = json.loads((store / "runs/combined/0.json").read_text(encoding="utf-8"))
     metrics = manifest["metrics"]
     assert manifest["status"] == "finished"
-    assert 1 < metrics["test/perplexity_chronicle"] < metrics["test/tokens_chronicle"]
+    assert metrics["test/perplexity_chronicle"] > 1 and metrics["test/tokens_chronicle"] > 0
     assert {"validation/perplexity_chronicle", "test/bits_per_byte_chronicle", "retention/kl_chronicle"} <= set(metrics)
     assert 0 <= metrics["retention/top1_chronicle"] <= 1 and metrics["retention/kl_chronicle"] > 0
     items = read_items(store / "runs/combined/0/items.parquet")

@@ -198,6 +198,11 @@ class TaskSettings(Section):
     test: PositiveInt | None = None
     """How many samples are used; null: all."""
 
+    @property
+    def of_the_hub(self) -> bool:
+        """Whether its texts are a data set of the hub."""
+        return self.source == "hub" or self.dataset is not None
+
 
 class PrepareSettings(Section):
     """Which tasks there are."""

@@ -108,7 +108,7 @@ def _reason_against(settings: Settings, estimate: Mapping[str, Any]) -> str | No
     for role in ("teacher", "student"):
         if not has_weights_here(getattr(settings, role)):
             return f"the {role}'s weights are in no folder here ({getattr(settings, role).model})"
-    if settings.prepare.hub is None and any(task.source == "hub" for task in settings.prepare.tasks.values()):
+    if settings.prepare.hub is None and any(task.of_the_hub for task in settings.prepare.tasks.values()):
         return "the tasks' texts lie on the hub"
     memory = estimate["memory"]
     if max(map(total, memory["phases"].values())) * RESERVE > memory["free"]:

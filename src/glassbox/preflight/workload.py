@@ -91,7 +91,7 @@ def workload_of(settings: Settings, tasks_folder: Path) -> Workload:
     if splits is not None:
         return _counted(settings, tokenizer, splits, f"counted in {tasks_folder}")
     on_hub = settings.prepare.hub is None
-    if on_hub and any(task.source == "hub" for task in settings.prepare.tasks.values()):
+    if on_hub and any(task.of_the_hub for task in settings.prepare.tasks.values()):
         return _bound(settings, "the tasks are not prepared and their texts lie on the hub")
     splits = load_samples(settings.prepare, teacher=settings.teacher)
     return _counted(settings, tokenizer, splits, "counted in the tasks' sources; nothing is prepared yet")

@@ -68,21 +68,26 @@ def cut(
     character: it is then a token or two shorter.
     """
     ids, spans = text_pieces(tokenizer, text)
-    special = int(tokenizer.bos_token_id is not None)
-    total, start, scored = special + len(ids), 0, 0
-    while scored < total:
-        end = min(start + size, total)
-        if stride is not None and end == total:
-            start = max(0, total - size)
-        end, first = _whole(spans, end - special, -1), _whole(spans, max(start - special, 0), 1)
-        if end <= scored - special:
-            raise GlassboxError(f"A block of {size} tokens does not reach beyond one character. Raise text.block_size.")
-        middle = max(scored - special, first)
-        if end - first + special * (start == 0) > 1:
-            place = spans[middle - 1][1] if middle else 0
-            yield place, _block(tokenizer, text, ids, spans, (first, middle, end), begins=start == 0)
-        scored = end + special
-        start = scored if stride is None else start + stride
+    bos = int(tokenizer.bos_token_id is not None)  # places that bos takes in the block that begins the text
+    first = known = 0  # the block's first token, and how many tokens have been scored
+    begins = True
+    while known < len(ids):
+        room = size - bos if begins else size
+        if stride is not None and not begins and 0 <= len(ids) - room < first:
+            first = _whole(spans, len(ids) - room, 1)
+        end = _whole(spans, min(first + room, len(ids)), -1)
+        if end <= known:
+            first = _whole(spans, first + 1, 1)
+            if first >= known:
+                told = f"A block of {size} tokens does not reach beyond one character."
+                raise GlassboxError(f"{told} Raise text.block_size of its task.")
+            continue
+        if end - first + bos * begins > 1:
+            place = spans[known - 1][1] if known else 0
+            yield place, _block(tokenizer, text, ids, spans, (first, known, end), begins=begins)
+        following = first + (stride or 0) - bos * begins
+        known, begins = end, False
+        first = known if stride is None else _whole(spans, min(following, known - 1), -1)
 
 
 def _whole(spans: list[tuple[int, int]], place: int, step: int) -> int:
@@ -129,8 +134,14 @@ def pools(task: str, settings: TaskSettings, teacher: ModelSettings | None, mirr
     cutter = Cutter(settings.text, teacher)
     read: dict[tuple[str, bool], Pool] = {}
     found = {}
-    for split in SPLITS:
-        place = _place(task, settings, split)
+    places = {split: _place(task, settings, split) for split in SPLITS}
+    shared = [split for split in SPLITS if split not in WHOLE and places[split] == places["train"]]
+    if settings.text.stride is not None and shared:
+        raise GlassboxError(
+            f"Task '{task}': train and {shared[0]} both read {places['train']}, and with a stride their blocks would "
+            f"hold the same text. Give {shared[0]} a text of its own, or set prepare.tasks.{task}.text.stride to null."
+        )
+    for split, place in places.items():
         strided = split not in WHOLE and settings.text.stride is not None
         if (place, strided) not in read:
             texts, revision, commit = _texts(task, settings, split, mirror)
