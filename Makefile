@@ -74,6 +74,7 @@ docs: setup ## Write docs/settings.md from the settings' models, conf/ and dvc.y
 	mv docs/settings.md.new docs/settings.md
 
 ui: setup ## Open MLflow's pages on every run
+	@PYTHONPATH=src python -c "from glassbox.tracking import runs_page; print('The trials:', runs_page())"
 	mlflow ui
 
 archive: setup ## Name the verified snapshot and push it to the DVC remote

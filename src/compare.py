@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -16,14 +17,20 @@ from glassbox.comparison.plan import read_plan
 from glassbox.comparison.power import power_rows, power_table, study_deviations
 from glassbox.comparison.selection import KeyOf
 from glassbox.comparison.study import compare_study, results_of
+from glassbox.config.composition import differences, name_of
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
+from glassbox.report.answer import MOST_LIMITS, answer, limits
+from glassbox.report.tables import console_table, table_title
 from glassbox.tracking.key import recorded_answers, study_key, trial_key
+from glassbox.tracking.source import name_runs
 
 ANSWERS = Path("data/answers")
 CONF = Path("conf")
 RESULTS = Path("reports/results.json")
 DIFFERENCE = 1.0
+WIDTH = 110
+MOST_ROWS = 11
 EXIT_CODES = (
     "exit codes: 0 compared; 1 refused, the message says why; 2 the runs cannot be compared, no report; "
     "3 trials are missing, no report (see --allow-incomplete)"
@@ -41,6 +48,7 @@ def main() -> None:
         metavar="GROUP/SEED=RUN",
         help="the run to take where the store holds several that differ; may be repeated",
     )
+    parser.add_argument("--details", action="store_true", help="every question, note and banner, in sentences")
     parser.add_argument("--plan-power", action="store_true", help="what the plan's seeds can detect; writes nothing")
     parser.add_argument(
         "--difference", type=float, metavar="POINTS", help=f"for --plan-power (default: {DIFFERENCE:g})"
@@ -60,14 +68,17 @@ def main() -> None:
     for name in ("difference", "deviation"):
         if getattr(arguments, name) is not None:
             raise GlassboxError(f"--{name} has no effect on a comparison: write --plan-power with it, or omit it.")
+    name_runs(name_of(differences(CONF, Path(arguments.params))))
     use = dict(_cell_and_run(choice) for choice in arguments.use)
     comparison = compare_study(settings, keys(), allow_incomplete=arguments.allow_incomplete, use=use)
-    print("\n".join([*summary(comparison.results), "", comparison.table, ""]))
+    print("\n".join(answer_lines(comparison.results)))
+    if arguments.details:
+        print("\n".join(["", *details(comparison.results)]))
     if comparison.results["plan_lines"]:
-        print("These lines in conf/analysis.yaml would make this a plan, for seeds that have not been run:\n")
-        print("\n".join([*comparison.results["plan_lines"], ""]))
-    print(f"The page:  {comparison.page.resolve()}")
-    print("All runs:  mlflow ui   (in the repository's root, then http://127.0.0.1:5000)")
+        print("\nThese lines in conf/analysis.yaml would make this a plan, for seeds that have not been run:\n")
+        print("\n".join(comparison.results["plan_lines"]))
+    print(f"\nThe page:  {comparison.page.resolve()}{'' if arguments.details else '   (or --details here)'}")
+    print(f"All runs:  {tracking.runs_page()}   (after `make ui`)")
 
 
 def keys() -> KeyOf:
@@ -114,27 +125,32 @@ def _study(settings: Settings) -> Mapping[str, Any]:
         ) from error
 
 
-def summary(results: Mapping[str, Any]) -> list[str]:
-    """Banners and notes, the hypothesis' verdict with its legs, an answer per question, and the table's title."""
+def answer_lines(results: Mapping[str, Any]) -> list[str]:
+    """The sentence, the table of means and three limits; with the two addresses under them at most 25 lines."""
+    return [
+        *textwrap.wrap(answer(results), WIDTH),
+        "",
+        table_title(results),
+        console_table(results, MOST_ROWS),
+        "",
+        *(f"- {line}" for line in limits(results)[:MOST_LIMITS]),
+    ]
+
+
+def details(results: Mapping[str, Any]) -> list[str]:
+    """Banners and notes, the hypothesis' verdict with its legs, and an answer per question."""
     hypothesis = results["hypothesis"]
     lines = [results["assay"]["text"]] if results["assay"]["text"] else []
-    lines += [*results["banners"], *results["notes"], *results["sensitivity_changes"], ""]
+    lines += [*results["banners"], *results["notes"], *results["guard_notes"], *results["sensitivity_changes"], ""]
     lines += [hypothesis["text"]]
     lines += ["", results["multiplicity"]["text"]] if results["multiplicity"]["text"] else []
-    for answer in results["answers"]:
+    for asked in results["answers"]:
         lines += [
             "",
-            f"{answer['id']} ({answer['role']}): {answer['question']}",
-            *(f"  {each}" for each in answer["sentences"]),
+            f"{asked['id']} ({asked['role']}): {asked['question']}",
+            *(f"  {each}" for each in asked["sentences"]),
         ]
-    lines += ["", results["not_run"]] if results["not_run"] else []
-    embedded = " on embedded miniature tasks" if any(task["embedded"] for task in results["tasks"]) else ""
-    confidence = f"{100 * results['confidence']:g} %"
-    return [
-        *lines,
-        "",
-        f"Mean test score in percent, or perplexity, with its {confidence} t interval over seeds{embedded}",
-    ]
+    return [*lines, "", results["not_run"]] if results["not_run"] else lines
 
 
 def _cell_and_run(choice: str) -> tuple[str, str]:

@@ -6,25 +6,16 @@ import argparse
 import re
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from glassbox.command import run
+from glassbox.config.composition import composition
 from glassbox.config.problems import every_key, nearest
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
-
-
-def composition(conf: Path, overrides: list[str]) -> str:
-    """The text of params.yaml that a configuration folder gives under Hydra overrides."""
-    with initialize_config_dir(str(conf.resolve()), version_base=None):
-        configuration = compose(config_name="config", overrides=overrides)
-    OmegaConf.resolve(configuration)
-    return OmegaConf.to_yaml(configuration)
 
 
 def refusal(error: HydraException) -> str:

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from glassbox.command import run
 from glassbox.comparison.plan import check_plan
+from glassbox.config.composition import composition, differences, notice
 from glassbox.config.inputs import local_inputs
 from glassbox.config.settings import Settings, load_settings, refusal
 from glassbox.config.storage import INPUTS_FOLDER, require_cache, root
 from glassbox.errors import GlassboxError
 from glassbox.tracking import check_store
+from glassbox.tracking.source import DVC_NAME
 
 CONF = Path("conf")
 
@@ -43,7 +46,6 @@ def entries() -> dict[str, list[Any]]:
 
     from glassbox.config.reference import file_entries, settings_entries, task_entries
     from glassbox.tasks import gsm8k, mmlu, sst2
-    from params import composition
 
     composed = yaml.safe_load(composition(CONF, []))
     meanings = {module.TASK: str(module.__doc__).partition(": ")[2] for module in (sst2, mmlu, gsm8k)}
@@ -53,6 +55,13 @@ def entries() -> dict[str, list[Any]]:
         "groups": file_entries(CONF, "distill"),
         "scales": file_entries(CONF, "scale"),
     }
+
+
+def tell_experiment(params: Path) -> None:
+    """Say that params.yaml holds an experiment, which `dvc exp run` leaves there, and how to return to the study."""
+    told = notice(differences(CONF, params))
+    if told:
+        print(told, flush=True)
 
 
 def main() -> None:
@@ -71,6 +80,8 @@ def main() -> None:
     settings = load_settings(path)
     refuse_scarce_files(settings, path)
     check_plan(CONF, settings)
+    if not os.environ.get(DVC_NAME):  # an experiment of `dvc exp run` differs on purpose
+        tell_experiment(Path(path))
     require_cache(settings.storage, root())
     check_store(settings.storage)
     INPUTS_FOLDER.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,17 @@ trained under that key before is taken from `.glassbox/trials`; `engine` of the 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from glassbox.command import is_launched, run
+from glassbox.config.composition import differences, name_of
 from glassbox.config.settings import Settings, load_settings
+from glassbox.config.storage import CONF_FOLDER
 from glassbox.errors import GlassboxError
 from glassbox.grid import kept
 from glassbox.grid.cells import cells_of
 from glassbox.grid.study import run_grid
+from glassbox.tracking.source import name_runs
 
 
 def chosen(settings: Settings, group: str | None, seed: int | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -49,6 +53,7 @@ def main() -> None:
 
         train_as_one_of_several(settings, groups[0], seeds[0])
         return
+    name_runs(name_of(differences(CONF_FOLDER, Path(arguments.params))))
     run_grid(settings, cells_of(settings, groups, seeds), arguments.params)
 
 

@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from glassbox.comparison.study import Comparison
-from glassbox.report.figures import DRAWINGS, Drawing, costs, curves, draw_figures, forest, interaction, scores
+from glassbox.report import notation
+from glassbox.report.figures import DRAWINGS, Drawing, costs, curves, draw_figures, forest, gains, interaction, scores
 from glassbox.report.figures.style import LINES, MARKERS, PALETTE, VARIABLES, group_marks, inline_svg, svg_text
 
 Results = dict[str, Any]
@@ -37,7 +38,7 @@ def texts(svg: str) -> list[str]:
 def test_every_figure_is_written_and_shown_wide_and_narrow(compared: Comparison) -> None:
     folder, page = compared.page.parent / "figures", compared.page.read_text(encoding="utf-8")
     names = [drawing.NAME for drawing in DRAWINGS]
-    assert re.findall(r'<figure id="figure-(\w+)"', page) == names
+    assert re.findall(r'<(?:figure|div) id="figure-(\w+)"', page) == names
     assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     widths = [float(width) for width in re.findall(r'<svg [^>]*viewBox="0 0 ([\d.]+)', page)]
     assert len(widths) == 2 * len(names) and max(widths[1::2]) < 320 < min(widths[::2])
@@ -68,13 +69,58 @@ def test_a_figure_says_in_words_what_it_shows_and_escapes_them(results: Results)
 def test_rounding_coordinates_leaves_the_printed_numbers_alone(results: Results) -> None:
     rows = [row for row in results["contrasts"] if row["estimate"] is not None and row["scale"] == "points"]
     rows[0]["p_adjusted"] = 0.123
-    assert "0.123" in texts(svg_of(forest, results))
+    svg = svg_of(forest, results)
+    assert "0.123" in texts(svg) and not re.search(r' (?:x|y|d)="[^"]*\d\.\d\d', svg)
+
+
+def test_a_figure_on_the_page_says_each_style_once(results: Results) -> None:
+    svg = svg_of(scores, results)
+    assert ' style="' not in svg and "<g>" not in svg
+    used = {*re.findall(r' class="(\w+)"', svg)}
+    assert used and used == {*re.findall(r"\.(k\w{6})\{", svg)}
 
 
 def test_groups_differ_by_marker_and_line_as_well_as_by_colour(results: Results) -> None:
     assert len(set(PALETTE)) == len(set(MARKERS)) == len({str(line) for line in LINES}) == 9
     marks = group_marks(results)
     assert list(marks) == [entry["group"] for entry in results["groups"]]
+
+
+def test_the_first_figure_shows_every_group_less_the_baseline_with_its_interval_and_seeds(results: Results) -> None:
+    rows = {row.name: row for row in gains.gains(results, "mmlu", "black_box")}
+    assert list(rows) == ["sft (control)", "hidden_state", "attention", "combined", "teacher"]
+    contrasts = {row["key"]: row for row in results["contrasts"]}
+    direct, turned = contrasts["Q1a/mmlu"], contrasts["F1/mmlu"]
+    assert rows["hidden_state"].value == pytest.approx(100 * direct["estimate"])
+    assert rows["hidden_state"].limits == pytest.approx((100 * direct["lower"], 100 * direct["upper"]))
+    assert rows["sft (control)"].value == pytest.approx(-100 * turned["estimate"])
+    assert rows["sft (control)"].limits == pytest.approx((-100 * turned["upper"], -100 * turned["lower"]))
+    assert len(rows["combined"].seeds) == len(results["seeds"])
+    described = gains.describe(results)
+    assert f"mmlu: sft (control) {notation.difference(-turned['estimate'])}" in described and "teacher +" in described
+    assert "mmlu (miniature)" in texts(svg_of(gains, results)) and "mmlu" in texts(svg_of(gains, results, narrow=True))
+
+
+def test_the_first_figure_keeps_its_scale_where_a_control_of_another_kind_is_far_away(results: Results) -> None:
+    for entry in results["groups"]:
+        entry["optional"] = entry["group"] == "combined"
+    for row in results["trials"]:
+        if row["group"] == "combined":
+            row["scores"] = dict.fromkeys(row["scores"], 0.0)
+    results["contrasts"] = []
+    written = texts(svg_of(gains, results))
+    assert sum(text.startswith("\u2190 \u2212") for text in written) == len(results["tasks"])
+    figure = gains.draw(results)
+    assert figure is not None and all(axes.get_xlim()[0] > -20 for axes in figure.axes)
+
+
+def test_without_the_baseline_the_first_figure_is_of_the_control_and_of_one_group_there_is_none(
+    results: Results,
+) -> None:
+    results["groups"] = [entry for entry in results["groups"] if entry["group"] != "black_box"]
+    assert gains.reference_group(results) == "sft"
+    results["groups"] = results["groups"][:1]
+    assert gains.draw(results) is None
 
 
 def test_the_forest_plot_has_a_row_per_formed_contrast_in_points(results: Results) -> None:
@@ -159,5 +205,5 @@ def test_costs_that_nobody_measured_are_left_out_and_named(results: Results) -> 
 
 def test_figures_without_anything_to_show_are_left_out(results: Results, tmp_path: Path) -> None:
     results["contrasts"], results["curves"], results["costs"] = [], [], []
-    assert [figure["name"] for figure in draw_figures(results, tmp_path)] == ["scores"]
+    assert [figure["name"] for figure in draw_figures(results, tmp_path)] == ["gains", "scores"]
     assert not plt.get_fignums()

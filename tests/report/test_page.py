@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from glassbox.report.answer import answer, limits
 from glassbox.report.methods import methods_sentences
+from glassbox.report.notation import prose
 from glassbox.report.page import render_page
+from glassbox.report.reading import verdict_words
 
 Results = dict[str, Any]
 
@@ -57,20 +61,71 @@ def page(results: Results) -> Page:
     return Page(render_page(results, []))
 
 
-def test_the_hypothesis_comes_first_then_answers_then_integrity(results: Results) -> None:
-    found = page(results)
-    assert found.headings[:4] == [
-        "Which of the teacher's signals is worth distilling?",
+def test_the_sentence_comes_first_then_the_figure_the_table_and_three_limits(results: Results) -> None:
+    figure = {"name": "gains", "title": "t", "line": "l", "caption": "the figure", "wide": "", "narrow": ""}
+    markup = render_page(results, [figure])
+    first = Page(markup[: markup.index("<details>")])
+    assert "<details>" in markup and first.headings[0] == "Which of the teacher's signals is worth distilling?"
+    places = [first.text.index(words) for words in (prose(answer(results)), "the figure", "Mean test score in percent")]
+    places += [first.text.index(prose(line)) for line in limits(results)[:3]]
+    assert places == sorted(places) and len(places) == 6
+    assert prose(limits(results)[3]) not in first.text
+    for entry in results["groups"]:
+        assert entry["group"] in first.text
+
+
+def test_everything_else_is_folded_under_one_line_and_print_opens_it(results: Results) -> None:
+    markup = render_page(results, [])
+    found = Page(markup)
+    assert found.headings[1:6] == [
+        "How to read this",
+        "The questions, one by one",
         f"The hypothesis: {results['hypothesis']['verdict']}",
-        "The questions",
+        "What limits these answers",
         "Integrity",
     ]
+    folds = re.findall(
+        r"<details>\s*<summary><h2[^>]*>[^<]+</h2> <span class=\"line\">([^<]+)</span></summary>", markup
+    )
+    assert len(folds) == markup.count("<details>") == len(found.headings) - 1
+    assert all(10 < len(line) < 110 for line in folds)
+    assert "details::details-content { content-visibility: visible;" in markup
+
+
+def test_a_question_is_a_plain_sentence_over_a_small_table(results: Results) -> None:
+    found = page(results)
+    for asked in results["answers"]:
+        assert re.search(rf"{re.escape(asked['question'][1:])}\s+{asked['id']}, {asked['role']}", found.text)
+    assert "black_box, over sft, " in found.text
+    assert results["multiplicity"]["text"].partition("`")[0] in found.text
     for leg in results["hypothesis"]["legs"]:
         assert leg["name"] in found.text
-    for answer in results["answers"]:
-        pattern = rf"{answer['id']}\s*{answer['role']}\s+{re.escape(answer['question'][:1].upper())}"
-        assert re.search(pattern, found.text)
-    assert results["multiplicity"]["text"].partition("`")[0] in found.text
+
+
+def test_no_key_of_a_contrast_stands_without_its_words(results: Results) -> None:
+    results["sensitivity_changes"] = ["Other analyses do not show the same direction for Q1b/mmlu (better; ...)."]
+    results["guard_notes"] = ["Degenerate: Q3/sst2, alike/sst2/attention-black_box."]
+    text = page(results).text
+    assert "attention \u2212 black_box on mmlu (Q1b) (better" in text
+    assert "combined \u2212 attention) on sst2 (Q3), attention \u2212 black_box on sst2 (alike)." in text
+    assert not [row["key"] for row in results["contrasts"] if re.search(rf"(?<![\w/]){row['key']}(?![\w/])", text)]
+
+
+def test_every_verdict_word_has_an_example_here_and_in_the_docs(results: Results) -> None:
+    text = page(results).text
+    docs = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
+    for row in verdict_words(results):
+        assert row["verdict"] in text and row["says"] in text and row["example"] in text
+        assert f"| {row['verdict']} |" in docs, row["verdict"]
+    known = {row["verdict"] for row in verdict_words(results)} | {"descriptive", "not run", "degenerate"}
+    assert {row["verdict"] for row in results["contrasts"]} <= known
+    assert any(row["own"] for row in verdict_words(results)) and not all(row["own"] for row in verdict_words(results))
+
+
+def test_a_study_without_a_plan_shows_the_lines_that_would_make_one(results: Results) -> None:
+    assert "conf/analysis.yaml, before seeds" not in page(results).text
+    results["plan_lines"] = ["alpha: 0.05", "contrasts:"]
+    assert "2 lines for conf/analysis.yaml, before seeds that have not been run" in page(results).text
 
 
 def test_every_element_is_closed_every_link_leads_somewhere_and_ids_are_unique(results: Results) -> None:
@@ -90,17 +145,17 @@ def test_intervals_that_coincide_and_verdicts_that_are_easy_are_marked(results: 
     next(row for row in results["contrasts"] if row["status"] == "run")["verdict_note"] = "easy for this row"
     results["hypothesis"]["legs"][0]["note"] = "easy for this leg"
     text = page(results).text
-    assert text.count("]=") == 2 and text.count("both are one") == 2
-    assert "easy for this row" in text and text.index("easy for this leg") < text.index("The questions")
+    assert text.count("]=") == 3 and text.count("both are one") == 2  # the contrast is in its question's table too
+    assert re.search(r"\d Easy for this row\. ", text) and re.search(r"\d Easy for this leg\. ", text)
 
 
 def test_the_data_is_a_table_with_its_source_where_prepare_told_it(results: Results) -> None:
     row = {"task": "mmlu", "split": "test", "place": "cais/mmlu test", "revision": "main", "commit": "c0ffee"}
     results["data"] = [{**row, "offered": 510, "repeated": 7, "in_another_split": 3, "taken": 500}]
     text = page(results).text
-    assert "mmlu, test 500 510 7 3 cais/mmlu test c0ffee" in text and "#data" in page(results).addresses
+    assert "mmlu, test 500 510 7 3 cais/mmlu test c0ffee" in text and "data" in page(results).ids
     results["data"] = []
-    assert "Data" not in page(results).headings and "#data" not in page(results).addresses
+    assert "Data" not in page(results).headings and "data" not in page(results).ids
 
 
 def test_the_page_tells_where_the_margins_come_from(results: Results) -> None:
@@ -120,18 +175,18 @@ def test_legs_are_told_apart_in_words(results: Results) -> None:
     assert "✓ holds" in text and "– not shown" in text and "✗ contradicted" in text
 
 
-def test_changed_verdicts_stand_above_the_answers_and_only_where_there_are_any(results: Results) -> None:
+def test_changed_verdicts_are_among_the_limits_and_only_where_there_are_any(results: Results) -> None:
     results["sensitivity_changes"] = []
-    assert "Other analyses end in other verdicts" not in page(results).text
+    assert "Not every analysis agrees" not in page(results).text
     results["sensitivity_changes"] = ["Q1/mmlu: better, size uncertain; inconclusive by Welch."]
     text = page(results).text
-    assert text.index("Q1/mmlu: better") < text.index("The questions")
+    assert text.index("on mmlu (Q1): better") > text.index("What limits these answers")
 
 
 def test_every_table_repeats_the_banners(results: Results) -> None:
     results["banners"] = ["Incomplete: 2 trials are missing (sft/0, sft/1). Means are over what there is."]
     markup = render_page(results, [])
-    captions = re.findall(r"<caption>.*?</caption>", markup, re.DOTALL)
+    _, *captions = re.findall(r"<caption>.*?</caption>", markup, re.DOTALL)  # the first table has the limits under it
     assert len(captions) >= 7
     for caption in captions:
         assert "<strong>Incomplete.</strong>" in caption and "<strong>Embedded miniature tasks.</strong>" in caption
@@ -170,7 +225,7 @@ def test_nothing_is_bold_that_is_not_significant_after_holm(results: Results) ->
         row["p_adjusted"] = None if row["p_adjusted"] is None else 0.051
     assert '<tr class="shown">' not in render_page(results, [])
     results["contrasts"][0]["p_adjusted"] = 0.049
-    assert render_page(results, []).count('<tr class="shown">') == 1
+    assert render_page(results, []).count('<tr class="shown">') == 2  # in its question's table, and in that of all
 
 
 def test_trials_that_diverged_or_are_missing_are_named(results: Results) -> None:

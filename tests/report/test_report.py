@@ -16,7 +16,7 @@ from glassbox.errors import GlassboxError
 from glassbox.report import report
 from glassbox.report.report import write_reports
 
-FIGURES = ("contrasts", "costs", "curves", "interaction", "scores")
+FIGURES = ("contrasts", "costs", "curves", "gains", "interaction", "scores")
 FILES = sorted(
     [
         *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),

@@ -181,12 +181,26 @@ def test_pdflatex_sets_both_tables(results: Results, tmp_path: Path) -> None:
 
 
 def test_the_console_table_is_one_line_per_group(results: Results) -> None:
-    results["means"][-1] |= {"mean": None, "lower": None, "upper": None, "n": 0}
+    n_tasks = len(results["tasks"])
+    for row in results["means"][-n_tasks:]:
+        row |= {"mean": None, "lower": None, "upper": None, "n": 0, "n_diverged": 3}
     lines = tables.console_table(results).splitlines()
     assert lines[0].split() == ["group", "sst2", "accuracy", "mmlu", "accuracy", "gsm8k", "exact_match"]
     groups = [entry["group"] for entry in results["groups"]]
-    assert [line.split("  ")[0] for line in lines[2:]] == ["teacher", "student before distillation", *groups]
-    assert lines[-1].endswith("-") and f"(n={len(results['seeds'])})" in lines[-2]
+    names = [line.split("  ")[0] for line in lines[1:]]
+    assert names == ["teacher", "student before distillation", *groups[:-1], f"{groups[-1]} (n = 0, 3 diverged)"]
+    assert lines[-1].endswith("\u2013") and "\u00b1" in lines[-2]
+
+
+def test_a_table_that_is_too_long_leaves_out_optional_groups_and_counts_them(results: Results) -> None:
+    for entry in results["groups"][-2:]:
+        entry["optional"] = True
+    lines = tables.console_table(results, 6).splitlines()
+    assert len(lines) == 1 + 6 and lines[-1] == "and 2 more of the plan's optional groups: --details"
+    assert len(tables.console_table(results, 7).splitlines()) == 1 + 7
+    for entry in results["groups"]:
+        entry["optional"] = False
+    assert len(tables.console_table(results, 3).splitlines()) == 1 + 7
 
 
 def test_dvc_gets_the_means_the_scores_and_the_curves(results: Results) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ import sections
 
 from glassbox import tracking
 from glassbox.errors import DivergedError
-from glassbox.tracking import queries, system_metrics
+from glassbox.tracking import queries, source, system_metrics
 
 STORAGE = sections.storage()
 SNAPSHOT = {"name": "snapshot", "digest": "ab" * 32, "source": "data/snapshot"}
@@ -240,3 +241,95 @@ def test_a_data_set_that_two_runs_insert_together_is_inserted_once(
     assert asked == [run.run_id, run.run_id]
     with sqlite3.connect(store / "mlflow.db") as connection:
         assert connection.execute("SELECT count(*) FROM datasets").fetchone() == (1,)
+
+
+def test_comparisons_and_snapshots_lie_in_an_experiment_of_their_own_and_all_runs_are_found(
+    store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "reports").mkdir()
+    compared = tracking.log_comparison(tmp_path / "reports", {}, ["a"], {"study_key": "k"}, STORAGE)
+    captured = tracking.log_snapshot({"digest": "ef" * 32}, STORAGE)
+    with start(key="k1", study_key="k") as run:
+        pass
+    with sqlite3.connect(store / "mlflow.db") as connection:
+        query = "SELECT e.name, r.run_uuid FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id"
+        placed = {run_id: name for name, run_id in connection.execute(query)}
+    assert placed == {
+        compared: tracking.COMPARISONS,
+        captured: tracking.COMPARISONS,
+        run.run_id: tracking.EXPERIMENT,
+    }
+    assert {each.run_id for each in tracking.find_by_key("k", tag="study_key")} == {compared, run.run_id}
+    assert [each.run_id for each in tracking.find_comparisons()] == [compared]
+    number = tracking.readable_client().get_experiment_by_name(tracking.EXPERIMENT).experiment_id  # type: ignore[union-attr]
+    page = f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    assert tracking.runs_page() == page
+
+
+def test_the_answer_is_the_description_of_the_comparison_and_of_both_experiments(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    note = f"**The answer.**\n\n![gains]({tracking.artifact_address('figures/gains.png')})"
+    run_id = tracking.log_comparison(tmp_path / "reports", {}, ["a"], {}, STORAGE, note)
+    shown = only(run_id).tags["mlflow.note.content"]
+    assert shown == f"**The answer.**\n\n![gains](get-artifact?path=figures%2Fgains.png&run_uuid={run_id})"
+    client = tracking.readable_client()
+    assert client is not None
+    for name in (tracking.EXPERIMENT, tracking.COMPARISONS):
+        assert client.get_experiment_by_name(name).tags["mlflow.note.content"] == shown  # type: ignore[union-attr]
+
+
+def test_a_run_says_where_it_comes_from_and_what_its_settings_have_of_their_own(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER", "somebody")
+    monkeypatch.setenv("LOGNAME", "somebody")
+    with start() as plain:
+        pass
+    monkeypatch.setenv("DVC_EXP_NAME", "heavier")
+    with start() as named:
+        pass
+    monkeypatch.setenv("GLASSBOX_LABEL", "weights.hidden=0.3")
+    with start() as told:
+        pass
+    runs = [only(run.run_id).tags for run in (plain, named, told)]
+    assert [tags["mlflow.runName"].split(" ")[1:] for tags in runs] == [[], ["heavier"], ["weights.hidden=0.3"]]
+    assert runs[2]["experiment"] == "heavier" and runs[2]["differs"] == "weights.hidden=0.3"
+    assert "experiment" not in runs[0] and runs[0]["mlflow.user"] == "somebody"
+    assert runs[0]["mlflow.source.type"] == "LOCAL" and runs[0]["mlflow.source.name"]
+
+
+def test_the_commit_is_that_of_the_repository_of_the_root(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source._commit.cache_clear()
+    assert "mlflow.source.git.commit" not in source.source_tags()
+    monkeypatch.setenv("DVC_ROOT", str(Path(__file__).parents[2]))
+    source._commit.cache_clear()
+    commit = source.source_tags().get("mlflow.source.git.commit", "0" * 40)
+    assert len(commit) == 40 and set(commit) <= set("0123456789abcdef")
+    source._commit.cache_clear()
+
+
+def test_items_are_a_table_and_a_kept_student_is_a_model_that_mlflow_shows(store: Path, tmp_path: Path) -> None:
+    student = tmp_path / "runs" / "combined" / "21" / "student"
+    rows = [{"sample_id": "mmlu/1", "correct": True, "other": 1}]
+    with start() as run:
+        run.table("items.json", rows, ("sample_id", "correct"))
+        run.model(student)
+    record = only(run.run_id)
+    assert json.loads(record.tags["mlflow.loggedArtifacts"]) == [{"path": "items.json", "type": "table"}]
+    shown = json.loads((artifact_folder(tmp_path, run.run_id) / "items.json").read_text(encoding="utf-8"))
+    assert shown == {"columns": ["sample_id", "correct"], "data": [["mmlu/1", True]]}
+    client = tracking.readable_client()
+    assert client is not None
+    number = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id  # type: ignore[union-attr]
+    (model,) = client.search_logged_models([number])
+    assert (model.name, model.source_run_id, str(model.status)) == ("combined-21", run.run_id, "READY")
+    assert model.tags["path"] == student.as_posix()
+
+
+def test_a_store_of_before_without_the_second_experiment_is_read_and_gets_it(store: Path) -> None:
+    with start(key="k") as run:
+        pass
+    with sqlite3.connect(store / "mlflow.db") as connection:
+        connection.execute("DELETE FROM experiments WHERE name = ?", (tracking.COMPARISONS,))
+    assert [record.run_id for record in tracking.find_by_key("k")] == [run.run_id]
+    assert tracking.ensure_store(STORAGE) and not tracking.ensure_store(STORAGE)

@@ -84,7 +84,7 @@ def test_all_groups_share_the_order_and_the_rank_and_name_their_share(project: P
         assert len({manifest["digests"][name] for manifest in manifests}) == 1, name
     assert len({manifest["digests"]["final_student"] for manifest in manifests}) == 3
     assert {manifest["steps"] for manifest in manifests} == {6}
-    assert all(manifest["params"]["labelled"] == manifest["tags"]["labelled"] == "0.5" for manifest in manifests)
+    assert all(manifest["params"]["labelled"] == "0.5" for manifest in manifests)
     assert ["answers" in manifest["digests"] for manifest in manifests] == [False, True, True]
 
 

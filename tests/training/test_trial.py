@@ -74,7 +74,7 @@ def test_the_run_in_mlflow_shows_every_curve_and_names_its_snapshot(project: Pat
     (record,) = tracking.find_runs([manifest["run_id"]])
     assert record.status == "FINISHED"
     assert record.params["group"] == "combined"
-    assert record.tags["snapshot"] == manifest["digests"]["snapshot"]
+    assert record.tags["snapshot_digest"] == manifest["digests"]["snapshot"]
     assert record.tags["precision"] == "no"
     for component in ("total", "task", "logits", "hidden", "attention"):
         assert len(tracking.history(record.run_id, f"train/loss_{component}")) == 6

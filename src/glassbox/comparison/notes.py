@@ -186,11 +186,17 @@ def faint_components(liveness: Sequence[Mapping[str, Any]], groups: Collection[s
     """'hidden has 1.8 % of the gradient of hidden_state', of signals that these groups hardly learn from."""
     return [
         f"{row['component']} has {100 * row['share']:.1f} % of the gradient of {row['group']}"
-        for row in liveness
+        for row in faint(liveness)
         if row["group"] in groups
-        and row["component"] != "task"
-        and row.get("share") is not None
-        and row["share"] < FAINT
+    ]
+
+
+def faint(liveness: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Component, group and share of every signal under FAINT."""
+    return [
+        {name: row[name] for name in ("component", "group", "share")}
+        for row in liveness
+        if row["component"] != "task" and row.get("share") is not None and row["share"] < FAINT
     ]
 
 

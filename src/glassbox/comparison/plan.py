@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,7 @@ from glassbox.errors import GlassboxError
 from glassbox.tasks.sample import PERPLEXITY
 
 TEACHER = "teacher"
+BASELINE = "black_box"
 DEFAULT = "default"
 DEFAULT_MARGIN = 0.02
 DEFAULT_REASON = "the plan names no margin for this task; two points are a convention and no more"
@@ -393,8 +394,7 @@ def derived_plan(settings: Settings) -> Plan:
     groups = settings.groups
     signals = {group: {name for name in settings.distill[group].active if name != "task"} for group in groups}
     control = "sft" if "sft" in groups else next((group for group in groups if not signals[group]), groups[0])
-    only_logits = [group for group in groups if signals[group] == {"logits"}]
-    baseline = "black_box" if "black_box" in groups else (only_logits or [control])[0]
+    baseline = baseline_of(signals, control)
     pairs = [(baseline, control)] if baseline != control else []
     pairs += [(group, baseline) for group in groups if group not in (baseline, control)]
     return Plan(
@@ -430,6 +430,15 @@ def _exploratory(pairs: Sequence[tuple[str, str]]) -> tuple[PlannedContrast, ...
         )
         for number, (group, other) in enumerate(pairs, 1)
     )
+
+
+def baseline_of(signals: Mapping[str, Collection[str]], control: str) -> str:
+    """The group that further signals are compared with: black_box, else the first with logits alone, else the control.
+
+    signals: group -> its components; `task` is none of them.
+    """
+    only_logits = [group for group, active in signals.items() if {*active} - {"task"} == {"logits"}]
+    return BASELINE if BASELINE in signals else (only_logits or [control])[0]
 
 
 def plan_lines(plan: Plan) -> list[str]:

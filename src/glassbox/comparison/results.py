@@ -14,7 +14,7 @@ from glassbox.comparison.costs import gain_intervals, group_cost, unequal_load
 from glassbox.comparison.evidence import Evidence, score_of
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.notes import integrity
-from glassbox.comparison.plan import Plan, plan_lines
+from glassbox.comparison.plan import Plan, baseline_of, plan_lines
 from glassbox.comparison.retention import retention
 from glassbox.comparison.selection import Selection
 from glassbox.comparison.varies import variation
@@ -65,6 +65,8 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "groups": [_group(study, group) for group in selection.groups],
         "seeds": list(selection.seeds),
         "references": references(study.gate, study.metrics),
+        "labelled": settings.train.labelled,
+        "faint": notes.faint(checked["liveness"]),
         "teacher_shots": study.gate.get("teacher_shots", 0),
         "trials": _trials(study),
         "curves": learning_curves(selection.trials, plan.confidence),
@@ -139,6 +141,7 @@ def _plan(study: Study) -> dict[str, Any]:
         "state": notes.plan_state(plan, study.selection),
         "trial_digests": {digest: [trial.name for trial in trials if trial.plan == digest] for digest in digests},
         "control": plan.control,
+        "baseline": _baseline(study),
         "groups": list(plan.groups),
         "optional_groups": list(plan.optional_groups),
         "seeds": list(plan.seeds),
@@ -146,6 +149,12 @@ def _plan(study: Study) -> dict[str, Any]:
         "seen_note": plan.seen_note,
         "margin_scale": plan.margin_scale,
     }
+
+
+def _baseline(study: Study) -> str:
+    """Among what the plan names and what ran, so that it does not change where it did not run."""
+    groups = dict.fromkeys((*study.plan.groups, *study.selection.groups))
+    return baseline_of({group: study.objective(group).active for group in groups}, study.plan.control)
 
 
 def _task(study: Study, task: str) -> dict[str, Any]:

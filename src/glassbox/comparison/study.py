@@ -21,8 +21,10 @@ from glassbox.comparison.retention import summary as retained
 from glassbox.comparison.selection import KeyOf, select_trials
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError, MissingTrialsError
+from glassbox.report.description import description
+from glassbox.report.figures.gains import NAME as FIRST_FIGURE
 from glassbox.report.report import set_aside, write_reports
-from glassbox.report.tables import console_table, dvc_metrics
+from glassbox.report.tables import dvc_metrics
 
 QUESTIONS = Path("data/tasks/test.parquet")
 EARLIER = Path(".glassbox/earlier_report")
@@ -30,11 +32,10 @@ EARLIER = Path(".glassbox/earlier_report")
 
 @dataclass(frozen=True)
 class Comparison:
-    """results: the content of results.json. page: the report. table: the same means as plain text."""
+    """results: the content of results.json. page: the report."""
 
     results: dict[str, Any]
     page: Path
-    table: str
     run_id: str
 
 
@@ -64,8 +65,11 @@ def compare_study(
     summary = {f"{group}/{name}": mean for group, means in dvc_metrics(results).items() for name, mean in means.items()}
     summary |= retained(results["retention"])
     tags = {"plan": results["plan"]["digest"], "study_key": results["study_key"]}
-    run_id = tracking.log_comparison(reports, summary, results["source_run_ids"], tags, settings.storage)
-    return Comparison(results, page, console_table(results), run_id)
+    first = reports / "figures" / f"{FIRST_FIGURE}.png"
+    figure = tracking.artifact_address(f"figures/{first.name}") if first.is_file() else None
+    note = description(results, figure)
+    run_id = tracking.log_comparison(reports, summary, results["source_run_ids"], tags, settings.storage, note)
+    return Comparison(results, page, run_id)
 
 
 def results_of(

@@ -14,7 +14,7 @@ from glassbox.report import latex, tables
 from glassbox.report.figures import draw_figures
 from glassbox.report.page import render_page
 
-MAX_PAGE_BYTES = 2_000_000
+MAX_PAGE_BYTES = 1_000_000
 FILES = (
     *("results.json", "metrics.json", "table_main.csv", "table_main.tex", "table_contrasts.csv"),
     *("table_contrasts.tex", "results_summary.csv"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from glassbox.report.notation import COINCIDENCE, formula_label, score, score_interval, task_label
+from glassbox.report.notation import COINCIDENCE, MISSING, formula_label, score, score_interval, task_label
 
 Row = dict[str, Any]
 REFERENCES = {"teacher": "teacher", "initial_student": "student before distillation"}
@@ -185,36 +185,66 @@ def mean_table(results: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def console_table(results: Mapping[str, Any]) -> str:
-    """Group means +- half-width of the t interval per task, in percent or as perplexity, as plain aligned text."""
-    header = ["group", *(f"{task['task']} {task['metric']}" for task in results["tasks"])]
-    lines = [header]
-    for row in mean_table(results):
-        name = row["name"] + (" (from the store)" if row["kind"] == "store" else "")
-        lines.append([name, *(_console_cell(cell, row["kind"] == "reference") for cell in row["cells"])])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([text[0], "-" * (sum(widths) + 2 * len(widths) - 2), *text[1:]])
-
-
-def _console_cell(cell: Mapping[str, Any], is_reference: bool) -> str:
+def short_mean(cell: Mapping[str, Any]) -> tuple[str, str]:
+    """A mean in percent, and ± half of its interval, or the limits where the scale's end cuts them; a perplexity with
+    its limits."""
     if cell["mean"] is None:
-        return "-"
-    mean = score(cell["mean"], cell["unit"])
-    if is_reference:
-        return mean
-    diverged = f", {cell['n_diverged']} diverged" if cell["n_diverged"] else ""
-    return f"{mean} {_half_width(cell)} (n={cell['n']}{diverged})"
+        return MISSING, ""
+    return score(cell["mean"], cell["unit"]), _half_width(cell) if "n" in cell else ""
+
+
+def short_name(row: Mapping[str, Any], n_seeds: int) -> str:
+    """A row's name with where it comes from, and n where it is not all seeds: 'combined (n = 4, 2 diverged)'."""
+    told = ["from the store"] if row["kind"] == "store" else []
+    cell = next((cell for cell in row["cells"] if "n" in cell), None)
+    if cell is not None and cell["n"] != n_seeds:
+        told.append(f"n = {cell['n']}")
+        told += [f"{cell['n_diverged']} diverged"] if cell["n_diverged"] else []
+    return f"{row['name']} ({', '.join(told)})" if told else row["name"]
 
 
 def _half_width(cell: Mapping[str, Any]) -> str:
     if cell["degenerate"]:
-        return f"({cell['statement']})"
+        return "on every seed"
     if cell["lower"] is None:
         return "± ?"
     if cell["clipped"] or cell["unit"] == "nats":
         return score_interval(cell, cell["unit"])
     return f"± {50 * (cell['upper'] - cell['lower']):.1f}"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells in columns, set left."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def table_title(results: Mapping[str, Any]) -> str:
+    """What the means are, once for the whole table."""
+    level, n = f"{100 * results['confidence']:g}", len(results["seeds"])
+    embedded = " on embedded miniature tasks" if any(task["embedded"] for task in results["tasks"]) else ""
+    texts = ", or perplexity," if any(task["unit"] == "nats" for task in results["tasks"]) else ""
+    seeds = f"{n} seed{'s' * (n != 1)}"
+    return f"Mean test score in percent{texts} \u00b1 half of its {level} % interval over {seeds}{embedded}"
+
+
+def console_table(results: Mapping[str, Any], most: int | None = None) -> str:
+    """Group means +- half-width of the t interval per task, in percent, as plain aligned text.
+
+    most: how many rows there may be; optional groups are left out from the end, and counted in the last line.
+    """
+    rows, optional = mean_table(results), {entry["group"] for entry in results["groups"] if entry["optional"]}
+    left_out = 0
+    for row in reversed(list(rows)):
+        if most is not None and len(rows) + bool(left_out) > most and row["name"] in optional:
+            rows.remove(row)
+            left_out += 1
+    lines = [["group", *(f"{task['task']} {task['metric']}" for task in results["tasks"])]]
+    for row in rows:
+        name = short_name(row, len(results["seeds"]))
+        lines.append([name, *(" ".join(short_mean(cell)).strip() for cell in row["cells"])])
+    text = aligned(lines)
+    return "\n".join([*text, *([f"and {left_out} more of the plan's optional groups: --details"] if left_out else [])])
 
 
 def _named(prefix: str, values: Mapping[str, Any] | None, names: Iterable[str]) -> Row:

@@ -6,21 +6,32 @@ Importing mlflow and opening its sqlite file costs about 1.5 seconds, so that no
 
 from glassbox.config.storage import root
 from glassbox.tracking.check import check_store
-from glassbox.tracking.other_runs import log_comparison, log_snapshot, restore_run
-from glassbox.tracking.queries import RESTORED_FROM, RunRecord, artifact, find_by_key, find_runs, history
-from glassbox.tracking.store import EXPERIMENT, ensure_store, readable_client, store_uri
+from glassbox.tracking.other_runs import artifact_address, log_comparison, log_snapshot, restore_run
+from glassbox.tracking.queries import (
+    RESTORED_FROM,
+    RunRecord,
+    artifact,
+    find_by_key,
+    find_comparisons,
+    find_runs,
+    history,
+)
+from glassbox.tracking.store import COMPARISONS, EXPERIMENT, ensure_store, readable_client, runs_page, store_uri
 from glassbox.tracking.trial_run import TrialRun, UnrecordedRun
 
 __all__ = [
+    "COMPARISONS",
     "EXPERIMENT",
     "RESTORED_FROM",
     "RunRecord",
     "TrialRun",
     "UnrecordedRun",
     "artifact",
+    "artifact_address",
     "check_store",
     "ensure_store",
     "find_by_key",
+    "find_comparisons",
     "find_runs",
     "history",
     "log_comparison",
@@ -28,5 +39,6 @@ __all__ = [
     "readable_client",
     "restore_run",
     "root",
+    "runs_page",
     "store_uri",
 ]

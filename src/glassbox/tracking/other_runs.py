@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
+from urllib.parse import quote
 
 from glassbox.config.settings import StorageSettings
 from glassbox.tracking.faults import explaining, reason
 from glassbox.tracking.journal import Journal
 from glassbox.tracking.queries import RESTORED_FROM, find_runs
-from glassbox.tracking.store import ensure_store, open_client, store_name
-from glassbox.tracking.writing import Scalar, begin, write_journal
+from glassbox.tracking.source import label, source_tags
+from glassbox.tracking.store import COMPARISONS, ensure_store, open_client, store_name
+from glassbox.tracking.writing import RUN_ID, Scalar, begin, write_journal
 
 
 def log_snapshot(report: Mapping[str, Any], storage: StorageSettings) -> str:
@@ -26,7 +28,8 @@ def log_snapshot(report: Mapping[str, Any], storage: StorageSettings) -> str:
     words = {key: value for key, value in flat.items() if not _is_number(value)}
     digest = str(report.get("digest", report.get("logical_digest", "")))
     journal = Journal.new()
-    begin(journal, f"snapshot {digest[:12]}", words, {"kind": "snapshot", "snapshot_digest": digest})
+    tags = {"kind": "snapshot", "snapshot_digest": digest, **source_tags()}
+    begin(journal, f"snapshot {digest[:12]}", words, tags, experiment=COMPARISONS)
     _log(journal, {key: value for key, value in flat.items() if _is_number(value)}, step=0)
     journal.add_text("snapshot.json", json.dumps(dict(report), indent=2))
     return _end_or_leave(journal, storage)
@@ -38,15 +41,28 @@ def log_comparison(
     source_run_ids: Sequence[str],
     tags: Mapping[str, str],
     storage: StorageSettings,
+    note: str = "",
 ) -> str:
-    """Log a comparison as a run that names the runs it was made of; its artifacts are the reports folder's."""
+    """Log a comparison as a run that names the runs it was made of; its artifacts are the reports folder's.
+
+    note: Markdown for the description of the run and of the experiments; see `artifact_address`.
+    """
     journal = Journal.new()
-    begin(journal, "comparison", {}, {**tags, "kind": "comparison", "n_source_runs": str(len(source_run_ids))})
+    every_tag = {**tags, "kind": "comparison", "n_source_runs": str(len(source_run_ids)), **source_tags()}
+    name = " ".join(["comparison", *([label()] if label() else [])])
+    begin(journal, name, {}, every_tag, experiment=COMPARISONS)
     _log(journal, summary, step=0)
+    if note:
+        journal.append("note", text=note)
     journal.add_text("source_runs.json", json.dumps({"source_run_ids": list(source_run_ids)}, indent=2))
     for path in sorted(reports.iterdir()):
         journal.add_artifact(path)
     return _end_or_leave(journal, storage)
+
+
+def artifact_address(name: str) -> str:
+    """Where MLflow's pages find an artifact of the run whose description names it; for a note of `log_comparison`."""
+    return f"get-artifact?path={quote(name, safe='')}&run_uuid={RUN_ID}"
 
 
 def restore_run(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glassbox.tracking.faults import explaining
-from glassbox.tracking.store import experiment_id, open_client, readable_client
+from glassbox.tracking.store import experiment_ids, open_client, readable_client
 from glassbox.tracking.writing import LOCAL_ID, write_waiting
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ RUNS_PER_PAGE = 200
 @dataclass(frozen=True)
 class RunRecord:
     """A run as the store holds it. `original_id` is the id it ran under, which differs after a restore, and where the
-    store gave its own id later than the trial needed one."""
+    store gave its own id later than the trial needed one. started: milliseconds since 1970."""
 
     run_id: str
     original_id: str
@@ -30,14 +30,16 @@ class RunRecord:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+    started: int = 0
 
 
 def search(client: MlflowClient, condition: str) -> list[RunRecord]:
     """Every active run that meets a condition, page by page, in no particular order."""
     records: list[RunRecord] = []
     token: str | None = None
+    places = experiment_ids(client)
     while True:
-        page = client.search_runs([experiment_id(client)], condition, max_results=RUNS_PER_PAGE, page_token=token)
+        page = client.search_runs(places, condition, max_results=RUNS_PER_PAGE, page_token=token)
         records.extend(
             RunRecord(
                 run_id=run.info.run_id,
@@ -46,6 +48,7 @@ def search(client: MlflowClient, condition: str) -> list[RunRecord]:
                 params=dict(run.data.params),
                 tags=dict(run.data.tags),
                 metrics=dict(run.data.metrics),
+                started=run.info.start_time or 0,
             )
             for run in page
         )
@@ -85,6 +88,16 @@ def find_by_key(key: str, tag: str = "key") -> list[RunRecord]:
         client = _client_with_all_written()
         records = [] if client is None else search(client, f"tags.{tag} = '{key}'")
     return sorted(records, key=lambda record: record.run_id)
+
+
+def find_comparisons() -> list[RunRecord]:
+    """Every comparison that finished, the newest first."""
+    with explaining():
+        client = _client_with_all_written()
+        records = (
+            [] if client is None else search(client, "tags.kind = 'comparison' AND attributes.status = 'FINISHED'")
+        )
+    return sorted(records, key=lambda record: (-record.started, record.run_id))
 
 
 def _client_with_all_written() -> MlflowClient | None:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "glassbox"
+COMPARISONS = "glassbox-comparisons"  # comparisons and snapshots, so that the trials' charts show trials
+EXPERIMENTS = (EXPERIMENT, COMPARISONS)
+UI = "http://127.0.0.1:5000"
 SQLITE = "sqlite:///"
 # Of a store that is away MLflow itself would tell after four minutes
 REQUESTS = {
@@ -66,41 +70,43 @@ def artifacts_folder(storage: StorageSettings) -> Path:
 
 
 def ensure_store(storage: StorageSettings) -> bool:
-    """Make the database and the experiment, or restore the latter, where they are missing; says whether it did.
+    """Make the database and the experiments, or restore these, where they are missing; says whether it did.
 
     Processes that start together take turns. The store of a repository that was moved follows it.
     """
     path = store_path()
-    if path is not None and _holds_experiment(path):
+    if path is not None and _holds(path, EXPERIMENTS):
         if path.is_relative_to(root()):
-            follow_the_root(path, EXPERIMENT, artifacts_folder(storage))
+            follow_the_root(path, EXPERIMENTS, artifacts_folder(storage))
         return False
     lock = root() / ".glassbox" / "store.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock, timeout=300):
-        if path is not None and _holds_experiment(path):
+        if path is not None and _holds(path, EXPERIMENTS):
             return False
-        return _make_experiment(open_client(), storage)
+        client = open_client()
+        made = [_make_experiment(client, storage, name) for name in EXPERIMENTS]
+        return any(made)
 
 
-def _holds_experiment(path: Path) -> bool:
-    """Whether an sqlite store holds the experiment already; False where it cannot be read, so that MLflow says why."""
+def _holds(path: Path, names: Sequence[str]) -> bool:
+    """Whether an sqlite store holds the experiments already; False where it cannot be read, so that MLflow says why."""
     if not path.is_file():
         return False
     try:
         with closing(sqlite3.connect(path)) as connection:
-            query = "SELECT 1 FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
-            return connection.execute(query, (EXPERIMENT,)).fetchone() is not None
+            query = "SELECT name FROM experiments WHERE lifecycle_stage = 'active'"
+            return {*names} <= {name for (name,) in connection.execute(query)}
     except sqlite3.Error:
         return False
 
 
-def _make_experiment(client: MlflowClient, storage: StorageSettings) -> bool:
-    existing = client.get_experiment_by_name(EXPERIMENT)
+def _make_experiment(client: MlflowClient, storage: StorageSettings, name: str) -> bool:
+    existing = client.get_experiment_by_name(name)
     if existing is None:
         # A server says itself where artifacts go
         place = None if store_uri().startswith("http") else artifacts_folder(storage).as_uri()
-        client.create_experiment(EXPERIMENT, artifact_location=place)
+        client.create_experiment(name, artifact_location=place)
     elif existing.lifecycle_stage == "deleted":
         client.restore_experiment(existing.experiment_id)
     else:
@@ -128,16 +134,32 @@ def load_mlflow() -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
-def experiment_id(client: MlflowClient) -> str:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+def experiment_id(client: MlflowClient, name: str = EXPERIMENT) -> str:
+    experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        raise GlassboxError(
-            f"MLflow's store {store_name()} has no experiment '{EXPERIMENT}': run `dvc repro settings`."
-        )
+        raise GlassboxError(f"MLflow's store {store_name()} has no experiment '{name}': run `dvc repro settings`.")
     return experiment.experiment_id
+
+
+def experiment_ids(client: MlflowClient) -> list[str]:
+    """Of all experiments of ours that there are; a store of before may lack that of the comparisons."""
+    found = [experiment_id(client), client.get_experiment_by_name(COMPARISONS)]
+    return [each if isinstance(each, str) else each.experiment_id for each in found if each is not None]
+
+
+def runs_page() -> str:
+    """The address of the table of trials. MLflow itself opens on another page, which is empty for what we log."""
+    uri = store_uri()
+    place = shown(uri).rstrip("/") if uri.startswith("http") else UI
+    try:
+        client = readable_client()
+        number = None if client is None else experiment_id(client)
+    except Exception:  # whatever a store may raise: the address is a courtesy
+        number = None
+    return f"{place}/#/experiments/{number}/runs?workflowType=machine_learning" if number else place
 
 
 def readable_client() -> MlflowClient | None:
     """A client, or None where a local store does not exist yet: reading never creates one."""
     path = store_path()
-    return None if path is not None and not _holds_experiment(path) else open_client()
+    return None if path is not None and not _holds(path, (EXPERIMENT,)) else open_client()

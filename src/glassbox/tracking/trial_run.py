@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from glassbox.config.settings import StorageSettings
 from glassbox.errors import DivergedError
 from glassbox.tracking.journal import Journal
+from glassbox.tracking.source import label, source_tags
 from glassbox.tracking.store import load_mlflow, store_name
 from glassbox.tracking.system_metrics import PREFIX, Sampler
 from glassbox.tracking.writer import Writer
@@ -51,8 +53,14 @@ class TrialRun:
         self._logged = {} if found is None else found.logged_steps()
         self._journal = Journal.new() if found is None else found
         if found is None:
-            every_tag = {"kind": "trial", **tags} | ({"parent": parent} if parent else {})
-            begin(self._journal, name, params, every_tag, snapshot=dict(snapshot))
+            every_tag = {"kind": "trial", **source_tags(), **tags} | ({"parent": parent} if parent else {})
+            begin(
+                self._journal,
+                " ".join([name, *([label()] if label() else [])]),
+                params,
+                every_tag,
+                snapshot=dict(snapshot),
+            )
         else:
             self._journal.append("status", True, status="RUNNING")
         self._name = name
@@ -98,6 +106,16 @@ class TrialRun:
     def tag(self, key: str, value: str) -> None:
         self._journal.append("tag", key=key, value=value)
 
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Keep rows as a table that MLflow's pages show and compare between runs. name: of a .json file."""
+        content = {"columns": list(columns), "data": [[row[column] for column in columns] for row in rows]}
+        self._journal.add_text(name, json.dumps(content))
+        self.tag("mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
+
+    def model(self, path: Path) -> None:
+        """List a saved student among MLflow's models; it stays where it is."""
+        self._journal.append("model", name=f"{path.parent.parent.name}-{path.parent.name}", path=path.as_posix())
+
     def finish(self, status: RunStatus = "FINISHED") -> None:
         """End the run and let the store have it, as far as it answers; later calls change nothing."""
         self._end(status, final=True)
@@ -137,6 +155,10 @@ class UnrecordedRun:
     def artifact(self, path: Path | str) -> None: ...
 
     def tag(self, key: str, value: str) -> None: ...
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None: ...
+
+    def model(self, path: Path) -> None: ...
 
     def finish(self, status: RunStatus = "FINISHED") -> None: ...
 

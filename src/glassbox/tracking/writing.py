@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from glassbox.config.settings import StorageSettings
 from glassbox.tracking.faults import reason
 from glassbox.tracking.journal import Journal, Line, waiting_journals
-from glassbox.tracking.store import ensure_store, experiment_id, open_client, store_name
+from glassbox.tracking.store import EXPERIMENT, ensure_store, experiment_id, experiment_ids, open_client, store_name
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 LOCAL_ID = "local_id"
+NOTE = "mlflow.note.content"
+RUN_ID = "{run_id}"
 PARAMS_PER_BATCH = 100
 METRICS_PER_BATCH = 1000
 DATASET_DIGEST_CHARACTERS = 36
@@ -27,7 +29,8 @@ OF_THE_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STA
 
 
 def begin(journal: Journal, name: str, params: Mapping[str, Scalar], tags: Mapping[str, str], **more: Any) -> None:
-    """The first line. `more` may hold `snapshot`: name, digest (sha256 hex) and source of the run's input."""
+    """The first line. `more` may hold `snapshot`: name, digest (sha256 hex) and source of the run's input; and
+    `experiment`, the name of another one than the trials'."""
     written = {key: "null" if value is None else str(value) for key, value in params.items()}
     journal.append("start", True, store=store_name(), name=name, params=written, tags=dict(tags), **more)
 
@@ -85,6 +88,10 @@ def _write_lines(client: MlflowClient, journal: Journal) -> None:
             client.log_batch(_known(journal), metrics=[metric for line in lines for metric in _metrics_of(line)])
         elif first["kind"] == "tag":
             client.set_tag(_known(journal), first["key"], first["value"])
+        elif first["kind"] == "note":
+            _write_note(client, _known(journal), first["text"])
+        elif first["kind"] == "model":
+            _write_model(client, _known(journal), first)
         elif first["kind"] == "status":
             with suppress(Exception):  # tried again below, where it counts
                 _write_artifacts(client, journal)
@@ -95,6 +102,25 @@ def _write_lines(client: MlflowClient, journal: Journal) -> None:
             _describe(client, _known(journal), first)
         journal.mark(offset=end)
     _write_artifacts(client, journal)
+
+
+def _write_note(client: MlflowClient, run_id: str, text: str) -> None:
+    """The description of a run and of all our experiments, with the run's own id where the text asks for it."""
+    text = text.replace(RUN_ID, run_id)
+    client.set_tag(run_id, NOTE, text)
+    for each in experiment_ids(client):
+        client.set_experiment_tag(each, NOTE, text)
+
+
+def _write_model(client: MlflowClient, run_id: str, line: Line) -> None:
+    """A saved student among MLflow's models: where it lies, under the run that made it. Its files are not copied."""
+    experiment = experiment_id(client)
+    known = client.search_logged_models([experiment], f"source_run_id = '{run_id}'", max_results=1)
+    if not known:
+        model = client.create_logged_model(
+            experiment, line["name"], run_id, {"path": line["path"]}, model_type="student"
+        )
+        client.finalize_logged_model(model.model_id, "READY")
 
 
 def _batches(journal: Journal) -> Iterator[tuple[list[Line], int]]:
@@ -129,7 +155,7 @@ def _metrics_of(line: Line) -> list[Any]:
 
 def _made_run(client: MlflowClient, journal: Journal, start: Line) -> str:
     """The run's id in the store; one that was made before its id came back is found by its tag."""
-    experiment = experiment_id(client)
+    experiment = experiment_id(client, start.get("experiment", EXPERIMENT))
     found = client.search_runs([experiment], f"tags.{LOCAL_ID} = '{journal.name}'", max_results=1)
     if found:
         return found[0].info.run_id

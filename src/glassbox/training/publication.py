@@ -40,6 +40,7 @@ from glassbox.training.student import Student, part_of, save_student
 SCHEMA_VERSION = 1
 PACKAGES = ("torch", "transformers", "accelerate", "mlflow", "dvc", "pyarrow")
 BYTES_PER_WEIGHT = 4
+ITEM_COLUMNS = ("task", "sample_id", "correct", "prediction", "gold")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def publish(trial: Outcome, run: TrialRun | UnrecordedRun) -> None:
     outcome = {"precision": trial.precision, "outcome": trial.status}
     for name, value in ({f"{name}_digest": digest for name, digest in digests.items()} | outcome).items():
         run.tag(name, value)
+    if items:
+        run.table("items.json", items, ITEM_COLUMNS)
     for path in (staging / "history.parquet", staging / "items.parquet", staging / DUMP):
         if path.exists():
             run.artifact(path)
@@ -101,6 +104,8 @@ def publish(trial: Outcome, run: TrialRun | UnrecordedRun) -> None:
     text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_synced(target.with_name(f"{target.name}.json"), text.encode())
     run.artifact(target.with_name(f"{target.name}.json"))
+    if (target / "student").is_dir():
+        run.model(target / "student")
 
 
 def _write_files(trial: Outcome, folder: Path, items: Sequence[Mapping[str, Any]]) -> None:

@@ -9,30 +9,35 @@ from typing import Any, Protocol
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from glassbox.report.figures import costs, curves, forest, interaction, scores
+from glassbox.report.figures import costs, curves, forest, gains, interaction, scores
 from glassbox.report.figures.style import arranged, inline_svg, svg_text, write_png
 
 
 class Drawing(Protocol):
-    """NAME: the file's stem. draw returns None where there is nothing to show; `narrow` is for telephones."""
+    """NAME: the file's stem. LINE: what it shows, in a line. `narrow` is for telephones.
+
+    draw returns None where there is nothing to show.
+    """
 
     @property
     def NAME(self) -> str: ...
     @property
     def TITLE(self) -> str: ...
+    @property
+    def LINE(self) -> str: ...
 
     def draw(self, results: Mapping[str, Any], narrow: bool = False) -> Figure | None: ...
     def caption(self, results: Mapping[str, Any]) -> str: ...
     def describe(self, results: Mapping[str, Any]) -> str: ...
 
 
-DRAWINGS: tuple[Drawing, ...] = (forest, scores, interaction, curves, costs)
+DRAWINGS: tuple[Drawing, ...] = (gains, forest, scores, interaction, curves, costs)
 
 
 def draw_figures(results: Mapping[str, Any], folder: Path) -> list[dict[str, str]]:
     """Write every figure as SVG and PNG.
 
-    Returns name, title, caption and the wide and the narrow inline <svg> of each, in the page's order.
+    Returns name, title, line, caption and the wide and the narrow inline <svg> of each, in the page's order.
     """
     shown = []
     for drawing in DRAWINGS:
@@ -47,8 +52,9 @@ def draw_figures(results: Mapping[str, Any], folder: Path) -> list[dict[str, str
             {
                 "name": drawing.NAME,
                 "title": drawing.TITLE,
+                "line": drawing.LINE,
                 "caption": drawing.caption(results),
-                "wide": inline_svg(svgs[0], f"figure-{drawing.NAME}", *words),
+                "wide": inline_svg(svgs[0], f"wide-{drawing.NAME}", *words),
                 "narrow": inline_svg(svgs[1], f"narrow-{drawing.NAME}", *words),
             }
         )

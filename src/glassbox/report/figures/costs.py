@@ -14,6 +14,7 @@ from glassbox.report.notation import difference, size
 
 NAME = "costs"
 TITLE = "Cost of a signal against its gain"
+LINE = "What each signal costs, beside what it gains"
 COSTS = {
     "snapshot_bytes": ("snapshot read, MB", 1e-6),
     "step_seconds": ("time of a step, ms", 1e3),

@@ -22,6 +22,7 @@ from glassbox.report.figures.style import (
 
 NAME = "curves"
 TITLE = "Learning curves"
+LINE = "Validation scores and losses while training"
 FIRST = ("task", "logits", "hidden", "attention")
 
 

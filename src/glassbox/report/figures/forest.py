@@ -24,6 +24,7 @@ from glassbox.report.tables import questions
 
 NAME = "contrasts"
 TITLE = "Planned contrasts"
+LINE = "Every difference with both intervals, beside the margin that matters"
 ROW_INCHES = 0.235
 REACH = 3.0  # an interval this many times wider than the middle one does not set the scale
 LETTER_INCHES = 0.073

@@ -24,6 +24,7 @@ from glassbox.report.notation import difference, formula_label, task_label
 
 NAME = "interaction"
 TITLE = "Does the gain depend on the task?"
+LINE = "Whether the gain depends on the task, in points and in logits"
 POOLED = Mark(INK, "s", "solid")
 
 

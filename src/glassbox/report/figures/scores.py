@@ -16,6 +16,7 @@ from glassbox.report.tables import reference_title
 
 NAME = "scores"
 TITLE = "Every seed"
+LINE = "Test score of every trial, with chance, control and teacher"
 REFERENCES: dict[str, dict[str, Any]] = {
     "teacher": {"linestyle": (0, (6, 3)), "color": TEACHER, "linewidth": 1.4},
     "student before": {"linestyle": (0, (1, 2)), "color": MUTED, "linewidth": 1.6},

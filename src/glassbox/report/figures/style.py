@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import io
 import re
@@ -125,8 +126,14 @@ def inline_svg(svg: str, name: str, title: str, description: str) -> str:
     """A figure's SVG as an element of the page: colours are its CSS variables, and ids are the figure's own."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub("|".join(VARIABLES), lambda colour: f"var({VARIABLES[colour[0].lower()]})", svg, flags=re.IGNORECASE)
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0]), svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: _shortened(tag[0]), svg)
+    used = {*re.findall(r'(?:href="#|url\(#)([^")]+)', svg)}
+    svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = _without_bare_groups(re.sub(r">\s+<", "><", svg))
+    rules: dict[str, str] = {}
+    svg = re.sub(r' style="([^"]*)"', lambda style: f' class="{_class_of(style[1], rules)}"', svg)
+    svg = svg.replace("</style>", "".join(f".{each}{{{style}}}" for style, each in rules.items()) + "</style>", 1)
     opening = svg[: svg.index(">") + 1]
     bare = re.sub(r' (width|height)="[^"]*"', "", opening)
     named = bare.replace("<svg", f'<svg role="img" aria-labelledby="{name}-title" aria-describedby="{name}-text"', 1)
@@ -134,3 +141,28 @@ def inline_svg(svg: str, name: str, title: str, description: str) -> str:
         f'<title id="{name}-title">{html.escape(title)}</title><desc id="{name}-text">{html.escape(description)}</desc>'
     )
     return f"{named}{words}{svg[len(opening) :]}"
+
+
+def _shortened(tag: str) -> str:
+    """An element's opening with coordinates to a tenth of a point, and without blanks that say nothing."""
+    tag = re.sub(r"(\d\.\d)\d+", r"\1", " ".join(tag.split()))
+    tag = re.sub(r' d="[^"]*"', lambda path: re.sub(r" ?([A-Za-z]) (?=[-\d])", r"\1", path[0]), tag)
+    return re.sub(r' style="[^"]*"', lambda style: style[0].replace(": ", ":").replace("; ", ";"), tag)
+
+
+def _class_of(style: str, rules: dict[str, str]) -> str:
+    """A class that stands for the style in every figure of the page alike."""
+    return rules.setdefault(style, f"k{hashlib.sha256(style.encode()).hexdigest()[:6]}")
+
+
+def _without_bare_groups(svg: str) -> str:
+    """The figure without <g> elements that have no attribute, their content kept."""
+    kept: list[bool] = []
+
+    def tag(found: re.Match[str]) -> str:
+        if found[0] != "</g>":
+            kept.append(found[0] != "<g>")
+            return found[0] if kept[-1] else ""
+        return found[0] if kept.pop() else ""
+
+    return re.sub(r"</?g(?: [^>]*)?>", tag, svg)
