@@ -138,6 +138,7 @@ def test_a_projector_of_zeros_does_not_make_the_loss_vanish(settings: Settings) 
 def test_a_value_that_is_not_finite_ends_the_trial_before_the_update(settings: Settings, spoiled: str) -> None:
     """NaN was replaced by 0, and training went on."""
     setup = prepare(settings, "everything", 0)
+    setup.scratch.mkdir(parents=True)
     (batch, _), *others = first_step(setup)
     value = getattr(batch, spoiled) if hasattr(batch, spoiled) else batch.further[spoiled]
     value = value.clone()

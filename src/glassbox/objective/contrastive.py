@@ -47,7 +47,7 @@ def info_nce(
     dtype = loss_dtype(queries, keys, negatives)
     mine, own, others = (functional.normalize(each.to(dtype), dim=-1) for each in (queries, keys, negatives))
     same = ids[:, None] == negative_ids
-    if len(ids) and bool(same.all()):
+    if len(ids) and not bool((~same).any()):
         raise GlassboxError(
             f"No negative is left for the contrastive component: all {len(negative_ids)} that were drawn predict the "
             "same token as the positions they are compared with. Raise `-S objective.negatives`, or train on tasks "
