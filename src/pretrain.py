@@ -15,7 +15,7 @@ from glassbox.tasks.miniature import pretraining, text_pretraining
 from glassbox.tracking import root
 
 FOLDER = Path("data/embedded")
-ROLES = ("teacher", "student", "text_teacher", "moe_teacher")
+ROLES = ("teacher", "student", "text_teacher", "moe_teacher", pretraining.METASPACE_STUDENT)
 
 
 def main() -> None:
@@ -26,9 +26,9 @@ def main() -> None:
     every = load_settings(arguments.params)
     settings = every.pretrain
     torch.set_num_threads(every.train.threads)
-    tokenizer = pretraining.train_tokenizer(settings.vocabulary, settings.teacher.mixture)
     for role in [arguments.only] if arguments.only else ROLES:
         model_settings = getattr(settings, role)
+        tokenizer = pretraining.train_tokenizer(role, settings)
         if role == "text_teacher":
             model = text_pretraining.pretrain(model_settings, tokenizer)
         else:

@@ -43,6 +43,7 @@ def main() -> None:
     from glassbox.snapshot.reader import open_snapshot
     from glassbox.snapshot.schema import ANSWERED, answered_id
     from glassbox.tasks.sample import spread
+    from glassbox.training.chunk_view import views
     from glassbox.training.draws import draw
 
     snapshot = open_snapshot(FOLDER)
@@ -63,14 +64,21 @@ def main() -> None:
     without = [each in unlabelled or each in answered for each in sample_ids]
     active = settings.distill[group].active
     positions = {name: reach for name, reach in settings.positions(group).items() if name in active}
+    width = shutil.get_terminal_size((120, 24)).columns
+    labels = [
+        _label(settings, group, seed, has_label=not lacks, is_drawn=each in mine or each in answered)[:width]
+        for each, lacks in zip(sample_ids, without, strict=True)
+    ]
+    if settings.distill[group].aligns:
+        for label, lines in zip(labels, views(settings, snapshot, group, texts, positions, width), strict=True):
+            print("\n".join([lines[0], label, *lines[1:]]), end="\n\n")
+        return
     batch, ids, probabilities = teacher_choices(snapshot, texts, everywhere="all" in positions.values())
     batch = replace(batch, labelled=~torch.tensor(without))
     tokenizer = load_tokenizer(settings.teacher)
-    width = shutil.get_terminal_size((120, 24)).columns
-    for row, sample_id in enumerate(sample_ids):
+    for row, label in enumerate(labels):
         lines = lines_of(tokenizer, batch, row, ids, probabilities, positions, width=width, whole=arguments.whole)
-        is_drawn = sample_id in mine or sample_id in answered
-        lines.insert(1, _label(settings, group, seed, has_label=not without[row], is_drawn=is_drawn)[:width])
+        lines.insert(1, label)
         print("\n".join(lines), end="\n\n")
 
 

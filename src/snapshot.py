@@ -33,11 +33,11 @@ def main() -> None:
 
     import torch
 
-    from glassbox.models.tokenizers import tokens_are_shared
+    from glassbox.models.tokenizers import captures_signals
     from glassbox.snapshot.capture import capture, capture_nothing
     from glassbox.snapshot.reader import read_manifest
 
-    if not tokens_are_shared(settings):
+    if not captures_signals(settings):
         if is_main():
             capture_nothing(SNAPSHOT_FOLDER, key)
         print(f"{SNAPSHOT_FOLDER}: the tokenizers of teacher and student differ, so nothing was captured")

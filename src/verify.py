@@ -58,7 +58,9 @@ def report_on(settings: Settings) -> dict[str, Any]:
     """The gate's figures, and test scores of the teacher and of the first seed's student as trials begin with it."""
     from glassbox.evaluation.references import measure_student, measure_teacher
     from glassbox.models.files import commit_of, model_files, pin_warning
-    from glassbox.models.tokenizers import tokens_are_shared
+    from glassbox.models.meeting import meetings, warnings_of
+    from glassbox.models.tokenizers import captures_signals, tokens_are_shared
+    from glassbox.snapshot.reader import read_manifest
     from glassbox.snapshot.verify import verify, verify_nothing
     from glassbox.tasks.reading import sample_doubts
     from glassbox.tasks.splits import read_split
@@ -67,9 +69,11 @@ def report_on(settings: Settings) -> dict[str, Any]:
     doubts = sample_doubts(settings, {split: read_split(TASKS_FOLDER, split) for split in SPLITS})
     report = (
         verify(settings, SNAPSHOT_FOLDER, TASKS_FOLDER)
-        if tokens_are_shared(settings)
+        if captures_signals(settings) or read_manifest(SNAPSHOT_FOLDER)["signals"]
         else verify_nothing(SNAPSHOT_FOLDER)
     )
+    shared, train = tokens_are_shared(settings), read_split(TASKS_FOLDER, "train")
+    report["meeting"] = {} if shared else meetings(settings, ((s.task, s.prompt, s.answer) for s in train))
     report["verify_seconds"] = round(time.monotonic() - started, 1)
     report["dvc_md5"] = dvc_md5(Path("dvc.lock"))
     models = {"teacher": settings.teacher, "student": settings.student}
@@ -79,7 +83,16 @@ def report_on(settings: Settings) -> dict[str, Any]:
     report["student_scores"] = measure_student(settings, TASKS_FOLDER)
     report["teacher_worth"] = teacher_worth(settings, report)
     report["warnings"] = [
-        line for line in (*pins, *doubts, *report["teacher_notes"], *report["teacher_worth"], report["banner"]) if line
+        line
+        for line in (
+            *pins,
+            *doubts,
+            *warnings_of(report["meeting"]),
+            *report["teacher_notes"],
+            *report["teacher_worth"],
+            report["banner"],
+        )
+        if line
     ]
     return report
 
@@ -96,6 +109,7 @@ def main() -> None:
     import torch
 
     from glassbox.files import write_synced
+    from glassbox.models.meeting import lines_of
     from glassbox.tracking import log_snapshot
 
     torch.set_num_threads(settings.train.threads)
@@ -110,6 +124,9 @@ def main() -> None:
             f"  {metric}: teacher{shots} {report['teacher_scores'][metric]:.3f}, student before training "
             f"{report['student_scores'][metric]:.3f}"
         )
+    if report["meeting"]:
+        print("Teacher and student cut text into other tokens. They meet so far (docs/tokenizers.md):")
+        print("\n".join(f"  {line}" for line in lines_of(report["meeting"])))
     for warning in report["warnings"]:
         print(f"WARNING: {warning}")
 

@@ -13,12 +13,13 @@ import psutil
 import pytest
 import sections
 import torch
+from miniatures import CORPUS, save_model_folder
 from mixtures import FAMILIES, save_mixture, tiny_mixture
 from projects import ROOT, settings_with, shrunk_settings
 from torch.profiler import ProfilerActivity, profile
 
 import plan
-from glassbox.config.settings import Settings, load_settings
+from glassbox.config.settings import Group, Settings, load_settings
 from glassbox.errors import GlassboxError
 from glassbox.models.context import refused_lengths
 from glassbox.models.tokenizers import load_tokenizer
@@ -40,6 +41,7 @@ from glassbox.snapshot.capture import capture
 from glassbox.snapshot.composition import batches, compose_items
 from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.teacher import capture_batch, open_teacher
+from glassbox.tasks.miniature.vocabularies import metaspace
 from glassbox.tasks.sample import spread
 from glassbox.training import checkpoint
 from glassbox.training.checkpoint import Progress
@@ -90,13 +92,14 @@ def tensor_bytes(*tensors: torch.Tensor | None) -> int:
 def measured_training_peak(settings: Settings, group: str) -> int:
     trial = prepare(settings, group, settings.seeds[0])
     trial.student.train()
-    tokens = {info.sample_id: info.n_tokens for info in trial.snapshot.samples("train")}
+    tokens = {info.sample_id: info.n_tokens for info in trial.source.samples("train")}
     hardest = max(trial.schedule.steps, key=lambda step: max(len(b) * max(tokens[i] for i in b) for b in step))
     loaded = [(batch, True) for batch in trial.batches(hardest)]
     update(trial, loaded, Progress(), due=False)
     moments = [value for state in trial.optimizer.optimizer.state.values() for value in state.values()]
     head = trial.objective.ingredients.head or (None, None)
-    inputs = [value for batch, _ in loaded for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    sides = [side for batch, _ in loaded for side in (batch, batch.aligned, batch.aligned and batch.aligned.teacher)]
+    inputs = [value for side in sides if side for value in vars(side).values() if isinstance(value, torch.Tensor)]
     inputs += [value for batch, _ in loaded for value in batch.further.values()]
     already = tensor_bytes(*trial.student.parameters(), *moments, *head, *inputs)
     return max(
@@ -282,6 +285,24 @@ def test_layers_relations_and_contrast_need_the_disk_and_memory_that_were_estima
         "layers, for the groups that read them",
         "relations, for the groups that read them",
     ]
+    hardest = hardest_batch(settings, teacher, training.candidates, "no")
+    for group in groups:
+        estimate = training_peak(settings, settings.distill[group], teacher, hardest, "no")
+        assert total(estimate) == pytest.approx(measured_training_peak(settings, group), rel=0.25), group
+
+
+def test_groups_across_tokenizers_need_the_memory_that_was_estimated(project: Path):
+    student = metaspace(CORPUS, 340)
+    save_model_folder(project / "models/student", student, width=32, heads=4, key_heads=2, vocabulary=len(student))
+    signals = ("alm", "aligned_logits", "aligned_hidden", "aligned_attention")
+    groups = {name: Group.model_validate({"task": 1.0, name: 0.5}) for name in signals}
+    groups["together"] = Group.model_validate({"task": 1.0, **dict.fromkeys(signals, 0.5)})
+    settings = shrunk_settings(project).model_copy(update={"groups": tuple(groups), "distill": groups})
+    workload, training, teacher = estimated(settings, project)
+    assert workload.student_lengths is not None
+    counts = {length.sample_id: length.n_tokens for length in workload.student_lengths}
+    texts = prepare(settings, "together", 0).source.samples("train")
+    assert all(counts[info.sample_id] == info.n_tokens for info in texts)
     hardest = hardest_batch(settings, teacher, training.candidates, "no")
     for group in groups:
         estimate = training_peak(settings, settings.distill[group], teacher, hardest, "no")

@@ -48,7 +48,7 @@ def test_a_teacher_without_maps_is_captured_without_them_for_groups_that_need_no
     study = type(study)(plain, study.tasks, study.scratch, study.folder)
     study.capture()
     snapshot = Snapshot(study.folder)
-    assert snapshot.manifest["signals"] == ["hidden", "topk"]
+    assert snapshot.manifest["signals"] == ["hidden", "label_logp", "topk"]
     ids = [info.sample_id for info in snapshot.samples("train")][:4]
     assert snapshot.read(ids, frozenset({"hidden", "topk"})).hidden is not None
     with pytest.raises(GlassboxError, match="no attention"):

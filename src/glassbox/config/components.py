@@ -24,7 +24,8 @@ class Component:
     how far these signals reach (None: always at all positions), or "experts", which are stored at answer positions
     alone. files: what it reads beside them, "head", "channels", "experts" (the gate) or, drawn at every step,
     "negatives". of_logits: it is computed from the student's logits. asks: what it needs of the student's forward
-    pass. projects: a projector is trained with the student.
+    pass. projects: a projector is trained with the student. by_chunk: it compares chunks of text and not tokens, so
+    that both may cut text into other tokens. pieces: it needs the bytes of every piece of both vocabularies.
     """
 
     letter: str
@@ -36,6 +37,8 @@ class Component:
     of_logits: bool = False
     asks: tuple[Asked, ...] = ()
     projects: bool = False
+    by_chunk: bool = False
+    pieces: bool = False
 
     def signals(self, logits_target: str) -> tuple[str, ...]:
         """What it reads of the snapshot's rows."""
@@ -104,9 +107,43 @@ COMPONENTS: dict[str, Component] = {
         files=("head", "experts"),
         of_logits=True,
     ),
+    "alm": Component(
+        "c",
+        "across tokenizers, the divergence between the likelihoods of chunks of text",
+        reads=("label_logp",),
+        stored="hidden",
+        by_chunk=True,
+    ),
+    "aligned_logits": Component(
+        "l",
+        "across tokenizers, the KL divergence from the teacher's logits on roots common to both vocabularies",
+        reads=("hidden",),
+        stored="hidden",
+        files=("head",),
+        of_logits=True,
+        by_chunk=True,
+        pieces=True,
+    ),
+    "aligned_hidden": Component(
+        "h",
+        "across tokenizers, the distance between the final layer's hidden states where chunks meet",
+        reads=("hidden",),
+        stored="hidden",
+        files=("channels",),
+        projects=True,
+        by_chunk=True,
+    ),
+    "aligned_attention": Component(
+        "a",
+        "across tokenizers, the distance between the final layer's attention maps over chunks",
+        reads=("attention",),
+        stored="attention",
+        asks=("attention",),
+        by_chunk=True,
+    ),
 }
 SIGNALS = tuple(name for name, component in COMPONENTS.items() if component.reads)
-"""The components that compare teacher and student token by token; each can be shuffled."""
+"""The components that compare teacher and student; each can be shuffled."""
 TUNED = ("logits", "hidden", "attention")
 """Those that src/tune.py has candidates for."""
 

@@ -28,6 +28,7 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _nothing_is_listed_twice,
         _groups_have_a_component,
         _own_answers_have_no_signals,
+        _groups_compare_in_one_way,
         _shuffled_signals_are_used,
         _balance_has_a_task_loss,
         _topk_temperature_is_captured,
@@ -139,6 +140,18 @@ def _own_answers_have_no_signals(tree: Tree) -> Iterator[Problem]:
             why = "the snapshot's signals belong to the tasks' answers, and its labels are the teacher's own answers"
             next_step = f"take {', '.join(signals)} out of conf/distill/{name}.yaml, or set labels to data"
             yield Problem(f"distill.{name}.labels", why, next_step, "teacher")
+
+
+def _groups_compare_in_one_way(tree: Tree) -> Iterator[Problem]:
+    """A batch carries one tokenization of a text, or two with the chunks in which they meet."""
+    for name, group in _sections(tree, "distill").items():
+        active = [component for component in SIGNALS if highest(group.get(component, 0.0)) > 0]
+        by_chunk = [component for component in active if COMPONENTS[component].by_chunk]
+        by_token = [component for component in active if component not in by_chunk]
+        if by_chunk and by_token:
+            why = f"{', '.join(by_token)} compare tokens, and {', '.join(by_chunk)} compare chunks of text"
+            next_step = f"leave one kind out of conf/distill/{name}.yaml (docs/tokenizers.md)"
+            yield Problem(f"distill.{name}", why, next_step, dict(group))
 
 
 def _topk_temperature_is_captured(tree: Tree) -> Iterator[Problem]:

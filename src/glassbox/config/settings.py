@@ -88,6 +88,11 @@ class Weights(_by_component(WeightCurve, 0.0, "Weight of")):
         """The components that ever count."""
         return {name: weight for name, weight in self.components.items() if highest(weight) > 0}
 
+    @property
+    def aligns(self) -> bool:
+        """Whether teacher and student are compared chunk by chunk, so that they may cut text into other tokens."""
+        return any(COMPONENTS[name].by_chunk for name in self.active)
+
     def needs(self, what: str) -> set[str]:
         """All that the active components have in a field of the table: "reads", "files" or "asks"."""
         return needs(self.active, what)
@@ -116,8 +121,13 @@ class Group(Weights):
 
     @property
     def uses_signals(self) -> bool:
-        """Whether it compares teacher and student token by token."""
+        """Whether it compares teacher and student."""
         return any(name in self.active for name in SIGNALS)
+
+    @property
+    def needs_shared_tokens(self) -> bool:
+        """Whether it compares them token by token."""
+        return self.uses_signals and not self.aligns
 
 
 class TaskFiles(Section):
@@ -336,6 +346,10 @@ class ObjectiveSettings(Section):
     """Divides the similarities of `contrastive`."""
     experts: ExpertsSettings
     """How groups mix the teacher's experts."""
+    alm_temperature: PositiveFloat
+    """Divides the log-likelihoods of chunks for `alm`."""
+    aligned_top_k: PositiveInt
+    """The student's likeliest tokens that are roots beside the label, for `aligned_logits`."""
 
 
 class EarlyStopping(Section):
@@ -543,6 +557,8 @@ class PretrainSettings(Section):
 
     vocabulary: PositiveInt
     """Pieces of the tokenizer."""
+    metaspace_vocabulary: PositiveInt
+    """Pieces of the tokenizer of the student that cuts text into other tokens."""
     batch_size: PositiveInt
     """Samples of one update."""
     teacher: PretrainedModelSettings
@@ -553,6 +569,8 @@ class PretrainSettings(Section):
     """The embedded teacher of running text."""
     moe_teacher: PretrainedModelSettings
     """The embedded mixture-of-experts teacher."""
+    metaspace_student: PretrainedModelSettings
+    """The embedded student that cuts text into other tokens."""
 
 
 class Settings(Section):

@@ -143,7 +143,7 @@ def tokens_are_shared(settings: Settings) -> bool:
     for role, model, tokenizer in (("teacher", settings.teacher, teacher), ("student", settings.student, student)):
         _refuse_foreign_tokenizer(role, model, tokenizer)
     differences = tokenizer_differences(teacher, student)
-    group = next((name for name in settings.groups if settings.distill[name].uses_signals), None)
+    group = next((name for name in settings.groups if settings.distill[name].needs_shared_tokens), None)
     if differences and group is not None:
         found = (
             f"Group '{group}' compares teacher and student token by token, but their tokenizers differ: "
@@ -153,10 +153,19 @@ def tokens_are_shared(settings: Settings) -> bool:
     return not differences
 
 
+def captures_signals(settings: Settings) -> bool:
+    """Whether anything can be learned of the teacher's signals: tokens are shared, or a selected group aligns them.
+
+    Raises GlassboxError as `tokens_are_shared` does.
+    """
+    return tokens_are_shared(settings) or any(settings.distill[name].aligns for name in settings.groups)
+
+
 _OTHER_TOKENS = (
-    "The same position would mean another text in each. The way for such a pair is `seqkd`, which trains the student "
-    "on the teacher's answers as text: `dvc exp run -S 'distill=[sft,seqkd]'` with the same teacher and student. Or "
-    "choose a student with the teacher's tokenizer (`-S student.model=...`), or a teacher with the student's."
+    "The same position would mean another text in each. The way for such a pair is `-S distill=aligned`: its groups "
+    "compare likelihoods, logits, hidden states and attention where the two tokenizations meet (docs/tokenizers.md), "
+    "and `seqkd` among them trains the student on the teacher's answers as text. Or choose a student with the "
+    "teacher's tokenizer (`-S student.model=...`), or a teacher with the student's."
 )
 
 

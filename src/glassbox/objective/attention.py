@@ -7,6 +7,7 @@ both maps, so sums over columns need no mask.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,9 @@ from torch import Tensor
 from glassbox.errors import GlassboxError
 from glassbox.objective.dtypes import loss_dtype
 from glassbox.objective.reading import Reading, at
+
+if TYPE_CHECKING:
+    from glassbox.models.signals import PositionSignals
 
 SMALLEST_PROBABILITY = 1e-30
 
@@ -92,11 +96,16 @@ def map_kl(
 
 def values(reading: Reading) -> Float[Tensor, " rows"]:
     """The `attention` component at the positions of a reading."""
-    if reading.student.attention is None:
+    strict, mine = reading.settings.heads == "strict", at(present_rows(reading.student), reading.rows)
+    student, teacher, _ = match_heads(mine, reading.stored("attention"), strict)
+    return (map_kl if reading.settings.attention_loss == "kl" else map_mse)(student, teacher)
+
+
+def present_rows(student: PositionSignals) -> Float[Tensor, "rows heads length"]:
+    """The student's rows. Raises GlassboxError where its forward pass gave none."""
+    if student.attention is None:
         raise GlassboxError(
             "The student's final layer gave no attention map although the attention component is active. Load "
             "the model with attn_implementation='glassbox' and ask position_signals for maps (want_attention=True)."
         )
-    strict, mine = reading.settings.heads == "strict", at(reading.student.attention, reading.rows)
-    student, teacher, _ = match_heads(mine, reading.stored("attention"), strict)
-    return (map_kl if reading.settings.attention_loss == "kl" else map_mse)(student, teacher)
+    return student.attention

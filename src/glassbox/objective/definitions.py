@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glassbox.config.settings import ObjectiveSettings
-from glassbox.objective import attention, contrastive, hidden, layers, logits, mixture, relations
+from glassbox.objective import aligned, attention, contrastive, hidden, layers, logits, mixture, relations
 from glassbox.objective.reading import Ingredients, Reading, Target
 from glassbox.snapshot.schema import Format
 
@@ -41,4 +41,8 @@ DEFINITIONS: dict[str, Definition] = {
     "relations": Definition(relations.values, refuse=relations.refuse_missing),
     "contrastive": Definition(contrastive.values, refuse=contrastive.refuse_missing, project=hidden.project),
     "mixture": Definition(target=mixture.target_of, refuse=mixture.refuse_missing),
+    "alm": Definition(aligned.likelihoods),
+    "aligned_logits": Definition(target=aligned.root_target, refuse=aligned.refuse_missing_pieces),
+    "aligned_hidden": Definition(aligned.states, refuse=aligned.refuse_missing_states, project=hidden.project),
+    "aligned_attention": Definition(aligned.maps),
 }

@@ -66,7 +66,7 @@ def head_losses(
     `weights` names the components that are wanted and says what each position counts in them. Everything
     is computed in at least float32, also under autocast. The loss can be differentiated once.
     """
-    rows = chunk or _positions_per_chunk(hidden, len(head.weight))
+    rows = chunk or positions_per_chunk(hidden, len(head.weight))
     names = [*weights, *([AT_ONE] if terms.at_one else [])]
     ordered = sorted(names, key="task".__eq__)  # KL needs most room, and the task's gradient would lie beside it
     loss, values = _HeadLosses.apply(  # pyright: ignore[reportGeneralTypeIssues]
@@ -76,7 +76,7 @@ def head_losses(
     return loss, {name: found[name] for name in names}
 
 
-def _positions_per_chunk(hidden: Tensor, vocabulary: int) -> int:
+def positions_per_chunk(hidden: Tensor, vocabulary: int) -> int:
     """As many rows as stay near a processor (2 MiB of float32), or occupy an accelerator (64 MiB)."""
     entries = 2**19 if hidden.device.type == "cpu" else 2**24
     return max(SMALLEST_CHUNK, entries // vocabulary)

@@ -25,7 +25,7 @@ from glassbox.objective.contrastive import Negatives
 from glassbox.objective.definitions import DEFINITIONS
 from glassbox.objective.head import AT_ONE, Head, HeadTerms, head_losses
 from glassbox.objective.logits import DenseTarget, captured_column
-from glassbox.objective.reading import Ingredients, Reading, at, present, spread
+from glassbox.objective.reading import Ingredients, Reading, at, present, rows_of, spread
 from glassbox.objective.shares import parts_by_task
 
 if TYPE_CHECKING:
@@ -158,12 +158,13 @@ class Objective:
         """
         parts, components = [], {}
         of_logits = [name for name in self.weights if COMPONENTS[name].of_logits]
-        for reach in sorted({self.positions[name] for name in of_logits}):
-            rows = batch.rows(reach)
+        places = {name: (self.positions[name], COMPONENTS[name].by_chunk) for name in of_logits}
+        for place in sorted(set(places.values())):
+            rows = batch.rows(*place)
             counted = {
                 name: at(self.weights[name] * position_weights[name], rows)
                 for name in of_logits
-                if self.positions[name] == reach
+                if places[name] == place
             }
             readings = {name: self._reading(name, student, head, batch, rows) for name in counted}
             part, found = head_losses(at(student.hidden, rows), head, self._head_terms(readings, at_one), counted)
@@ -172,7 +173,7 @@ class Objective:
         for name in self.weights:
             compute = DEFINITIONS[name].values
             if compute is not None:
-                rows = batch.rows(self.positions[name])
+                rows = rows_of(batch, name, self.positions[name])
                 values = compute(self._reading(name, student, head, batch, rows))
                 parts.append(self.weights[name] * (values * at(position_weights[name], rows)).sum())
                 components[name] = spread(values.detach(), rows)
@@ -225,14 +226,16 @@ class Objective:
         return result
 
     def _reading(self, name: str, student: PositionSignals, head: Head, batch: Batch, rows: Tensor | None) -> Reading:
-        """What a component reads: of the batch, or of its partner where the component is shuffled."""
+        """What a component reads: the batch's own signals, its teacher side's, or a partner's where it is shuffled."""
+        own = present(batch.aligned, "aligned").teacher if COMPONENTS[name].by_chunk else batch
         return Reading(
             name=name,
             student=student,
             head=head,
             batch=batch,
-            source=present(batch.partner, "partner") if name in self.shuffled else batch,
+            source=present(own.partner, "partner") if name in self.shuffled else own,
             rows=rows,
+            reach=self.positions[name],
             settings=self.settings,
             temperature=self.temperature,
             progress=self.progress,

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from glassbox.config.components import COMPONENTS
 from glassbox.config.settings import ObjectiveSettings
 from glassbox.errors import GlassboxError
+from glassbox.objective.roots import Vocabularies
 from glassbox.objective.term import Term
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Ingredients:
     those at which the snapshot holds log-tails. projectors: the student's own, by component. layer_pairs: of the layer
     map; teacher_layers: those that are stored, with layer_channels; student_layers: those that are read, the last one
     not among them. relation_widths: the teacher's queries', keys' and values'. negatives: those of the moment. experts:
-    how the teacher's are mixed.
+    how the teacher's are mixed. vocabularies: the pieces of both in order.
     """
 
     head: tuple[Tensor, Tensor | None] | None = None
@@ -48,6 +50,7 @@ class Ingredients:
     relation_heads: int = 0
     negatives: Any = None
     experts: Experts | None = None
+    vocabularies: Vocabularies | None = None
 
     def to(self, device: torch.device | str) -> Ingredients:
         """On a device; projectors belong to the student and move with it, and negatives are drawn there."""
@@ -76,8 +79,9 @@ class Target(Protocol):
 class Reading:
     """What one component reads at the packed positions that `rows` marks (None: at all of them).
 
-    student and head are the student's signals and output layer. source carries the teacher's signals: the batch itself,
-    or its partner where the component is shuffled. temperature and progress are those of the moment.
+    student and head are the student's signals and output layer. source carries the teacher's signals: the batch itself
+    or its teacher's side, or the partner of that where the component is shuffled. reach: "answer" or "all". temperature
+    and progress are those of the moment.
     """
 
     name: str
@@ -86,6 +90,7 @@ class Reading:
     batch: Batch
     source: Batch
     rows: Bool[Tensor, " positions"] | None
+    reach: str
     settings: ObjectiveSettings
     temperature: float
     progress: float
@@ -100,6 +105,11 @@ class Reading:
     def projector(self) -> nn.Module:
         """The component's own."""
         return present(self.ingredients.projectors.get(self.name), "projector")
+
+
+def rows_of(batch: Batch, name: str, reach: str) -> Bool[Tensor, " positions"] | None:
+    """The packed positions at which a component has values; None for every one of them."""
+    return batch.rows(reach, COMPONENTS[name].by_chunk)
 
 
 def at(values: Tensor, rows: Bool[Tensor, " positions"] | None) -> Tensor:

@@ -9,15 +9,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from glassbox.config.components import COMPONENTS
 from glassbox.errors import GlassboxError
+from glassbox.objective.reading import rows_of
 
 if TYPE_CHECKING:
     from glassbox.snapshot.batch import Batch
 
 
 def component_counts(batch: Batch, positions: Mapping[str, str], components: Iterable[str]) -> dict[str, Tensor]:
-    """At how many positions of each sample a component counts: none in a task loss without a label. [samples] each."""
-    counts = {name: batch.counts(positions[name]) for name in components}
+    """At how many positions, or in how many chunks, of each sample a component counts: none in a task loss without a
+    label. [samples] each."""
+    counts = {name: batch.counts(positions[name], COMPONENTS[name].by_chunk) for name in components}
     if "task" in counts and batch.labelled is not None:
         counts["task"] = counts["task"] * batch.labelled
     return counts
@@ -60,7 +63,7 @@ def component_weights(
             positions_in_step=int(totals[f"positions/{name}"]),
             reduction=reduction,
         )
-        rows = batch.rows(positions[name])
+        rows = rows_of(batch, name, positions[name])
         if rows is not None:
             weights = weights * rows
         if name == "task" and batch.labelled is not None:

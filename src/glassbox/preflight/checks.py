@@ -118,14 +118,15 @@ class Course:
 
     def attention_maps(self) -> str:
         """The student's rows and the teacher's: there, each a distribution over what its position may see."""
-        groups = [group for group in self.settings.groups if "attention" in self.settings.distill[group].active]
+        groups = [group for group in self.settings.groups if "attention" in self.settings.distill[group].needs("reads")]
         if not groups:
             return "no group uses them"
         trial = self.prepared(groups[0])
         batch, _ = self.first_step(trial)[0]
         with torch.no_grad():
             mine = trial.student(batch, frozenset({"attention"})).attention
-        own = batch if batch.attention is not None else batch.partner
+        side = batch if batch.aligned is None else batch.aligned.teacher
+        own = side if side.attention is not None else side.partner
         for owner, maps in (("student", mine), ("teacher", None if own is None else own.attention)):
             if maps is None:
                 raise GlassboxError(f"There are no attention maps of the {owner}, although {groups[0]} distils them.")

@@ -15,7 +15,7 @@ import torch
 from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER, TASKS_FOLDER
 from glassbox.evaluation.references import measure_teacher
-from glassbox.models.tokenizers import load_tokenizer, tokens_are_shared
+from glassbox.models.tokenizers import captures_signals, load_tokenizer
 from glassbox.preflight.disk import RESERVE
 from glassbox.preflight.memory import has_weights_here, total
 from glassbox.preflight.rehearsal import captured_output, rehearsal, run_stage, samples_of
@@ -131,7 +131,7 @@ def _probe(settings: Settings, tasks_folder: Path) -> tuple[float, float, dict[s
     trials = {}
     with rehearsal(settings.model_copy(update={"train": few}), chosen) as small:
         torch.set_num_threads(small.train.threads)
-        capture_rate = _capture_rate(small) if tokens_are_shared(small) else 0.0
+        capture_rate = _capture_rate(small) if captures_signals(small) else 0.0
         started = time.perf_counter()
         measure_teacher(small, TASKS_FOLDER)
         teacher_rate = (time.perf_counter() - started) / len(chosen["test"])

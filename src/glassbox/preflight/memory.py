@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -22,8 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from glassbox.config.components import COMPONENTS
 from glassbox.config.settings import Group, ModelSettings, Settings, Weights
 from glassbox.evaluation.perplexity import LOGITS_AT_ONCE
+from glassbox.models.chunks import Chunks
 from glassbox.models.context import context_of
 from glassbox.models.experts import router_logits_of
 from glassbox.models.generation import GROWTH, cache_of
@@ -33,11 +36,13 @@ from glassbox.models.signals import checkpoint_layers, gives_attention, packed_p
 from glassbox.objective import Ingredients, Objective, liveness
 from glassbox.objective.contrastive import Negatives
 from glassbox.objective.mixture import LEARNING, Experts
+from glassbox.objective.roots import Order, Vocabularies
 from glassbox.preflight.workload import Length, Question, Workload
+from glassbox.snapshot.aligned import align_batch
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.codec import encode_attention, pack_ragged, top_k_with_tails
 from glassbox.snapshot.further import attention_widths, layers_of, relations_layer, stored_layers
-from glassbox.snapshot.schema import Format
+from glassbox.snapshot.schema import SIGNAL_COLUMNS, Format
 from glassbox.snapshot.teacher import CHUNK_LOGITS
 from glassbox.training.ingredients import layer_facts, projectors_of, relation_facts
 from glassbox.training.student import Student, Trainee, build_optimizer
@@ -107,7 +112,7 @@ def capture_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Pe
     """The teacher over its largest batch, at the format it is loaded in."""
     size = settings.snapshot.batch_size
     batch = sorted(workload.lengths, key=lambda length: -length.n_tokens)[:size]
-    abstraction = _abstraction(teacher.vocabulary, batch)
+    abstraction = Abstraction(_parts({teacher.vocabulary}, {max(length.n_tokens for length in batch)}))
     model = abstract_model(abstraction, settings.teacher, teacher.dtype).eval()
     ids, mask = _ids_and_mask(batch)
     count = torch.tensor([length.n_captured for length in batch])
@@ -166,7 +171,10 @@ def training_peak(
 
     A GPU holds one component's gradients at a time while they are audited; the others wait in the computer's memory.
     """
-    abstraction = _abstraction(teacher.vocabulary, lengths)
+    own = configuration_of(settings.student).get_text_config().vocab_size
+    sides = [lengths, [length.teacher for length in lengths if length.teacher]]
+    widths = {max(length.n_tokens for length in side) for side in sides if side}
+    abstraction = Abstraction(_parts({teacher.vocabulary, own}, widths))
     with abstraction:
         student, objective = _student_and_objective(abstraction, settings, weights, teacher)
         if settings.train.gradient_checkpointing:
@@ -226,7 +234,7 @@ def _audit(
 def evaluation_peak(settings: Settings, workload: Workload, teacher: Teacher, precision: str) -> Peak:
     """The student's final evaluation without what its training holds beside it (`beside`): its largest batches, and
     generation where no answer ends before the limit."""
-    abstraction = Abstraction(_parts(teacher.vocabulary, set()))
+    abstraction = Abstraction(_parts({teacher.vocabulary}, set()))
     model = abstract_model(abstraction, settings.student, torch.float32).eval()
     with abstraction:
         _evaluate(abstraction, settings, model, teacher.vocabulary, workload.questions, precision)
@@ -242,7 +250,7 @@ def beside(evaluation: Peak, training: Peak) -> Peak:
 
 def teacher_evaluation_peak(settings: Settings, workload: Workload, teacher: Teacher) -> Peak:
     """The teacher's own test scores, which `verify` measures, with `teacher_shots` samples before each prompt."""
-    abstraction = Abstraction(_parts(teacher.vocabulary, set()))
+    abstraction = Abstraction(_parts({teacher.vocabulary}, set()))
     model = abstract_model(abstraction, settings.teacher, teacher.dtype).eval()
     times = 1 + settings.evaluation.teacher_shots
     questions = [
@@ -340,7 +348,8 @@ def _student_and_objective(
     layout = format_of(settings, teacher)
     with abstraction.fake:
         projectors = projectors_of(model, layout, weights.active, settings.objective, seed=0)
-    student = Student(model, projectors, teacher.vocabulary)
+    rows = model.config.get_text_config().vocab_size if weights.aligns else teacher.vocabulary
+    student = Student(model, projectors, rows)
     abstraction.assign(student.projectors.parameters(), "weights")
     files = weights.needs("files")
     head = channels = None
@@ -367,6 +376,9 @@ def _student_and_objective(
         states = abstraction.empty(count, teacher.width, dtype=torch.float32, part="activations")
         ids = abstraction.empty(count, dtype=torch.int64, part="activations")
         ingredients = replace(ingredients, negatives=Negatives(states, ids))
+    if any(COMPONENTS[name].pieces for name in weights.active):
+        orders = (_order(abstraction, size, rows) for size in (rows, teacher.vocabulary))
+        ingredients = replace(ingredients, vocabularies=Vocabularies(*orders))
     return student, Objective(weights, settings.objective, ingredients)
 
 
@@ -379,6 +391,11 @@ def _experts(abstraction: Abstraction, settings: Settings, weights: Weights, tea
     norm = abstraction.empty(teacher.width, dtype=torch.float32, part="teacher's head")
     mixture = Mixture(gate, None, norm, None, 1e-6, centred=False, chosen=1, normalised=True, scale=1.0)
     return Experts(mixture, speaks, settings.objective.experts, 0, learning if speaks in LEARNING else None)
+
+
+def _order(abstraction: Abstraction, vocabulary: int, roots: int) -> Order:
+    sizes = (vocabulary, roots, roots)
+    return Order(*(abstraction.empty(size, dtype=torch.int64, part="teacher's head") for size in sizes))
 
 
 def _optimizer(abstraction: Abstraction, settings: Settings, student: Student, on_gpu: bool) -> torch.optim.AdamW:
@@ -406,19 +423,51 @@ def _set_gradients(abstraction: Abstraction, student: Student) -> None:
 def _batch(
     abstraction: Abstraction, objective: Objective, teacher: Teacher, settings: Settings, lengths: Sequence[Length]
 ) -> Batch:
-    """What the snapshot's reader would deliver for these samples, with their partners where signals are shuffled."""
+    """What a trial's source would deliver for these samples, with their partners where signals are shuffled."""
+    whole, signals, lent = objective.whole, objective.signals, objective.partner_signals
+    if not any(COMPONENTS[name].by_chunk for name in objective.weights):
+        return _one_side(abstraction, teacher, settings, lengths, whole, signals, lent)
+    others = [length.teacher or length for length in lengths]
+    own = _one_side(abstraction, teacher, settings, lengths, whole, frozenset(), frozenset())
+    side = _one_side(abstraction, teacher, settings, others, whole, signals, lent)
+    chunks = [_most_chunks(*pair) for pair in zip(lengths, others, strict=True)]
+    return replace(own, aligned=align_batch(own, side, chunks))
+
+
+def _most_chunks(student: Length, teacher: Length) -> Chunks:
+    """As many as there can be: prompt and answer have as many chunks as tokens in the side with fewer of them."""
+    starts = [length.n_tokens - 1 - length.n_answer for length in (student, teacher)]
+    prompt, answer = np.arange(min(starts)), np.arange(min(student.n_answer, teacher.n_answer))
+    sides = [
+        np.concatenate([prompt + 1, answer + start + 1, [length.n_tokens]])
+        for start, length in zip(starts, (student, teacher), strict=True)
+    ]
+    return Chunks(*sides)
+
+
+def _one_side(
+    abstraction: Abstraction,
+    teacher: Teacher,
+    settings: Settings,
+    lengths: Sequence[Length],
+    whole: frozenset[str],
+    signals: frozenset[str],
+    lent: frozenset[str],
+) -> Batch:
+    """The samples in one tokenization, with these signals, and those that partners lend."""
     ids, mask = _ids_and_mask(lengths)
     tokens, answer = (torch.tensor([getattr(length, name) for length in lengths]) for name in ("n_tokens", "n_answer"))
-    whole, layout = objective.whole, format_of(settings, teacher)
+    layout = format_of(settings, teacher)
     count = tokens - 1 if "tokens" in whole else answer
     first = tokens - 1 - count
     sample_index, column = packed_positions(first, count)
-    positions = {name: int((tokens - 1 if name in whole else answer).sum()) for name in ("hidden", "attention", "topk")}
+    positions = {name: int((tokens - 1 if name in whole else answer).sum()) for name in SIGNAL_COLUMNS}
     k, answers, kept = min(settings.snapshot.top_k, teacher.vocabulary), int(answer.sum()), teacher.kept(settings)
     maps = (positions["attention"], teacher.heads, ids.shape[1])
-    shapes = {
+    shapes: dict[str, tuple[tuple[str, tuple[int, ...], torch.dtype, str], ...]] = {
         "hidden": (("hidden", (positions["hidden"], teacher.width), torch.float32, "activations"),),
         "attention": (("attention", maps, torch.float32, "attention maps"),),
+        "label_logp": (("label_logp", (positions["label_logp"],), torch.float32, "logits"),),
         "topk": (
             ("topk_ids", (positions["topk"], k), torch.int64, "logits"),
             ("topk_logits", (positions["topk"], k), torch.float32, "logits"),
@@ -434,12 +483,12 @@ def _batch(
     }
 
     def with_signals(wanted: frozenset[str], partner: Batch | None) -> Batch:
-        signals: dict[str, Any] = {
+        held: dict[str, Any] = {
             name: abstraction.empty(*shape, dtype=dtype, part=part)
             for signal in wanted & shapes.keys()
             for name, shape, dtype, part in shapes[signal]
         }
-        signals["further"] = {
+        held["further"] = {
             name: abstraction.empty(rows, *column.shape(layout), dtype=torch.float32, part="activations")
             for name, column in layout.further.items()
             if column.signal in wanted
@@ -457,11 +506,10 @@ def _batch(
             sample_index=sample_index,
             answer=column >= (tokens - 1 - answer)[sample_index] if "tokens" in whole else None,
             partner=partner,
-            **signals,
+            **held,
         )
 
-    lent = objective.partner_signals
-    return with_signals(objective.signals, with_signals(lent, None) if lent else None)
+    return with_signals(signals, with_signals(lent, None) if lent else None)
 
 
 def _ids_and_mask(lengths: Sequence[Length]) -> tuple[Tensor, Tensor]:
@@ -470,15 +518,11 @@ def _ids_and_mask(lengths: Sequence[Length]) -> tuple[Tensor, Tensor]:
     return torch.zeros(len(lengths), width, dtype=torch.int64), torch.arange(width) < tokens[:, None]
 
 
-def _abstraction(vocabulary: int, batch: Sequence[Length]) -> Abstraction:
-    return Abstraction(_parts(vocabulary, {max(length.n_tokens for length in batch)}))
-
-
-def _parts(vocabulary: int, lengths: set[int]) -> Callable[[torch.Size], str | None]:
+def _parts(vocabularies: set[int], lengths: set[int]) -> Callable[[torch.Size], str | None]:
     """By shape: [positions, vocabulary] are logits, [..., heads, length] attention maps; anything else has no name."""
 
     def part_of(shape: torch.Size) -> str | None:
-        if len(shape) == 2 and shape[-1] == vocabulary:
+        if len(shape) == 2 and shape[-1] in vocabularies:
             return "logits"
         return "attention maps" if len(shape) > 2 and shape[-1] in lengths else None
 

@@ -16,6 +16,8 @@ from glassbox.config.storage import CONF_FOLDER
 from glassbox.errors import GlassboxError
 from glassbox.evaluation.references import first_scores
 from glassbox.models.context import refused_lengths
+from glassbox.models.meeting import in_brief as meeting_in_brief
+from glassbox.models.meeting import meetings
 from glassbox.models.tokenizers import tokens_are_shared
 from glassbox.preflight.checks import Course
 from glassbox.preflight.disk import drives_of, needs_of
@@ -48,7 +50,11 @@ def preflight(settings: Settings, root: Path, tasks_folder: Path, show: Callable
 
 def checks_beforehand(settings: Settings, root: Path, tasks_folder: Path) -> list[Check]:
     def tokenizers() -> str:
-        return "one tokenizer" if tokens_are_shared(settings) else "two tokenizers, and no group that compares tokens"
+        if tokens_are_shared(settings):
+            return "one tokenizer"
+        train = samples_of(settings, tasks_folder)["train"]
+        found = meetings(settings, ((sample.task, sample.prompt, sample.answer) for sample in train))
+        return meeting_in_brief(found)
 
     def disk() -> None:
         workload = workload_of(settings, tasks_folder)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from glassbox.config.settings import SPLITS, Settings
 from glassbox.errors import GlassboxError
 from glassbox.models.encoding import encode_prompt, encode_sample
-from glassbox.models.tokenizers import load_tokenizer
+from glassbox.models.tokenizers import load_tokenizer, tokenizer_fingerprint
 from glassbox.snapshot.schema import ANSWERED, CAPTURED_SPLITS, answered_id
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples
@@ -32,7 +32,8 @@ HUB_ROWS = {
 class Length:
     """One training or validation sample: `n_captured` hidden states and `n_attention` rows are stored, the last ones.
 
-    The last `n_answer` positions predict its answer.
+    The last `n_answer` positions predict its answer. `teacher`: the same sample in the teacher's tokens, where the
+    student's are counted and differ.
     """
 
     sample_id: str
@@ -42,6 +43,7 @@ class Length:
     n_captured: int
     n_attention: int
     n_answer: int
+    teacher: Length | None = None
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,25 @@ class Question:
 
 @dataclass(frozen=True)
 class Workload:
-    """`exact` is False where numbers are upper bounds; `source` says in words what was counted."""
+    """`exact` is False where numbers are upper bounds; `source` says in words what was counted.
+
+    `lengths` and `questions` are in the teacher's tokens; `student_lengths` in the student's, where these differ.
+    """
 
     lengths: tuple[Length, ...]
     questions: tuple[Question, ...]
     exact: bool
     source: str
     vocabulary: int | None
+    student_lengths: tuple[Length, ...] | None = None
 
     def split(self, name: str) -> list[Length]:
         return [length for length in self.lengths if length.split == name]
+
+    def read_by_students(self, name: str) -> list[Length]:
+        """A split as trials read it."""
+        every = self.lengths if self.student_lengths is None else self.student_lengths
+        return [length for length in every if length.split == name]
 
 
 @dataclass(frozen=True)
@@ -115,21 +126,13 @@ def _counted(
     settings: Settings, tokenizer: PreTrainedTokenizerFast, splits: dict[str, list[Sample]], source: str
 ) -> Workload:
     snapshot = settings.snapshot
-    lengths = []
-    for split in CAPTURED_SPLITS:
-        for sample in splits[split]:
-            encoded = encode_sample(
-                tokenizer,
-                sample.prompt,
-                sample.answer,
-                max_length=snapshot.max_length,
-                overflow=snapshot.overflow,
-            )
-            tokens = len(encoded.ids)
-            answer = tokens - 1 - encoded.loss_start
-            reaches = (snapshot.positions.hidden, snapshot.positions.attention)
-            hidden, attention = (answer if reach == "answer" else tokens - 1 for reach in reaches)
-            lengths.append(Length(sample.sample_id, sample.task, split, tokens, hidden, attention, answer))
+    every = [(split, sample) for split in CAPTURED_SPLITS for sample in splits[split]]
+    lengths = [_length(settings, tokenizer, split, sample) for split, sample in every]
+    student = _other_tokenizer(settings, tokenizer)
+    read = None
+    if student is not None:
+        pairs = zip(every, lengths, strict=True)
+        read = tuple(replace(_length(settings, student, *each), teacher=length) for each, length in pairs)
     questions = []
     for sample in splits["test"]:
         if sample.is_text:
@@ -139,7 +142,28 @@ def _counted(
         choices = tuple(len(tokenizer(choice, add_special_tokens=False)["input_ids"]) for choice in sample.choices)
         questions.append(Question(sample.task, prompt, choices))
     vocabulary = max(tokenizer.get_vocab().values()) + 1
-    return _with_answered(settings, Workload(tuple(lengths), tuple(questions), True, source, vocabulary))
+    return _with_answered(settings, Workload(tuple(lengths), tuple(questions), True, source, vocabulary, read))
+
+
+def _length(settings: Settings, tokenizer: PreTrainedTokenizerFast, split: str, sample: Sample) -> Length:
+    snapshot = settings.snapshot
+    encoded = encode_sample(
+        tokenizer, sample.prompt, sample.answer, max_length=snapshot.max_length, overflow=snapshot.overflow
+    )
+    tokens = len(encoded.ids)
+    answer = tokens - 1 - encoded.loss_start
+    reaches = (snapshot.positions.hidden, snapshot.positions.attention)
+    hidden, attention = (answer if reach == "answer" else tokens - 1 for reach in reaches)
+    return Length(sample.sample_id, sample.task, split, tokens, hidden, attention, answer)
+
+
+def _other_tokenizer(settings: Settings, teacher: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast | None:
+    """The student's, where it is at hand and another one."""
+    try:
+        student = load_tokenizer(settings.student)
+    except GlassboxError:
+        return None
+    return student if tokenizer_fingerprint(student) != tokenizer_fingerprint(teacher) else None
 
 
 def _block(sample: Sample, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Question:
@@ -193,7 +217,7 @@ def _rows(settings: Settings, name: str, split: str, reason: str) -> int:
 
 def training_of(settings: Settings, workload: Workload) -> Training:
     """The trials' own step plans; steps are equal in all seeds, the candidates come from all of them."""
-    by_id = {length.sample_id: length for length in workload.split("train")}
+    by_id = {length.sample_id: length for length in workload.read_by_students("train")}
     tokens_by_id = {sample_id: length.n_tokens for sample_id, length in by_id.items()}
     tasks = {sample_id: length.task for sample_id, length in by_id.items()}
     plans = []

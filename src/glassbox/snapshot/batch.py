@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from glassbox.snapshot.aligned import Aligned
 from glassbox.snapshot.codec import (
     array,
+    carried,
     decode_attention,
     empty,
     expert_arrays,
@@ -36,7 +38,8 @@ class Batch:
     row sums to 1. The fields from `router_logits` on are what the teacher's last mixture is made of
     (models/mixture.py), at answer positions alone.
     `labelled` says which samples have labels (None: all). `partner` is the same batch with the signals of its samples'
-    partners (partners.py), where a component is shuffled.
+    partners (partners.py), where a component is shuffled. Where the student cuts text into other tokens, the batch is
+    the student's and carries no signal: the teacher's side stands in `aligned`.
     """
 
     sample_ids: tuple[str, ...]
@@ -61,14 +64,24 @@ class Batch:
     router_input: Float[Tensor, "rows width"] | None = None
     residual: Float[Tensor, "rows width"] | None = None
     expert_outputs: Float[Tensor, "rows kept width"] | None = None
+    label_logp: Float[Tensor, " rows"] | None = None
     partner: Batch | None = None
+    aligned: Aligned | None = None
 
-    def rows(self, reach: str) -> Bool[Tensor, " positions"] | None:
-        """Which packed positions are meant by "answer" or "all"; None for every one of them."""
-        return self.answer if reach == "answer" else None
+    def rows(self, reach: str, by_chunk: bool = False) -> Bool[Tensor, " positions"] | None:
+        """Which packed positions are meant by "answer" or "all", or begin such chunks; None for every one of them."""
+        if not by_chunk:
+            return self.answer if reach == "answer" else None
+        assert self.aligned is not None
+        marked = torch.zeros_like(self.labels, dtype=torch.bool)
+        marked[self.aligned.student_rows(self, self.labels, reach)] = True
+        return marked
 
-    def counts(self, reach: str) -> Int[Tensor, " batch"]:
-        """How many packed positions of each sample are meant by "answer" or "all"."""
+    def counts(self, reach: str, by_chunk: bool = False) -> Int[Tensor, " batch"]:
+        """How many packed positions, or chunks, of each sample are meant by "answer" or "all"."""
+        if by_chunk:
+            assert self.aligned is not None
+            return self.aligned.counts(reach)
         return self.answer_count if reach == "answer" else self.count
 
     def span(self, reach: str) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
@@ -107,12 +120,6 @@ class StoredSample:
         return self.n_tokens - 1 - self.loss_start
 
 
-def _carried(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """A tensor on `device`; on its way to CUDA it is pinned."""
-    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
 def assemble_tokens(samples: Sequence[StoredSample], device: torch.device, whole: bool = False) -> Batch:
     """Pack samples into a batch that carries no signal: their answers' positions, or with `whole` all of them."""
     length = max(sample.n_tokens for sample in samples)
@@ -128,14 +135,14 @@ def assemble_tokens(samples: Sequence[StoredSample], device: torch.device, whole
     return Batch(
         sample_ids=tuple(sample.sample_id for sample in samples),
         tasks=tuple(sample.task for sample in samples),
-        input_ids=_carried(ids, device),
-        attention_mask=_carried(np.arange(length) < tokens[:, None], device),
-        first=_carried(tokens - 1 - count, device),
-        count=_carried(count, device),
-        answer_count=_carried(answer, device),
-        labels=_carried(ids[sample_index, column + 1], device),
-        sample_index=_carried(sample_index, device),
-        answer=None if in_answer is None else _carried(in_answer, device),
+        input_ids=carried(ids, device),
+        attention_mask=carried(np.arange(length) < tokens[:, None], device),
+        first=carried(tokens - 1 - count, device),
+        count=carried(count, device),
+        answer_count=carried(answer, device),
+        labels=carried(ids[sample_index, column + 1], device),
+        sample_index=carried(sample_index, device),
+        answer=None if in_answer is None else carried(in_answer, device),
     )
 
 
@@ -152,15 +159,15 @@ def assemble(
     `whole` names the signals that are wanted at all positions, and "tokens" where the batch is to hold all of them.
     """
     batch = assemble_tokens(samples, device, "tokens" in whole)
-    packed = {name: _carried(values, device) for name, values in pack(samples, layout, whole).items()}
+    packed = {name: carried(values, device) for name, values in pack(samples, layout, whole).items()}
     signals: dict[str, Tensor] = {}
     if "hidden" in packed:
         stored = hidden_tensor(packed["hidden"], layout)
         signals["hidden"] = empty(stored.shape, device).copy_(stored)
     if "attention" in packed:
-        length, position = batch.input_ids.shape[1], _carried(_positions(samples, "attention" in whole), device)
+        length, position = batch.input_ids.shape[1], carried(_positions(samples, "attention" in whole), device)
         signals["attention"] = decode_attention(packed["attention"], position, length, layout.attention_codec)
-    signals |= {name: packed[name] for name in SIGNAL_COLUMNS["topk"] if name in packed}
+    signals |= {name: packed[name] for name in (*SIGNAL_COLUMNS["topk"], "label_logp") if name in packed}
     signals |= {name: packed[name] for name in EXPERT_FIELDS if name in packed}
     further = {}
     for name in packed.keys() & FURTHER.keys():
@@ -174,7 +181,8 @@ def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] 
     """The cells' answer positions by column, sample by sample, in one copy; of signals in `whole` all positions.
 
     hidden [positions, width] and attention [heads, ragged] are as stored (bfloat16 as its 16 bits), topk_ids int64,
-    topk_logits and log_tail float32, further columns as stored; of the experts, field by field, float32 and int64 ids.
+    topk_logits, log_tail and label_logp float32, further columns as stored; of the experts, field by field, float32 and
+    int64 ids.
     """
     columns = samples[0].cells.keys()
     packed: dict[str, np.ndarray] = {}
@@ -194,6 +202,10 @@ def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] 
         counts = [_wanted(sample, column.everywhere or column.signal in whole) for sample in samples]
         stored = [further_array(sample.cells[name], column, layout) for sample in samples]
         packed[name] = np.concatenate([cell[len(cell) - n :] for cell, n in zip(stored, counts, strict=True)])
+    if "label_logp" in columns:
+        stored = [array(sample.cells["label_logp"], "<f4", -1) for sample in samples]
+        counts = [_wanted(sample, "label_logp" in whole) for sample in samples]
+        packed["label_logp"] = np.concatenate([cell[len(cell) - n :] for cell, n in zip(stored, counts, strict=True)])
     return packed
 
 

@@ -95,6 +95,12 @@ def empty(shape: Sequence[int], device: torch.device) -> Float[Tensor, ...]:
     return torch.from_numpy(np.empty(shape, np.float32)) if device.type == "cpu" else torch.empty(shape, device=device)
 
 
+def carried(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """A tensor on `device`; on its way to CUDA it is pinned."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 def array(cell: Cell, dtype: np.dtype | str, *shape: int) -> np.ndarray:
     """A cell as an array, without a copy."""
     return np.frombuffer(cell, dtype=dtype).reshape(shape)

@@ -101,7 +101,7 @@ def with_signals_of(batch: Batch, other: Batch) -> Batch:
     Positions are those at which a signal is there: counted from the prompt's start where it is at all of them, from the
     answer's where it is at the answer's alone.
     """
-    names = ("topk_ids", "topk_logits", "log_tail", "hidden", *EXPERT_FIELDS)
+    names = ("topk_ids", "topk_logits", "log_tail", "hidden", "label_logp", *EXPERT_FIELDS)
     packed = {name: getattr(other, name) for name in names}
     taken: dict[str, Any] = {}
     for name, values in packed.items():

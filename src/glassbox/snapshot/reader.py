@@ -49,10 +49,13 @@ THREAD_NAME = "snapshot-reader"
 
 @dataclass(frozen=True)
 class SampleInfo:
+    """n_chunks: of the answer, and all, where the sample is aligned with another tokenization."""
+
     sample_id: str
     task: str
     n_tokens: int
     n_positions_answer: int
+    n_chunks: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def require_signals(folder: Path, manifest: dict[str, Any]) -> None:
     if not manifest["signals"]:
         raise GlassboxError(
             f"{folder} holds no signal: teacher and student cut text into other tokens when it was written. "
-            "`dvc repro verify` captures one for a pair that shares them; `-S distill=seqkd` needs none."
+            "`dvc repro verify` captures one for a pair that shares them, or for groups that align two tokenizations "
+            "(`-S distill=aligned`); `-S distill=seqkd` needs none."
         )
 
 

@@ -223,6 +223,7 @@ SIGNAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "topk": ("topk_ids", "topk_logits", "log_tail"),
     "hidden": ("hidden",),
     "attention": ("attention",),
+    "label_logp": ("label_logp",),
     **{
         signal: tuple(name for name, column in FURTHER.items() if column.signal == signal)
         for signal in dict.fromkeys(column.signal for column in FURTHER.values())

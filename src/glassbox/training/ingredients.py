@@ -7,16 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from glassbox.config.components import COMPONENTS
 from glassbox.config.settings import ObjectiveSettings, Settings
 from glassbox.errors import GlassboxError
 from glassbox.models.loading import configuration_of
+from glassbox.models.pieces import piece_texts
+from glassbox.models.tokenizers import load_tokenizer, tokenizer_fingerprint
 from glassbox.objective.definitions import DEFINITIONS
 from glassbox.objective.mixture import Experts
 from glassbox.objective.reading import Ingredients
 from glassbox.objective.relations import relation_heads_of
+from glassbox.objective.roots import Vocabularies, vocabularies_of
 from glassbox.randomness import derived_seed, generator_for
 from glassbox.snapshot.further import attention_widths, layer_pairs, layers_of
 from glassbox.snapshot.reader import Snapshot
@@ -100,6 +103,25 @@ def experts_of(snapshot: Snapshot, settings: Settings, group: str, seed: int) ->
     speaks = settings.distill[group].experts
     assert speaks is not None  # config/rules.py asks for it
     return Experts(snapshot.mixture(), speaks, settings.objective.experts, derived_seed(seed, "experts"))
+
+
+def vocabularies_between(
+    snapshot: Snapshot | None, settings: Settings, group: str, tokenizer: PreTrainedTokenizerFast, rows: int
+) -> Vocabularies | None:
+    """The pieces of student and teacher, where a component of the group needs them.
+
+    `tokenizer` is the student's, `rows` those of its output layer that count. Raises GlassboxError where the teacher's
+    tokenizer is not the snapshot's.
+    """
+    if snapshot is None or not any(COMPONENTS[name].pieces for name in settings.distill[group].active):
+        return None
+    teacher = load_tokenizer(settings.teacher)
+    if tokenizer_fingerprint(teacher) != snapshot.manifest["provenance"]["tokenizer"]:
+        raise GlassboxError(
+            f"The tokenizer of the teacher '{settings.teacher.model}' is another one than the snapshot was captured "
+            "with, so its pieces are not those of the stored ids. Run `dvc repro snapshot`."
+        )
+    return vocabularies_of(piece_texts(tokenizer, rows), piece_texts(teacher, snapshot.vocabulary))
 
 
 def projectors_of(

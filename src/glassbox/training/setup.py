@@ -27,15 +27,16 @@ from glassbox.objective import Objective, pair_heads
 from glassbox.objective.mixture import LEARNING
 from glassbox.processes import Processes, start_accelerator
 from glassbox.randomness import derived_seed
-from glassbox.snapshot.labels import read_teacher_labels
+from glassbox.snapshot.labels import Answer, read_teacher_labels
 from glassbox.snapshot.partners import batches_with_partners, partners_digest, partners_of, with_answered
 from glassbox.snapshot.reader import Batch, SampleInfo, Snapshot, open_snapshot
 from glassbox.snapshot.schema import ANSWERED, NOTHING_CAPTURED, answered_id
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.splits import read_split, tasks_digest
 from glassbox.tracking.key import study_key, trial_key
+from glassbox.training.aligned_texts import AlignedTexts
 from glassbox.training.draws import Draw, draw
-from glassbox.training.ingredients import ingredients_of, stream
+from glassbox.training.ingredients import ingredients_of, stream, vocabularies_between
 from glassbox.training.negatives import Bank
 from glassbox.training.router import Router
 from glassbox.training.schedule import Schedule, make_schedule
@@ -110,7 +111,9 @@ class Setup:
         signals, lent, device = self.objective.signals, self.objective.partner_signals, self.accelerator.device
         whole = self.objective.whole
         texts = [[self.texts.get(sample_id, sample_id) for sample_id in sample_ids] for sample_ids in plan]
-        if self.snapshot and lent:
+        if isinstance(self.source, AlignedTexts):
+            found = self.source.batches(texts, signals, device, whole, lent, self.partners)
+        elif self.snapshot and lent:
             found = batches_with_partners(self.snapshot, texts, signals, lent, self.partners, device, whole)
         else:
             found = self.source.batches(texts, signals, device, whole)
@@ -146,11 +149,11 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     torch.set_num_threads(settings.train.threads)
     torch.manual_seed(derived_seed(seed, stream(f"dropout/{processes.index}", weights.replica)))
     tokenizer = load_tokenizer(settings.student)
-    snapshot = _shared_snapshot(captured, tokenizer, settings, group)
-    from_text = weights.labels == "teacher" or snapshot is None
-    source = Texts(TASKS_FOLDER, tokenizer, settings.snapshot, answers) if from_text or snapshot is None else snapshot
+    shared = bool(captured) and captured.manifest["provenance"]["tokenizer"] == tokenizer_fingerprint(tokenizer)
+    snapshot = _readable_snapshot(captured, shared, settings, group)
+    source = _source(snapshot, tokenizer, settings, group, answers)
     ingredients = ingredients_of(snapshot, settings, group, seed)
-    vocabulary, layout = (snapshot.vocabulary, snapshot.format) if snapshot else (None, None)
+    vocabulary, layout = (snapshot.vocabulary if snapshot and shared else None), (snapshot.format if snapshot else None)
     train, replica = settings.train, weights.replica
     student = build_student(
         settings.student,
@@ -169,7 +172,11 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
     if settings.train.gradient_checkpointing:
         checkpoint_layers(student.model)
     probe = PrecisionProbe(student.model)
-    ingredients = replace(ingredients, projectors=dict(student.projectors.items()))
+    ingredients = replace(
+        ingredients,
+        projectors=dict(student.projectors.items()),
+        vocabularies=vocabularies_between(snapshot, settings, group, tokenizer, student.vocabulary),
+    )
     objective = Objective(weights, settings.objective, ingredients).to(accelerator.device)
     router = Router(objective) if weights.experts in LEARNING else None
     trainee, optimizer = accelerator.prepare(Trainee(student), build_optimizer(student, settings.train))
@@ -210,7 +217,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         optimizer=optimizer,
         schedule=schedule,
         probe=probe,
-        heads=_paired_heads(student, snapshot, settings) if snapshot and "attention" in weights.active else None,
+        heads=_paired_heads(student, snapshot, settings) if snapshot and "attention" in weights.needs("asks") else None,
         validation=validation,
         test=read_split(TASKS_FOLDER, "test"),
     )
@@ -257,20 +264,40 @@ def _accelerator(settings: Settings, group: str) -> Accelerator:
     return start_accelerator(precision, cpu=not cuda, uses_every_weight=uses_every_weight)
 
 
-def _shared_snapshot(
-    captured: Snapshot | None, tokenizer: PreTrainedTokenizerFast, settings: Settings, group: str
-) -> Snapshot | None:
-    """The snapshot, where its tokens are the student's too. Raises GlassboxError where a signal is needed of it."""
-    if captured and captured.manifest["provenance"]["tokenizer"] == tokenizer_fingerprint(tokenizer):
+def _readable_snapshot(captured: Snapshot | None, shared: bool, settings: Settings, group: str) -> Snapshot | None:
+    """The snapshot, where the student reads its tokens or the group aligns them with its own; else None.
+
+    Raises GlassboxError where the group needs a signal and cannot have it.
+    """
+    weights = settings.distill[group]
+    if captured and (shared or weights.aligns):
         return captured
-    if settings.distill[group].uses_signals:
+    if weights.uses_signals:
+        differs = (
+            "differs from the one that the snapshot was captured with, so a comparison token by token means nothing"
+        )
         raise GlassboxError(
-            f"Group {group}: the tokenizer of the student '{settings.student.model}' differs from the one that the "
-            "snapshot was captured with, so a comparison token by token means nothing. `-S distill=seqkd` trains such "
-            "a student on the teacher's answers as text; or choose a student with the teacher's tokenizer. "
-            "`python src/snapshot.py` names the differences."
+            f"Group {group}: the tokenizer of the student '{settings.student.model}' {differs}. "
+            "`-S distill=aligned` compares such a pair chunk by chunk, `-S distill=seqkd` trains the student on the "
+            "teacher's answers as text; or choose a student with the teacher's tokenizer. `python src/snapshot.py` "
+            "names the differences."
         )
     return None
+
+
+def _source(
+    snapshot: Snapshot | None,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Settings,
+    group: str,
+    answers: Mapping[str, Answer] | None,
+) -> Source:
+    """Where the group's samples come from: the snapshot, texts of the student's own, or both side by side."""
+    weights = settings.distill[group]
+    if snapshot is not None and not weights.aligns and weights.labels != "teacher":
+        return snapshot
+    texts = Texts(TASKS_FOLDER, tokenizer, settings.snapshot, answers)
+    return AlignedTexts(texts, snapshot) if snapshot is not None and weights.aligns else texts
 
 
 def _texts(chosen: Draw, infos: Mapping[str, SampleInfo], every: bool) -> dict[str, str]:

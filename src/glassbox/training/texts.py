@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from glassbox.config.settings import SnapshotSettings
 from glassbox.errors import GlassboxError
 from glassbox.files import brief_ids
-from glassbox.models.encoding import encode_sample
+from glassbox.models.encoding import byte_spans, encode_sample
 from glassbox.snapshot.batch import Batch, StoredSample, assemble_tokens
 from glassbox.snapshot.labels import Answer
 from glassbox.snapshot.reader import SampleInfo
-from glassbox.snapshot.schema import ANSWERED, CAPTURED_SPLITS, answered_id
+from glassbox.snapshot.schema import ANSWERED, CAPTURED_SPLITS, Cell, answered_id
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.splits import read_split
 
@@ -66,7 +66,7 @@ class Texts:
                     a for a, s in zip(again, stored, strict=True) if a.input_ids.tolist() != s.input_ids.tolist()
                 ]
                 self._stored[ANSWERED] = {each.sample_id: each for each in differing}
-        self._all = {sample_id: sample for split in self._stored.values() for sample_id, sample in split.items()}
+        self.stored = {sample_id: sample for split in self._stored.values() for sample_id, sample in split.items()}
 
     def samples(self, split: str) -> list[SampleInfo]:
         """The samples of "train", "validation" or "answered" in the order of their ids."""
@@ -86,7 +86,7 @@ class Texts:
                 f"Texts carry no {' and no '.join(sorted(signals))}: a group that uses signals reads the snapshot."
             )
         for sample_ids in plan:
-            chosen = [self._all[sample_id] for sample_id in sample_ids]
+            chosen = [self.stored[sample_id] for sample_id in sample_ids]
             yield assemble_tokens(chosen, torch.device(device), "tokens" in whole)
 
 
@@ -113,4 +113,6 @@ def _stored(
     )
     ids = np.array(encoded.ids, dtype=np.int64)
     sample_id = sample.sample_id if answer is None else answered_id(sample.sample_id)
-    return StoredSample(sample_id, sample.task, ids, encoded.loss_start, len(ids) - 1 - encoded.loss_start, {})
+    text = sample.prompt + (sample.answer if answer is None else answer.answer)
+    cells: dict[str, Cell] = {"byte_spans": byte_spans(text, encoded).tobytes()}
+    return StoredSample(sample_id, sample.task, ids, encoded.loss_start, len(ids) - 1 - encoded.loss_start, cells)

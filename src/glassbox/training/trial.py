@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from glassbox.command import Interruption
 from glassbox.config.analysis_plan import plan_digest
+from glassbox.config.components import COMPONENTS
 from glassbox.config.settings import Settings
 from glassbox.config.storage import CONF_FOLDER, SNAPSHOT_FOLDER
 from glassbox.errors import DivergedError
 from glassbox.evaluation.evaluation import Evaluation, evaluate, scored
 from glassbox.objective import Objective, component_weights, liveness
 from glassbox.processes import machine, whole_state, whole_weights
-from glassbox.snapshot.reader import Batch
+from glassbox.snapshot.reader import Batch, SampleInfo
 from glassbox.tasks.sample import Sample
 from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.tracking.manifest import flat_params
@@ -235,8 +236,7 @@ def validate(setup: Setup, objective: Objective) -> dict[str, float]:
     micro_batches = setup.batches([ids for ids, _ in turns])
     whole = {f"samples/{name}": float(len(infos)) for name in objective.weights}
     for name in objective.weights:
-        everywhere = objective.positions[name] == "all"
-        whole[f"positions/{name}"] = sum(i.n_tokens - 1 if everywhere else i.n_positions_answer for i in infos)
+        whole[f"positions/{name}"] = float(sum(places(info, name, objective.positions[name]) for info in infos))
     sums: dict[str, torch.Tensor] = {}
     setup.student.eval()
     with torch.no_grad():
@@ -255,6 +255,13 @@ def validate(setup: Setup, objective: Objective) -> dict[str, float]:
     metrics |= evaluated(setup, setup.validation).metrics("validation")
     setup.student.train()
     return metrics
+
+
+def places(info: SampleInfo, component: str, reach: str) -> int:
+    """At how many positions of a sample, or in how many of its chunks, a component counts."""
+    if COMPONENTS[component].by_chunk:
+        return info.n_chunks[reach == "all"]
+    return info.n_tokens - 1 if reach == "all" else info.n_positions_answer
 
 
 def evaluated(setup: Setup, samples: Sequence[Sample]) -> Evaluation:

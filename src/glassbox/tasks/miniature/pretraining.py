@@ -1,5 +1,5 @@
-"""How the embedded models were made: a byte-level tokenizer, two small Llamas and a Mixtral that is grown from the
-larger one, pretrained on the pretraining bucket of the three miniature tasks and on statements about the closed world.
+"""How the embedded models were made: two tokenizers, three small Llamas and a Mixtral that is grown from the largest,
+pretrained on the pretraining bucket of the three miniature tasks and on statements about the closed world.
 
 Nothing here is part of a study; `src/pretrain.py` is a frozen stage whose results ship in data/embedded/.
 """
@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import (
     LlamaConfig,
@@ -30,10 +29,10 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from glassbox.config.settings import PretrainedModelSettings, PretrainMixture, PretrainSettings
 from glassbox.tasks.miniature import generators as embedded
-from glassbox.tasks.miniature import world
+from glassbox.tasks.miniature import vocabularies, world
 from glassbox.tasks.sample import Sample
 
-BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+METASPACE_STUDENT = "metaspace_student"
 TOKENIZER_SAMPLES = 6000
 CHUNKS = 3
 CHECKPOINT_INTERVAL = 250
@@ -65,24 +64,13 @@ def mixture(shares: PretrainMixture, seed: str) -> Iterator[Sample]:
         yield next(streams[generator.choices(list(weights), list(weights.values()))[0]])
 
 
-def train_tokenizer(vocabulary: int, shares: PretrainMixture) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that encodes any UTF-8 text and never merges two digits; `shares` are what it is trained on."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[BOS, EOS, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    samples = itertools.islice(mixture(shares, "tokenizer"), TOKENIZER_SAMPLES)
-    core.train_from_iterator((sample.prompt + sample.answer for sample in samples), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD, padding_side="left", model_max_length=1024
-    )
+def train_tokenizer(role: str, settings: PretrainSettings) -> PreTrainedTokenizerFast:
+    """The tokenizer of an embedded model: byte-level, or metaspace for the student that cuts text otherwise."""
+    samples = itertools.islice(mixture(settings.teacher.mixture, "tokenizer"), TOKENIZER_SAMPLES)
+    texts = (sample.prompt + sample.answer for sample in samples)
+    if role == METASPACE_STUDENT:
+        return vocabularies.metaspace(texts, settings.metaspace_vocabulary)
+    return vocabularies.byte_level(texts, settings.vocabulary)
 
 
 def encode_batch(tokenizer: PreTrainedTokenizerFast, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
