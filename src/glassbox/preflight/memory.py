@@ -491,7 +491,7 @@ def _one_side(
         held["further"] = {
             name: abstraction.empty(rows, *column.shape(layout), dtype=torch.float32, part="activations")
             for name, column in layout.further.items()
-            if column.signal in wanted
+            if column.signal in wanted - shapes.keys()
             for rows in [int((tokens - 1 if column.everywhere or column.signal in whole else answer).sum())]
         }
         return Batch(
