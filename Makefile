@@ -57,7 +57,7 @@ test-slow: setup ## Run the slow tests
 
 long: setup ## Run the full counts: 30 kills of a study, every Ray fault, the team's stack
 	.ci/services
-	GLASSBOX_KILLS=30 pytest -m "long or slow" tests/grid tests/tracking tests/stages -n 2 --dist loadgroup
+	GLASSBOX_KILLS=30 pytest -m "long or slow" -n 2 --dist loadgroup
 
 lint: setup ## Check format and lint
 	ruff format --check .

@@ -50,7 +50,7 @@ def main() -> None:
     from glassbox.grid.tuning import tune
 
     planned = plan_or_derived(CONF_FOLDER, settings).tasks
-    chance = {task: planned[task].chance for task in settings.prepare.tasks if task in planned}
+    chance = {task: planned[task].chance or 0.0 for task in settings.prepare.tasks if task in planned}
     table = written_table(path, None if arguments.figure_only else lambda: tune(settings, chance))
 
     from glassbox.report.figures.dose import dose_response

@@ -167,6 +167,7 @@ def test_two_processes_train_the_student_that_one_trains(project: Path, parallel
     assert not list((project / ".glassbox/running").iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_accelerate_launch_does_the_same_as_the_settings(project: Path) -> None:
     one = train_in_one(project, train=UNEVEN)
@@ -179,7 +180,7 @@ def test_accelerate_launch_does_the_same_as_the_settings(project: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallelism", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_processes_stop_together_and_go_on_together(project: Path, parallelism: str) -> None:
     longer = {**UNEVEN, "epochs": 10, "learning_rate": 1e-4}
     one = train_in_one(project, train=longer)
@@ -202,6 +203,7 @@ def test_two_processes_stop_together_and_go_on_together(project: Path, paralleli
     assert_same_trial(one, project / "runs/combined/0")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_loss_that_one_process_finds_not_finite_ends_the_trial_in_both(project: Path) -> None:
     snapshot = Snapshot(project / "data/snapshot")

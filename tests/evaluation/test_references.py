@@ -44,6 +44,7 @@ def test_shots_are_reported_with_the_samples_that_were_shown_and_repeat(study: S
     assert "raise evaluation.teacher_shots" in found["teacher_notes"][0]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_no_student_is_shown_anything(study: Study, tmp_path: Path) -> None:
     settings = study.settings

@@ -87,7 +87,9 @@ def test_workers_end_when_the_process_that_leads_them_is_killed(project: Path, a
     assert grids.digests(project) == alone
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_a_signal_ends_the_study_at_checkpoints_and_the_same_command_goes_on(
     project: Path, number: signal.Signals, code: int, alone: dict
 ) -> None:

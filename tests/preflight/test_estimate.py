@@ -126,6 +126,7 @@ def test_a_group_needs_the_memory_that_was_estimated(micro_batch: int, project: 
     assert set(estimate) >= {"weights", "optimizer", "teacher's head", "activations", "attention maps"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_embedded_study_needs_the_memory_and_the_disk_that_were_estimated(
     store: Path, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +185,7 @@ def test_a_mixture_of_experts_needs_the_disk_and_memory_that_were_estimated(proj
         assert total(estimate) == pytest.approx(measured_training_peak(settings, group), rel=0.25), group
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_kind_of_mixture_is_counted_as_teacher_and_as_student(project: Path):
     """Grouped products of experts have stricter rules on tensors without data: plan and preflight once died of them."""
@@ -439,6 +441,7 @@ def test_the_script_prints_a_table_and_writes_the_numbers(
     assert written["trials"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_probe_times_every_group_and_leaves_nothing_behind(project: Path, monkeypatch: pytest.MonkeyPatch):
     store_before = (project / "mlflow.db").read_bytes()

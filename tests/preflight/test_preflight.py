@@ -185,12 +185,14 @@ def test_a_full_disk(project: Path, monkeypatch: pytest.MonkeyPatch):
     assert_failed(found(project, "disk"), "10.0 kB free", "storage.")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_memory_that_will_not_fit(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_200_000))
     assert_failed(found(project, "memory"), "train combined needs", "train.micro_batch_size")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_checkpoint_that_lacks_something(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoint, "MOMENTS", ("exp_avg", "step"))
@@ -257,6 +259,7 @@ def test_the_script_says_what_failed_and_exits_with_1(
     assert [check["result"] for check in written["checks"]] == ["failed", "ok", "ok", "ok", "not reached"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_embedded_scale_passes(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     for name in ("conf", "data/embedded"):

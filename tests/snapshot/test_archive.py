@@ -87,6 +87,7 @@ def test_a_snapshot_is_named_pushed_and_brought_back_after_everything_local_is_l
         archive_snapshot(repository, remote, NOON)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_restored_snapshot_is_what_the_lock_of_its_settings_records(repository: Path) -> None:
     dvc(repository, "remote", "add", "--default", "store", str(repository.parent / "remote"))

@@ -73,6 +73,7 @@ def test_one_file_becomes_a_study_whose_relative_paths_hold_in_every_step(
         assert Path(moved.student.model) == (clone / "models/student").resolve()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_folder_keeps_its_own_splits_and_says_what_it_lacks(clone: Path) -> None:
     folder = clone / "three"
@@ -89,6 +90,7 @@ def test_a_folder_keeps_its_own_splits_and_says_what_it_lacks(clone: Path) -> No
     assert "validation: 'three/validation.jsonl'" in text and "test: null" in text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_study_is_never_overwritten_and_the_template_is(clone: Path) -> None:
     arguments = ("--data", "my data/even.jsonl", *MODELS)

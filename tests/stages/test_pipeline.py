@@ -143,6 +143,7 @@ def test_another_temperature_never_captures_the_teacher_again(project: Path) -> 
     assert ("combined", "0") in TRAINED.findall(log)
 
 
+@pytest.mark.long
 def test_a_weight_that_is_typed_back_trains_nothing_again(project: Path) -> None:
     run(project, "dvc", "exp", "run", "-S", "weights.attention=0.3", "-S", "seeds=[0]")
     log = run(project, "dvc", "exp", "run", "-S", "seeds=[0]")
@@ -172,6 +173,7 @@ def test_a_misspelt_override_is_refused_by_hydra(project: Path) -> None:
     assert "Key 'hiden' is not in struct" in log
 
 
+@pytest.mark.long
 def test_a_jsonl_file_is_a_new_task_without_code(project: Path) -> None:
     folder = project / "data/files"
     folder.mkdir(parents=True)

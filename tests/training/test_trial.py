@@ -517,7 +517,9 @@ def test_a_seed_outside_the_plan_is_refused_with_the_command_that_plans_it() -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_an_interrupted_trial_resumes_in_the_same_run_to_the_same_bits(
     project: Path, number: signal.Signals, code: int
 ) -> None:

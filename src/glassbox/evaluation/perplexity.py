@@ -82,7 +82,7 @@ def score_texts(
         for start in range(0, len(rows), chunk):
             here = slice(start, start + chunk)
             logits = head_logits(model, signals.hidden[here], vocabulary)
-            require_finite(logits, [sample_ids[batch[row]] for row in rows[here].tolist()])
+            require_finite(logits, [sample_ids[batch[int(row)]] for row in rows[here]])
             likely = torch.log_softmax(logits, dim=-1).gather(1, labels[here, None])[:, 0]
             sums.index_add_(0, rows[here], likely.double().cpu())
         for index, total in zip(batch, sums.tolist(), strict=True):

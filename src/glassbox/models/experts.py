@@ -251,11 +251,15 @@ def _plain_number(value: float) -> float:
     return value
 
 
+def _nothing(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return torch.zeros_like(output)
+
+
 def _without_experts(model: PreTrainedModel, ids: Tensor, experts: nn.Module, norm: nn.Module) -> Tensor:
     """What reaches the final norm when the last experts say nothing."""
     seen: list[Tensor] = []
     hooks = [
-        experts.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)),
+        experts.register_forward_hook(_nothing),
         norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])),
     ]
     try:

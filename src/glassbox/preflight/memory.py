@@ -77,7 +77,7 @@ def teacher_of(settings: Settings, workload: Workload, on_gpu: bool) -> Teacher:
 
 def experts_of(settings: ModelSettings) -> int:
     """How many experts the gate of the last mixture has. Raises NoMixture for a dense model."""
-    abstraction = Abstraction(_parts(0, set()))
+    abstraction = Abstraction(_parts(set(), set()))
     model = abstract_model(abstraction, settings, torch.float32).eval()
     with abstraction, torch.no_grad():
         logits, _ = router_logits_of(model, torch.zeros(1, 2, dtype=torch.int64))

@@ -346,7 +346,7 @@ def _of_the_plan(results: Mapping[str, Any]) -> str:
     state, banners = results["plan"]["state"], results["banners"]
     words = {AS_PLANNED: "", "no plan": "no plan was fixed before the trials"}
     known = state.removesuffix(": exploratory").removeprefix("exploratory: ")
-    told = [words.get(known, known)] if words.get(known, known) else []
+    told = [said] if (said := str(words.get(known, known))) else []
     told += ["groups or seeds of the plan did not run"] if any(each.startswith("Partial") for each in banners) else []
     told += ["seeds are not the plan's"] if any(each.startswith("Beyond") for each in banners) else []
     return f"Exploratory: {'; '.join(told)}." if told else ""

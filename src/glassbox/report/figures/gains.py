@@ -134,8 +134,9 @@ def gains(results: Mapping[str, Any], task: str, reference: str) -> list[Gain]:
     teacher = results["references"]["teacher"].get(task)
     mean = next((row["mean"] for row in results["means"] if (row["group"], row["task"]) == (reference, task)), None)
     if results["references"]["teacher"]:
-        known = teacher is not None and mean is not None
-        value = _higher_is_better(teacher, unit) - _higher_is_better(mean, unit) if known else None
+        value = None
+        if teacher is not None and mean is not None:
+            value = _higher_is_better(teacher, unit) - _higher_is_better(mean, unit)
         found.append(Gain(reference_title(results, "teacher"), "teacher", (), value, None))
     return found
 
@@ -156,8 +157,8 @@ def _pairs(
             continue
         if len(row["weights"]) != 2 or set(signs) != {1.0, -1.0}:
             continue
-        value, known = 100 * row["estimate"], row["lower"] is not None and row["upper"] is not None
-        limits = (100 * row["lower"], 100 * row["upper"]) if known else None
+        value, lower, upper = 100 * row["estimate"], row["lower"], row["upper"]
+        limits = None if lower is None or upper is None else (100 * lower, 100 * upper)
         found[signs[1.0], signs[-1.0]] = value, limits
         found[signs[-1.0], signs[1.0]] = -value, None if limits is None else (-limits[1], -limits[0])
     return found

@@ -93,7 +93,8 @@ def loss_sum(model: PreTrainedModel, ids: torch.Tensor, targets: torch.Tensor) -
     experts = isinstance(model, MixtralForCausalLM)
     output = model.base_model(input_ids=ids[:, :-1], **({"output_router_logits": True} if experts else {}))
     wanted = targets[:, 1:]
-    logits = model.get_output_embeddings()(output.last_hidden_state[wanted])
+    head: Any = model.get_output_embeddings()
+    logits = head(output.last_hidden_state[wanted])
     loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][wanted], reduction="sum")
     if experts:
         config, real = model.config, ids[:, :-1] != model.config.pad_token_id
@@ -145,7 +146,8 @@ def grow(sparse: MixtralForCausalLM, dense: LlamaForCausalLM, generator: torch.G
     weights = dense.state_dict()
     own = sparse.state_dict()
     sparse.load_state_dict({name: weights.get(name, value) for name, value in own.items()})
-    for layer, origin in zip(sparse.model.layers, dense.model.layers, strict=True):
+    pairs: Any = zip(sparse.model.layers, dense.model.layers, strict=True)
+    for layer, origin in pairs:
         experts, block = layer.mlp.experts, origin.mlp
         neurons = block.down_proj.weight.shape[1]
         for expert in range(experts.num_experts):
