@@ -194,7 +194,7 @@ def test_every_default_stands_in_one_place() -> None:
         ("distill=black_bx", "conf/distill/black_bx.yaml does not exist; the nearest is `black_box`"),
         ("distill=[sft,blackbox]", "conf/distill/blackbox.yaml does not exist; the nearest is `black_box`"),
         ("scale=papr", "conf/scale/papr.yaml does not exist; the nearest is `paper`"),
-        ("scale=zzz", "there are demo, dialogpt, embedded, "),
+        ("scale=zzz", "dialogpt, embedded, faithful"),
         ("weights.hiden=3", "there is no setting `weights.hiden`; the nearest is `weights.hidden`"),
         ("weights.hidden", "is as it was. "),
     ],

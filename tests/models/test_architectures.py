@@ -189,6 +189,6 @@ def test_no_code_asks_for_the_name_of_an_architecture() -> None:
         for path in (ROOT / "src").rglob("*.py")
         if path.name not in ("models.py", "pretraining.py")  # pretraining makes the embedded Llamas
         for line in path.read_text(encoding="utf-8").splitlines()
-        if "model_type" in line or any(family in line.lower() and "if " in line for family in families)
+        if ".model_type" in line or any(family in line.lower() and "if " in line for family in families)
     ]
     assert found == []

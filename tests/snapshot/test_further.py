@@ -45,7 +45,7 @@ def test_a_study_whose_groups_read_nothing_more_stores_nothing_more(tmp_path: Pa
     assert plain.format.further == {} and {"layers", "relations"}.isdisjoint(plain.manifest["signals"])
     assert {"layers", "relations", "n_layers", "relations_layer"}.isdisjoint(plain.manifest["format"])
     more = Snapshot(study.folder)
-    assert more.manifest["signals"] == ["attention", "hidden", "layers", "relations", "topk"]
+    assert more.manifest["signals"] == ["attention", "hidden", "label_logp", "layers", "relations", "topk"]
     ids = [info.sample_id for info in plain.samples("train")]
     mine, theirs = (each.read(ids, frozenset({"hidden", "topk", "attention"})) for each in (plain, more))
     assert torch.equal(mine.hidden, theirs.hidden) and torch.equal(mine.attention, theirs.attention)  # type: ignore[arg-type]

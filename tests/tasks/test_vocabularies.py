@@ -30,7 +30,7 @@ def test_any_text_comes_back_from_either(text: str) -> None:
 
 
 def test_neither_merges_digits() -> None:
-    texts = ["1 + 2 = 3", "4 + 5 = 9", "2 + 2 = 4"] * 20
+    texts = ["1 + 2 = 3", "4 + 5 = 9", "2 + 2 = 4", "10 + 10 = 20"] * 20
     pieces = metaspace(texts, 300).tokenize("12 + 30 = 42")
     assert "".join(pieces) == "\u258112\u2581+\u258130\u2581=\u258142"
     for each in (pieces, byte_level(texts, 300).get_vocab()):

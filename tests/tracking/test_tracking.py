@@ -281,6 +281,7 @@ def test_the_answer_is_the_description_of_the_comparison_and_of_both_experiments
 def test_a_run_says_where_it_comes_from_and_what_its_settings_have_of_their_own(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("GLASSBOX_LABEL", raising=False)
     monkeypatch.setenv("USER", "somebody")
     monkeypatch.setenv("LOGNAME", "somebody")
     with start() as plain:
