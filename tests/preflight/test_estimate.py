@@ -104,7 +104,7 @@ def measured_training_peak(settings: Settings, group: str) -> int:
     already = tensor_bytes(*trial.student.parameters(), *moments, *head, *inputs)
     return max(
         peak_of(lambda: audit(trial, loaded, Progress(step=1)), already),
-        peak_of(lambda: update(trial, loaded, Progress(step=9), due=True), already),
+        peak_of(lambda: update(trial, loaded, Progress(step=1), due=True), already),
     )
 
 

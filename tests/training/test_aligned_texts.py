@@ -395,7 +395,8 @@ def test_a_student_learns_from_a_teacher_that_reads_as_mistral_on_real_questions
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        assert seen[-1] < 0.98 * seen[0], (part, seen)
+        # not the last: the student's likeliest tokens, which aligned_logits compares, change with every step
+        assert min(seen) < 0.9 * seen[0], (part, seen)
 
 
 @pytest.mark.slow
