@@ -213,6 +213,8 @@ def laid_out_like(tensor: Tensor, reference: Tensor) -> Tensor:
 @contextmanager
 def whole_weights(module: nn.Module) -> Iterator[None]:
     """Sharded weights lie whole on every process, so that each may run parts of the module as often as it likes."""
+    if isinstance(module, FSDPModule):
+        module._get_fsdp_state()._lazy_init()  # else a part that runs before the whole module is taken for the root
     sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in sharded:
         part.set_reshard_after_forward(False, recurse=False)

@@ -108,7 +108,7 @@ def results(folder: Path) -> dict:
 def test_one_command_trains_every_trial_and_ends_with_the_table_and_where_to_look(study: Path) -> None:
     log = (study / "first.log").read_text(encoding="utf-8")
     assert {(group, int(seed)) for group, seed in TRAINED.findall(log)} == {(g, s) for g in GROUPS for s in (0, 1)}
-    assert "mlflow ui" in log
+    assert "make ui" in log and "workflowType=machine_learning" in log
     assert str(study / "reports/report.html") in log
     assert "embedded miniature tasks" in (study / "reports/report.html").read_text(encoding="utf-8")
     assert len(log.splitlines()) < 2000 * 10 / 35
