@@ -110,7 +110,7 @@ def test_one_command_trains_every_trial_and_ends_with_the_table_and_where_to_loo
     assert {(group, int(seed)) for group, seed in TRAINED.findall(log)} == {(g, s) for g in GROUPS for s in (0, 1)}
     assert "make ui" in log and "workflowType=machine_learning" in log
     assert str(study / "reports/report.html") in log
-    assert "embedded miniature tasks" in (study / "reports/report.html").read_text(encoding="utf-8")
+    assert "on these miniature tasks" in (study / "reports/report.html").read_text(encoding="utf-8")
     assert len(log.splitlines()) < 2000 * 10 / 35
 
 
