@@ -12,10 +12,10 @@ from pathlib import Path
 import yaml
 
 from glassbox.command import run
+from glassbox.config.composition import composition
 from glassbox.config.settings import Settings
 from glassbox.config.storage import root
 from glassbox.grid.side_study import SideStudy
-from params import composition
 
 STAGES = ("settings", "prepare", "answers", "snapshot", "verify", "train", "compare")
 

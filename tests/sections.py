@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from glassbox.config.composition import composition
 from glassbox.config.settings import (
     EvaluationSettings,
     ObjectiveSettings,
@@ -14,7 +15,6 @@ from glassbox.config.settings import (
     StorageSettings,
     load_settings,
 )
-from params import composition
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 COMMITTED = load_settings(PARAMS)

@@ -10,9 +10,9 @@ import studies
 import yaml
 
 from glassbox.comparison.plan import plan_or_derived, planned_weights, read_plan
+from glassbox.config.composition import composition
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
-from params import composition
 
 SCALES = ("embedded", "files", "moe", "paper", "another")
 

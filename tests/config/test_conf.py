@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import params
+from glassbox.config.composition import composition
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
-from params import composition
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"

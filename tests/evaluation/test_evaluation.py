@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import sections
 import torch
-from miniatures import tiny_llama, tiny_tokenizer
+from miniatures import tiny_llama
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from glassbox.config.settings import EvaluationSettings
@@ -21,16 +21,6 @@ from glassbox.tasks.sample import Sample, make_sample
 WORDS = ["good", "dull", "film", "never", "ends", "apples", "bad", "question"]
 MAX_LENGTH = 96
 NEW_TOKENS = 12
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    return tiny_llama(len(tokenizer), seed=1)
 
 
 @pytest.fixture(scope="module")

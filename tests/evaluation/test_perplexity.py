@@ -8,7 +8,7 @@ import math
 import pytest
 import sections
 import torch
-from miniatures import CORPUS, tiny_llama, tiny_tokenizer
+from miniatures import CORPUS, tiny_llama
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from glassbox.errors import DivergedError
@@ -21,16 +21,6 @@ from glassbox.tasks.text import cut
 TEXT = "\n".join(CORPUS * 3) + " … ünïcödé 日本 ."
 PLAIN = TEXT.partition(" …")[0]
 SIZE = 24
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    return tiny_llama(len(tokenizer), seed=1)
 
 
 def samples(tokenizer: PreTrainedTokenizerFast, stride: int | None) -> list[Sample]:

@@ -322,7 +322,7 @@ def paper_settings(folder: Path) -> Settings:
     for role, configuration in (("teacher", LLAMA_2_7B), ("student", TINY_LLAMA)):
         (folder / role).mkdir(exist_ok=True)
         (folder / role / "config.json").write_text(json.dumps(configuration), encoding="utf-8")
-    from params import composition
+    from glassbox.config.composition import composition
 
     path = folder / "params.yaml"
     path.write_text(

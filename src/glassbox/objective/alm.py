@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from glassbox.objective.dtypes import loss_dtype, without_autocast
+from glassbox.objective.dtypes import linear, loss_dtype, without_autocast
 from glassbox.objective.head import Head, positions_per_chunk
 
 LARGEST = -1e-6
@@ -73,5 +73,5 @@ def label_log_probabilities(
 def _gather(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     dtype = loss_dtype(hidden, weight, bias)
     with without_autocast(hidden):
-        logits = functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+        logits = linear(hidden, weight, bias, dtype)
         return -functional.cross_entropy(logits, labels, reduction="none")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 
 def loss_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -13,6 +15,16 @@ def loss_dtype(*tensors: Tensor | None) -> torch.dtype:
         if tensor is not None:
             dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def linear(
+    inputs: Float[Tensor, "rows width"],
+    weight: Float[Tensor, "out width"],
+    bias: Float[Tensor, " out"] | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "rows out"]:
+    """A linear layer whose operands are all in `dtype`."""
+    return functional.linear(inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def widest_dtype(tensor: Tensor) -> torch.dtype:

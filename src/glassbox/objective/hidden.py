@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from glassbox.config.settings import ObjectiveSettings
 from glassbox.errors import GlassboxError
-from glassbox.objective.dtypes import loss_dtype, without_autocast
+from glassbox.objective.dtypes import linear, loss_dtype, without_autocast
 from glassbox.objective.reading import Ingredients, Reading, at, present
 from glassbox.snapshot.schema import Format
 
@@ -43,7 +43,7 @@ class Projector(nn.Linear):
     def forward(self, input: Float[Tensor, "*batch student"]) -> Float[Tensor, "*batch teacher"]:
         dtype = loss_dtype(input, self.weight)
         with without_autocast(input):
-            return functional.linear(input.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+            return linear(input, self.weight, self.bias, dtype)
 
 
 def standardise(

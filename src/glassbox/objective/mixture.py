@@ -18,7 +18,7 @@ from torch import Tensor
 from glassbox.config.settings import ExpertsSettings, ObjectiveSettings
 from glassbox.errors import GlassboxError
 from glassbox.models.mixture import Mixture, draw_speakers, expert_loads, load_balance, mixed
-from glassbox.objective.dtypes import loss_dtype, without_autocast
+from glassbox.objective.dtypes import linear, loss_dtype, without_autocast
 from glassbox.objective.head import Head
 from glassbox.objective.logits import DenseTarget
 from glassbox.objective.reading import Ingredients, Reading, at, present
@@ -192,9 +192,7 @@ def log_softmax(
     dtype: torch.dtype,
 ) -> Float[Tensor, "rows vocabulary"]:
     """log p(v) of an output layer at a temperature."""
-    offset = None if bias is None else bias.to(dtype)
-    logits = torch.nn.functional.linear(hidden.to(dtype), weight.to(dtype), offset)
-    return (logits / temperature).log_softmax(dim=-1)
+    return (linear(hidden, weight, bias, dtype) / temperature).log_softmax(dim=-1)
 
 
 def _chunks(rows: int, vocabulary: int) -> Iterator[slice]:

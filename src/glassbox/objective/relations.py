@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glassbox.config.settings import ObjectiveSettings
 from glassbox.errors import GlassboxError
+from glassbox.models.signals import packed_positions
 from glassbox.objective.dtypes import loss_dtype, without_autocast
 from glassbox.objective.reading import Ingredients, Reading, present
 
@@ -85,10 +86,8 @@ def values(reading: Reading) -> Float[Tensor, " rows"]:
     tokens = batch.attention_mask.sum(1) - 1
     packed = present(reading.source.further.get("relations"), "relations")
     theirs = _padded(packed, tokens, batch.input_ids.shape[1]).split(list(own.relation_widths), dim=-1)
-    sample = batch.sample_index.long()
-    before = torch.cumsum(batch.count, 0) - batch.count
     start = batch.attention_mask.int().argmax(1)
-    column = torch.arange(len(sample), device=sample.device) - before[sample] + (batch.first - start)[sample]
+    sample, column = packed_positions(batch.first - start, batch.count)
     if reading.rows is not None:
         sample, column = sample[reading.rows], column[reading.rows]
     pairs = zip(mine, theirs, strict=True)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassbox.objective.dtypes import loss_dtype
+from glassbox.objective.dtypes import linear, loss_dtype
 from glassbox.objective.term import Term
 
 SMALLEST_PROBABILITY = 1e-30
@@ -161,8 +161,7 @@ class RootTarget:
         """Projected KL at the rows of `chunk`, whose teacher's logits are formed here and dropped again."""
         dtype = loss_dtype(student_logits, self.hidden, self.weight, self.bias)
         logits = student_logits.to(dtype)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        teacher = torch.nn.functional.linear(self.hidden[chunk].to(dtype), self.weight.to(dtype), bias)
+        teacher = linear(self.hidden[chunk], self.weight, self.bias, dtype)
         likeliest = logits.topk(min(self.top_k, logits.shape[1]), dim=1).indices
         roots = roots_of(torch.cat((likeliest, self.labels[chunk, None]), dim=1), self.vocabularies.student)
         mine, theirs = (project(roots, order) for order in (self.vocabularies.student, self.vocabularies.teacher))

@@ -14,10 +14,8 @@ from safetensors.torch import save_file
 
 from glassbox.files import require_free_space
 from glassbox.processes import Processes, laid_out_like, whole, whole_state
-from glassbox.training.router import Router
+from glassbox.training.router import MOMENTS, Router
 from glassbox.training.student import Student, part_of
-
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass

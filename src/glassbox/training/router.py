@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from glassbox.training.setup import Setup
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps of a parameter."""
 
 
 class Router:
