@@ -12,7 +12,7 @@ import pytest
 
 from glassbox.report.answer import answer, limits
 from glassbox.report.methods import methods_sentences
-from glassbox.report.notation import prose
+from glassbox.report.notation import difference, prose, width
 from glassbox.report.page import render_page
 from glassbox.report.reading import verdict_words
 
@@ -190,6 +190,28 @@ def test_every_table_repeats_the_banners(results: Results) -> None:
     assert len(captions) >= 7
     for caption in captions:
         assert "<strong>Incomplete.</strong>" in caption and "<strong>Embedded miniature tasks.</strong>" in caption
+
+
+def test_a_study_of_perplexities_has_its_questions_answered_in_nats(results: Results) -> None:
+    results["contrasts"] = [row for row in results["contrasts"] if row["scale"] == "points"]
+    for row in results["contrasts"]:
+        row["scale"] = "nats"
+    for task in results["tasks"]:
+        task["unit"], task["margin"] = "nats", 0.0123
+    markup = render_page(results, [])
+    asked = {each["id"] for each in results["answers"]}
+    sections = "".join(re.findall(r'<section class="question">.*?</section>', markup, re.DOTALL))
+    found = [row for row in results["contrasts"] if row["id"] in asked and row["status"] == "run"]
+    assert found and all(difference(row["estimate"], "nats") in sections for row in found)
+    assert "0.0123 nats per token" in markup and "1.23 points" not in markup
+    assert all(width(row["equivalence"]["smallest_margin"], "nats") in markup for row in found if row["equivalence"])
+    assert any(each["own"] for each in verdict_words(results))
+
+
+def test_every_component_that_a_group_weighs_has_a_column(results: Results) -> None:
+    assert '<th scope="col">contrastive</th>' not in render_page(results, [])
+    results["groups"][-1]["weights"]["contrastive"] = 0.25
+    assert '<th scope="col">contrastive</th>' in render_page(results, [])
 
 
 def test_tasks_from_files_are_not_called_miniature(results: Results) -> None:

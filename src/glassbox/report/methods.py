@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glassbox.report.notation import percent, scale_unit, width
+from glassbox.report.notation import percent, scale_unit, task_scale, width
 
 TESTS = {
     "two_sided": "two-sided t tests",
@@ -85,10 +85,6 @@ def _tasks(results: Mapping[str, Any]) -> Iterable[str]:
         )
 
 
-def _scale(task: Mapping[str, Any]) -> str:
-    return "nats" if task["unit"] == "nats" else "points"
-
-
 def _tests(results: Mapping[str, Any]) -> Iterable[str]:
     level = f"{100 * results['confidence']:g} %"
     yield f"Group means have Student t intervals over seeds ({level})."
@@ -117,7 +113,7 @@ def _holm(results: Mapping[str, Any]) -> Iterable[str]:
 
 def _equivalence(results: Mapping[str, Any]) -> Iterable[str]:
     margins = [
-        f"{task['task']} {width(task['margin'], _scale(task))} {scale_unit(_scale(task))}"
+        f"{task['task']} {width(task['margin'], task_scale(task))} {scale_unit(task_scale(task))}"
         + (f" ({task['margin_reason']})" if task["margin_reason"] else "")
         for task in results["tasks"]
         if task["margin"] is not None

@@ -135,6 +135,11 @@ def _digits(scale: str) -> int:
     return 4 if scale == "nats" else 2
 
 
+def task_scale(task: Mapping[str, Any]) -> str:
+    """The scale of a difference between two scores of a task: 'nats' of a perplexity, otherwise 'points'."""
+    return "nats" if task["unit"] == "nats" else "points"
+
+
 def scale_unit(scale: str) -> str:
     """What a difference on this scale is counted in."""
     return {"points": "points", "nats": "nats per token"}.get(scale, "logits")

@@ -43,7 +43,7 @@ def verdict_words(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row per verdict: its words, an example with its margin, what it says, and whether the example is from here."""
     own: dict[str, Mapping[str, Any]] = {}
     for row in results["contrasts"]:
-        if row["status"] == "run" and row["scale"] == "points" and row["equivalence"]:
+        if row["status"] == "run" and row["scale"] != "logit" and row["equivalence"]:
             own.setdefault(row["verdict"], row)
     found = []
     for verdict, example, says in VERDICTS:
@@ -53,6 +53,8 @@ def verdict_words(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             found.append({**told, "of": "", "example": example, "margin": width(EXAMPLE_MARGIN)})
         else:
             of = f"{formula_label(row['formula'])} on {task_label(row['tasks'])}"
-            numbers = f"{difference(row['estimate'])} {difference_interval(row)}"
-            found.append({**told, "of": of, "example": numbers, "margin": width(row["equivalence"]["margin"])})
+            numbers = f"{difference(row['estimate'], row['scale'])} {difference_interval(row, row['scale'])}"
+            found.append(
+                {**told, "of": of, "example": numbers, "margin": width(row["equivalence"]["margin"], row["scale"])}
+            )
     return found

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from glassbox.report.figures.style import MUTED, STYLE, add_legend, figure_width, group_marks, panel_grid
-from glassbox.report.notation import difference, size
+from glassbox.report.notation import difference, size, task_scale
 
 NAME = "costs"
 TITLE = "Cost of a signal against its gain"
@@ -29,7 +29,7 @@ def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
     tasks = [task["task"] for task in results["tasks"]]
     if not costs or not tasks:
         return None
-    units = {task["task"]: "nats" if task["unit"] == "nats" else "points" for task in results["tasks"]}
+    units = {task["task"]: task_scale(task) for task in results["tasks"]}
     panels_wanted = [(task, cost) for task in tasks for cost in costs]
     columns = 1 if narrow else len(costs) if len(costs) > 1 else min(3, len(tasks))
     rows = -(-len(panels_wanted) // columns)
@@ -61,7 +61,7 @@ def caption(results: Mapping[str, Any]) -> str:
 
 def describe(results: Mapping[str, Any]) -> str:
     parts = []
-    scales = {task["task"]: "nats" if task["unit"] == "nats" else "points" for task in results["tasks"]}
+    scales = {task["task"]: task_scale(task) for task in results["tasks"]}
     for row in results["costs"]:
         gains = ", ".join(f"{task} {difference(gain, scales[task])}" for task, gain in row["gain"].items())
         step = "unknown" if row["step_seconds"] is None else f"{1000 * row['step_seconds']:.1f} ms"

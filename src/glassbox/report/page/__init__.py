@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from glassbox.config.components import COMPONENTS
 from glassbox.report import notation
 from glassbox.report.answer import answer, limits, question_answer
 from glassbox.report.figures.style import PALETTE
@@ -36,6 +37,8 @@ FORMATS = (
     notation.significant_digits,
     notation.precision,
     notation.task_label,
+    notation.task_scale,
+    notation.scale_unit,
 )
 DARK_PALETTE = (
     *("#a7b0b9", "#eef1f4", "#7fb3ec", "#f29b5c", "#d390d9"),
@@ -69,6 +72,7 @@ def render_page(results: Mapping[str, Any], figures: Sequence[Mapping[str, str]]
         question_line=_question_line(answered),
         not_run=_not_run(results, asked),
         verdict_notes=_verdict_notes(results),
+        components=[name for name in COMPONENTS if any(name in each["weights"] for each in results["groups"])],
         by_key={row["key"]: row for row in results["contrasts"]},
         level=round(100 * results["confidence"]),
         banners=banner_texts(results),
@@ -99,11 +103,11 @@ class WordsForKeys:
 
 
 def _answered(results: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The questions that the report answers, each with its rows in points and a plain sentence."""
+    """The questions that the report answers, each with its rows that are not in logits and a plain sentence."""
     by_id = {question["id"]: question for question in asked}
     found = []
     for each in results["answers"]:
-        rows = [row for row in by_id[each["id"]]["rows"] if row["scale"] == "points"] if each["id"] in by_id else []
+        rows = [row for row in by_id[each["id"]]["rows"] if row["scale"] != "logit"] if each["id"] in by_id else []
         found.append({**each, "rows": rows, "plain": notation.prose(question_answer(rows, results))})
     return found
 
