@@ -12,11 +12,11 @@ def model_card(
     settings: Settings, group: str, seed: int, snapshot: str, evaluation: Evaluation, tokenizer: PreTrainedTokenizerFast
 ) -> str:
     """Markdown with the metadata that the hub reads; `snapshot` is the logical digest of what was learned from."""
-    weights = ", ".join(f"{name} {weight}" for name, weight in settings.distill[group].components.items())
     own = settings.distill[group]
+    weights = ", ".join(f"{name} {weight}" for name, weight in own.components.items())
     share = "" if own.shuffled_share == 1 else f" for {100 * own.shuffled_share:g} % of the samples"
     other = f" Read off other samples{share}: {', '.join(own.shuffled)}." if own.shuffled else ""
-    experts = settings.distill[group].experts
+    experts = own.experts
     other += f" Of the teacher's experts speak: {experts}." if experts else ""
     embedded = any(task.source == "embedded" for task in settings.prepare.tasks.values())
     note = " (embedded miniature tasks, not the benchmarks they are named for)" if embedded else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from glassbox.models.tokenizers import tokenizer_fingerprint
 from glassbox.objective.similarity import linear_cka
 from glassbox.processes import whole_weights
 from glassbox.snapshot.further import layers_of
@@ -24,7 +23,7 @@ def layer_similarity(setup: Setup) -> dict[str, float]:
     with s. Nothing where the teacher's tokens are not the student's.
     """
     snapshot, own = setup.snapshot, setup.objective.ingredients
-    if snapshot is None or snapshot.manifest["provenance"]["tokenizer"] != tokenizer_fingerprint(setup.tokenizer):
+    if snapshot is None or not setup.shares_tokens:
         return {}
     layers = layers_of(setup.student.model.config)
     signals = frozenset({"hidden", "layers"} if own.teacher_layers else {"hidden"})

@@ -21,7 +21,6 @@ from torch.nn import functional
 from glassbox.errors import DivergedError
 from glassbox.evaluation.perplexity import LARGEST
 from glassbox.models.loading import head_logits
-from glassbox.models.tokenizers import tokenizer_fingerprint
 from glassbox.objective.head import Head
 from glassbox.processes import whole_weights
 from glassbox.snapshot.batch import Batch
@@ -59,10 +58,7 @@ def retention(setup: Setup) -> dict[str, float]:
     """
     device, teacher = setup.accelerator.device, _teacher(setup)
     source = setup.snapshot if teacher and setup.snapshot else setup.source
-    infos = sorted(source.samples("validation"), key=lambda info: info.n_tokens)
-    size = setup.settings.train.micro_batch_size
-    plan = [tuple(info.sample_id for info in infos[at : at + size]) for at in range(0, len(infos), size)]
-    turns = setup.processes.turns(plan)
+    turns = setup.validation_turns(source)
     batches = source.batches([ids for ids, _ in turns], frozenset({"hidden"} if teacher else ()), device)
     names = (*AGREEMENT, *NATS) if teacher else ("nats",)
     sums = {f"{name}_{task}": 0.0 for task in setup.task_names for name in (*names, "tokens")}
@@ -89,10 +85,9 @@ def retention(setup: Setup) -> dict[str, float]:
 
 def _teacher(setup: Setup) -> Head | None:
     """The teacher's output layer, where a position is the same text to teacher and student."""
-    snapshot = setup.snapshot
-    if snapshot is None or snapshot.manifest["provenance"]["tokenizer"] != tokenizer_fingerprint(setup.tokenizer):
+    if setup.snapshot is None or not setup.shares_tokens:
         return None
-    weight, bias = snapshot.head()
+    weight, bias = setup.snapshot.head()
     device = setup.accelerator.device
     return Head(weight.to(device), None if bias is None else bias.to(device))
 

@@ -120,9 +120,7 @@ def mixture_accuracy(setup: Setup) -> dict[str, float]:
     experts, head = setup.objective.ingredients.experts, setup.objective.ingredients.head
     if experts is None or head is None:
         return {}
-    infos = setup.source.samples("validation")
-    size = setup.settings.train.micro_batch_size
-    turns = setup.processes.turns([[i.sample_id for i in infos[at : at + size]] for at in range(0, len(infos), size)])
+    infos, turns = setup.source.samples("validation"), setup.validation_turns(setup.source)
     right = dict.fromkeys(setup.task_names, 0.0)
     for batch, (_, counts) in zip(setup.batches([ids for ids, _ in turns]), turns, strict=True):
         for task, good in zip(batch.tasks, told(experts, batch, head).tolist(), strict=True):

@@ -48,12 +48,12 @@ from glassbox.training.texts import Source, Texts
 class Setup:
     """Everything that the first step of a trial needs; `prepare` makes it whole or raises.
 
-    digests: of snapshot, tasks, data order and what else the trial reads. draw: which samples train, and which of them
-    have labels. texts: the id of the text that stands for a sample where that is the teacher's own answer. partners:
-    whose signals a text gets where a component is shuffled. bank: what negatives are drawn from, where a component
-    needs them. heads: how attention maps of unlike head counts are compared. router: the teacher's gate where it learns
-    from the student. trainee and optimizer are Accelerate's;
-    student is the module inside the trainee.
+    digests: of snapshot, tasks, data order and what else the trial reads. shares_tokens: whether the snapshot's teacher
+    cuts text as the student does. draw: which samples train, and which of them have labels. texts: the id of the text
+    that stands for a sample where that is the teacher's own answer. partners: whose signals a text gets where a
+    component is shuffled. bank: what negatives are drawn from, where a component needs them. heads: how attention maps
+    of unlike head counts are compared. router: the teacher's gate where it learns from the student. trainee and
+    optimizer are Accelerate's; student is the module inside the trainee.
     """
 
     settings: Settings
@@ -67,6 +67,7 @@ class Setup:
     processes: Processes
     tokenizer: PreTrainedTokenizerFast
     snapshot: Snapshot | None
+    shares_tokens: bool
     source: Source
     draw: Draw
     texts: Mapping[str, str]
@@ -105,6 +106,14 @@ class Setup:
             "drawn": counts,
             "pool": {task: pool[task] for task in counts},
         }
+
+    def validation_turns(self, source: Source) -> list[tuple[tuple[str, ...], bool]]:
+        """This rank's micro-batches of a source's validation samples, the shortest first, and whether each counts."""
+        infos = sorted(source.samples("validation"), key=lambda info: info.n_tokens)
+        size = self.settings.train.micro_batch_size
+        return self.processes.turns(
+            [tuple(info.sample_id for info in infos[at : at + size]) for at in range(0, len(infos), size)]
+        )
 
     def batches(self, plan: Sequence[Sequence[str]]) -> Iterator[Batch]:
         """The planned batches of samples, decoded on the device, with all that the objective reads."""
@@ -204,6 +213,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         processes=processes,
         tokenizer=tokenizer,
         snapshot=captured,
+        shares_tokens=shared,
         source=source,
         draw=chosen,
         texts=texts,

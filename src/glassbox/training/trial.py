@@ -229,10 +229,7 @@ def record(run: TrialRun | UnrecordedRun, progress: Progress, metrics: dict[str,
 
 def validate(setup: Setup, objective: Objective) -> dict[str, float]:
     """Every component over the validation split, shuffled where training's is, and its accuracy per task."""
-    infos = sorted(setup.source.samples("validation"), key=lambda info: info.n_tokens)
-    size = setup.settings.train.micro_batch_size
-    plan = [tuple(s.sample_id for s in infos[at : at + size]) for at in range(0, len(infos), size)]
-    turns = setup.processes.turns(plan)
+    infos, turns = setup.source.samples("validation"), setup.validation_turns(setup.source)
     micro_batches = setup.batches([ids for ids, _ in turns])
     whole = {f"samples/{name}": float(len(infos)) for name in objective.weights}
     for name in objective.weights:
@@ -324,8 +321,7 @@ def router_has_moved_enough(setup: Setup, progress: Progress) -> bool:
 def save_checkpoint(setup: Setup, progress: Progress) -> None:
     if setup.accelerator.scaler is not None:
         progress.scaler = setup.accelerator.scaler.state_dict()
-    own = setup.student, setup.optimizer.optimizer, setup.processes, setup.router
-    checkpoint.save(setup.scratch, progress, *own)
+    checkpoint.save(setup.scratch, progress, setup.student, setup.optimizer.optimizer, setup.processes, setup.router)
 
 
 def _say(setup: Setup, text: str) -> None:
