@@ -208,6 +208,13 @@ def test_missing_and_diverged_trials_stand_in_the_sentence_and_first_among_the_l
     assert limits(results)[0] == "Of 35 trials, 2 are missing and 2 diverged."
 
 
+def test_one_miniature_task_is_told_of_in_the_singular() -> None:
+    results = study({"mmlu": (0.05, "better, meaningful")})
+    results["tasks"] = [each for each in results["tasks"] if each["task"] == "mmlu"]
+    said = "Miniature tasks: nothing is said of the public benchmark that mmlu is named for."
+    assert said in limits(results)
+
+
 def test_many_tasks_of_ones_own_are_counted() -> None:
     tasks = tuple(f"own{number}" for number in range(6))
     found = {task: ((0.02 + 0.01 * place), "better, meaningful") for place, task in enumerate(tasks[:5])}

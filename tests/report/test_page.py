@@ -203,6 +203,7 @@ def test_a_study_of_perplexities_has_its_questions_answered_in_nats(results: Res
     sections = "".join(re.findall(r'<section class="question">.*?</section>', markup, re.DOTALL))
     found = [row for row in results["contrasts"] if row["id"] in asked and row["status"] == "run"]
     assert found and all(difference(row["estimate"], "nats") in sections for row in found)
+    assert "Mean test score in percent, or perplexity, \u00b1 half" in markup
     assert "0.0123 nats per token" in markup and "1.23 points" not in markup
     assert all(width(row["equivalence"]["smallest_margin"], "nats") in markup for row in found if row["equivalence"])
     assert any(each["own"] for each in verdict_words(results))

@@ -336,7 +336,8 @@ def _limits(results: Mapping[str, Any]) -> Iterator[str]:
     if results["sensitivity_changes"]:
         yield "Another analysis of the same scores does not show every direction found here."
     if embedded := [task["task"] for task in results["tasks"] if task["embedded"]]:
-        yield f"Miniature tasks: nothing is said of the public benchmarks that {_joined(embedded)} are named for."
+        named = f"benchmark that {embedded[0]} is" if len(embedded) == 1 else f"benchmarks that {_joined(embedded)} are"
+        yield f"Miniature tasks: nothing is said of the public {named} named for."
     yield _of_the_seeds(results)
     if not results["pairing"]["verified"]:
         yield "Pairing of seeds is not verified: groups are compared as independent."

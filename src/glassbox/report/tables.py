@@ -22,8 +22,11 @@ def banner_texts(results: Mapping[str, Any]) -> list[str]:
         banners.insert(0, f"{state[:1].upper()}{state[1:]}.")
     embedded = [task["task"] for task in results["tasks"] if task["embedded"]]
     if embedded:
+        named = "are small generated tasks named for what they imitate"
+        if len(embedded) == 1:
+            named = "is a small generated task named for what it imitates"
         banners.append(
-            f"Embedded miniature tasks: {', '.join(embedded)} are small generated tasks named for what they imitate. "
+            f"Embedded miniature tasks: {', '.join(embedded)} {named}. "
             "These scores say nothing about the public benchmarks of those names."
         )
     return banners
@@ -220,12 +223,17 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def table_title(results: Mapping[str, Any]) -> str:
-    """What the means are, once for the whole table."""
-    level, n = f"{100 * results['confidence']:g}", len(results["seeds"])
+    """What the means are, once for the whole table, and of which tasks."""
     embedded = " on embedded miniature tasks" if any(task["embedded"] for task in results["tasks"]) else ""
+    return mean_title(results) + embedded
+
+
+def mean_title(results: Mapping[str, Any]) -> str:
+    """What the means are."""
+    level, n = f"{100 * results['confidence']:g}", len(results["seeds"])
     texts = ", or perplexity," if any(task["unit"] == "nats" for task in results["tasks"]) else ""
     seeds = f"{n} seed{'s' * (n != 1)}"
-    return f"Mean test score in percent{texts} \u00b1 half of its {level} % interval over {seeds}{embedded}"
+    return f"Mean test score in percent{texts} \u00b1 half of its {level} % interval over {seeds}"
 
 
 def console_table(results: Mapping[str, Any], most: int | None = None) -> str:

@@ -17,7 +17,7 @@ from glassbox.report.figures.style import PALETTE
 from glassbox.report.methods import methods_sentences
 from glassbox.report.reading import verdict_words
 from glassbox.report.retention import retention_table
-from glassbox.report.tables import banner_texts, coincidence, mean_table, questions, short_mean, short_name
+from glassbox.report.tables import banner_texts, coincidence, mean_table, mean_title, questions, short_mean, short_name
 
 FORMATS = (
     notation.percent,
@@ -76,6 +76,7 @@ def render_page(results: Mapping[str, Any], figures: Sequence[Mapping[str, str]]
         by_key={row["key"]: row for row in results["contrasts"]},
         level=round(100 * results["confidence"]),
         banners=banner_texts(results),
+        mean_title=mean_title(results),
         table=mean_table(results),
         questions=asked,
         coincidence={section: coincidence(results, section) for section in ("means", "contrasts")},
