@@ -26,7 +26,7 @@ from suite.row import Row
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COPIED = ("src", "conf", "data/embedded")
-STAGES = ("settings", "pair", "prepare", "answers", "snapshot", "verify", "trial_code")
+STAGES = ("settings", "prepare", "answers", "snapshot", "verify")
 MOVED = ("DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID")
 GROUPS = ("sft", "black_box", "hidden_state", "attention", "combined")
 PLAIN = Path(__file__).with_name("plain_sft.py")

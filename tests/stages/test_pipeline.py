@@ -310,17 +310,21 @@ def digests(folder: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+def forget_trials(folder: Path) -> None:
+    for name in ("runs", "reports", ".glassbox/trials", ".glassbox/running"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 @pytest.mark.long
 def test_the_same_command_finishes_a_study_that_was_killed_at_any_moment(project: Path) -> None:
-    groups = "distill=[sft,black_box,combined]"
-    run(project, sys.executable, "src/params.py", groups)
+    forget_trials(project)
+    run(project, sys.executable, "src/params.py", "distill=[sft,black_box,combined]")
     run(project, "dvc", "repro")
     undisturbed = digests(project)
     assert len(undisturbed) == 6
     moments = random.Random(0)
     for _ in range(KILLS):
-        for name in ("runs", "reports", ".glassbox/trials", ".glassbox/running"):
-            shutil.rmtree(project / name, ignore_errors=True)
+        forget_trials(project)
         process = start(project, "dvc", "repro")
         with suppress(subprocess.TimeoutExpired):
             process.wait(moments.uniform(2, 40))

@@ -48,5 +48,5 @@ def test_the_readme_is_short():
 def test_results_stand_in_one_marked_place():
     begin, end = README.index("<!-- Refreshed after each study"), README.index("<!-- Until here. -->")
     outside = README[:begin] + README[end:]
-    assert "(n=" in README[begin:end] and "(n=" not in outside
+    assert "Mean test score" in README[begin:end] and "Mean test score" not in outside
     assert not re.search(r"[+-]\d+\.\d+ to [+-]\d", outside)

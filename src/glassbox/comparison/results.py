@@ -18,6 +18,7 @@ from glassbox.comparison.plan import Plan, baseline_of, plan_lines
 from glassbox.comparison.retention import retention
 from glassbox.comparison.selection import Selection
 from glassbox.comparison.varies import variation
+from glassbox.config.components import COMPONENTS
 from glassbox.config.settings import Group, Settings
 from glassbox.tracking.manifest import DIGESTS, TrialRecord
 
@@ -63,6 +64,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "plan": _plan(study),
         "tasks": [_task(study, task) for task in study.metrics],
         "groups": [_group(study, group) for group in selection.groups],
+        "components": _components(study),
         "seeds": list(selection.seeds),
         "references": references(study.gate, study.metrics),
         "labelled": settings.train.labelled,
@@ -92,6 +94,12 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         _with_faint_components(answer, inferred["contrasts"], checked["liveness"]) for answer in inferred["answers"]
     ]
     return rounded({**results, **inferred, "answers": answers})
+
+
+def _components(study: Study) -> list[str]:
+    """Those that some group has, in the order of the table of components."""
+    used = {name for group in study.selection.groups for name in study.objective(group).active}
+    return [name for name in COMPONENTS if name in used]
 
 
 def _with_faint_components(

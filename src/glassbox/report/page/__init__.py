@@ -10,7 +10,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from glassbox.config.components import COMPONENTS
 from glassbox.report import notation
 from glassbox.report.answer import answer, limits, question_answer
 from glassbox.report.figures.style import PALETTE
@@ -72,7 +71,6 @@ def render_page(results: Mapping[str, Any], figures: Sequence[Mapping[str, str]]
         question_line=_question_line(answered),
         not_run=_not_run(results, asked),
         verdict_notes=_verdict_notes(results),
-        components=[name for name in COMPONENTS if any(name in each["weights"] for each in results["groups"])],
         by_key={row["key"]: row for row in results["contrasts"]},
         level=round(100 * results["confidence"]),
         banners=banner_texts(results),
