@@ -28,13 +28,14 @@ def lines_of(table: dict[str, Any]) -> list[str]:
         share = "" if same[0]["share"] is None else f"{100 * sum(point['share'] for point in same) / len(same):.1f}"
         lines.append(f"{name[0]:<10} {name[1]:<24} {score:>6.1f} {share:>6}")
     chosen = table["chosen"]
+    rate = chosen["control"].split(" x ")[0]
     weights = ", ".join(f"{name}: {chosen[name]:g}" for name in ("logits", "hidden", "attention"))
     return [
         *lines,
         "",
         f"For conf/scale/{table['scale']}.yaml (the control did best at {chosen['control']}):",
         f"weights: {{{weights}}}",
-        f"tuning: {{key: {table['key']}, matched_logits: {chosen['matched_logits']:g}}}",
+        f"tuning: {{key: {table['key']}, matched_logits: {chosen['matched_logits']:g}, control_learning_rate: {rate}}}",
     ]
 
 

@@ -35,7 +35,7 @@ def test_the_committed_plan_has_a_margin_with_a_reason_for_every_task_at_every_s
     plan = read_plan(studies.CONF, scale)
     assert plan.margins.keys() == plan.margin_reasons.keys() == plan.tasks.keys()
     assert all(0 < margin < 0.2 for margin in plan.margins.values())
-    assert plan.seeds == tuple(range(21, 28)) and plan.confidence == 0.95
+    assert plan.seeds == tuple(range(31, 38)) and plan.confidence == 0.95
     assert plan.margin_scale == ("default" if scale == "another" else scale)
 
 
@@ -89,7 +89,7 @@ def test_every_group_of_the_plan_has_a_file_of_its_name() -> None:
         ("  - id: Q2\n", "  - id: Q1\n", "the id Q1 stands there twice"),
         ("test: intersection_union", "test: greater", "`legs`"),
         ("control: sft", "control: seqkd", "`control` names `seqkd`"),
-        ("[sft_all, seqkd", "[sft, seqkd", "sft stands there twice"),
+        ("[sft_tuned, sft_all, seqkd", "[sft, sft_all, seqkd", "sft stands there twice"),
         ("power: 0.8", "alpha: 0.8", "is written twice"),
         ("    seeds: [0, 1,", "    seeds: [-1, 1,", "`seen_seeds.faithful.seeds.0`: input should be greater"),
     ],

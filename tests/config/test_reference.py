@@ -49,7 +49,7 @@ def test_every_file_that_can_be_selected_says_what_it_is(found: dict[str, list[E
         ("train.max_steps", "null", "whole number above 0 or null", "train"),
         ("snapshot.overflow", '"truncate"', "truncate, refuse", "snapshot"),
         ("snapshot.max_length", "256", "whole number above 0", "train"),
-        ("weights.hidden", "2.0", "number or curve", "conf/distill, compare"),
+        ("weights.hidden", "0.5", "number or curve", "conf/distill, compare"),
         ("engine.workers", "null", "whole number above 0 or null", "train"),
         ("prepare.tasks.TASK.train", "null", "whole number above 0 or null", "prepare, compare"),
         ("distill.GROUP.shuffled_share", "1.0", "number above 0 to 1", "train"),

@@ -7,7 +7,7 @@ import sections
 
 from glassbox.config.settings import TrainSettings
 from glassbox.randomness import data_order, derived_seed
-from glassbox.training.schedule import learning_rate, make_schedule
+from glassbox.training.schedule import learning_rate_factor, make_schedule
 
 IDS = [f"sst2/train/{number:03d}" for number in range(21)]
 LENGTHS = {sample_id: 10 + 7 * number % 11 for number, sample_id in enumerate(IDS)}
@@ -62,7 +62,7 @@ def test_epochs_end_where_their_last_batch_does_also_when_steps_are_limited() ->
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_learning_rate_warms_up_and_comes_down(schedule: str) -> None:
-    rates = [learning_rate(update, 100, settings(schedule=schedule, warmup=0.1)) for update in range(100)]
+    rates = [learning_rate_factor(update, 100, settings(schedule=schedule, warmup=0.1)) for update in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -70,7 +70,7 @@ def test_the_learning_rate_warms_up_and_comes_down(schedule: str) -> None:
 
 
 def test_a_constant_learning_rate_stays() -> None:
-    assert learning_rate(99, 100, settings(schedule="constant", warmup=0.0)) == 1.0
+    assert learning_rate_factor(99, 100, settings(schedule="constant", warmup=0.0)) == 1.0
 
 
 def test_a_step_is_cut_into_micro_batches_of_like_length() -> None:

@@ -41,7 +41,7 @@ from glassbox.snapshot.labels import write_teacher_labels
 from glassbox.snapshot.reader import Batch, Snapshot
 from glassbox.training import trial as training
 from glassbox.training.checkpoint import Progress
-from glassbox.training.schedule import learning_rate
+from glassbox.training.schedule import learning_rate_factor
 from glassbox.training.setup import Setup, prepare
 from glassbox.training.step import audit, update
 
@@ -318,7 +318,8 @@ def test_a_skipped_step_is_counted_and_moves_neither_weights_nor_schedule(
     assert [metrics["train/skipped_steps"] for metrics in logged] == list(np.cumsum(skipped))
     rates = [metrics["train/learning_rate"] for metrics in logged]
     updates_before = np.cumsum([0, *(not skip for skip in skipped[:-1])])
-    assert rates == [learning_rate(int(n), len(trial.schedule.steps), trial.settings.train) for n in updates_before]
+    steps, train = len(trial.schedule.steps), trial.settings.train
+    assert rates == [train.learning_rate * learning_rate_factor(int(n), steps, train) for n in updates_before]
     assert ["train/gradient_norm" in metrics for metrics in logged] == [not skip for skip in skipped]
     assert all(parameter.dtype == torch.float32 for parameter in trial.student.parameters())
 

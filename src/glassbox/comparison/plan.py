@@ -480,7 +480,7 @@ def weights_of(conf: Path, group: str, settings: Settings) -> Group:
         return settings.distill[group]
     path = conf / "distill" / f"{group}.yaml"
     try:
-        tuned = {"matched_logits": settings.tuning.matched_logits}
+        tuned = settings.tuning.model_dump(include={"matched_logits", "control_learning_rate"})
         whole = OmegaConf.create(
             {"weights": settings.weights.model_dump(), "tuning": tuned, "distill": read_yaml(path)[0]}
         )

@@ -188,6 +188,7 @@ def _group(study: Study, group: str) -> dict[str, Any]:
     return {
         "group": group,
         "weights": study.objective(group).active,
+        "learning_rate": study.objective(group).learning_rate,
         "shuffled": list(study.objective(group).shuffled),
         "source": "store" if group in study.selection.store_groups else "manifest",
         "n_from_store": from_store,

@@ -116,6 +116,8 @@ class Group(Weights):
     """In place of entries of objective.positions, for this group alone."""
     temperature: TemperatureCurve | None = None
     """In place of objective.temperature, for this group alone; null: as there."""
+    learning_rate: PositiveFloat | None = None
+    """In place of train.learning_rate, for this group alone; null: as there."""
     replica: Annotated[int, Field(ge=0)] = 0
     """Any number but 0: the same group with other random numbers for projector and dropout, as a control."""
 
@@ -463,6 +465,8 @@ class TuningSettings(Section):
     """The table of docs/tuning whose choice the weights are; null: they were not tuned."""
     matched_logits: PositiveFloat
     """The weight at which logits alone have the share of the gradient of all signals of `combined`."""
+    control_learning_rate: PositiveFloat | None
+    """The learning rate at which the control did best, for `sft_tuned`; null: train.learning_rate."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Seeds of the tuning, which no study uses."""
     items_seed: int
@@ -624,6 +628,11 @@ class Settings(Section):
         """The temperature of this group's logits, a number or a curve."""
         own = self.distill[group].temperature
         return self.objective.temperature if own is None else own
+
+    def learning_rate(self, group: str) -> float:
+        """The highest learning rate of this group's trials."""
+        own = self.distill[group].learning_rate
+        return self.train.learning_rate if own is None else own
 
     def reads_answers(self, group: str) -> bool:
         """Whether this group's trials read the teacher's own answers: as labels, or as the texts without labels."""

@@ -34,10 +34,14 @@ class Cell:
 
 
 def cells_of(settings: Settings, groups: Iterable[str], seeds: Iterable[int]) -> list[Cell]:
-    """Every seed's trials side by side, so that an unfinished study has as many seeds of each group as can be."""
+    """Every seed's trials side by side, so that an unfinished study has as many seeds of each group as can be.
+
+    The groups with the most components come first: what is too large for the memory fails at once, and the study's
+    time, told by the first steps, is not told by those of the cheapest control.
+    """
     from glassbox.tasks.splits import tasks_digest
 
-    groups = list(groups)
+    groups = sorted(groups, key=lambda group: -len(settings.distill[group].active))
     snapshot, tasks = _snapshot_digest(), tasks_digest(TASKS_FOLDER)
     answers = recorded_answers(ANSWERS_FOLDER)
     return [

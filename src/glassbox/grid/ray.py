@@ -25,6 +25,7 @@ from glassbox.grid.board import Board
 from glassbox.grid.cells import Cell, cells_of
 from glassbox.grid.locks import core_count, cores_of_a_trial, visible_gpus
 
+LOOPBACK = "127.0.0.1"
 NODE_FOLDER = "GLASSBOX_FOLDER"
 PASSED_ON = ("MLFLOW_", "AWS_", "HF_", "DVC_ROOT", "GLASSBOX_")
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -34,6 +35,10 @@ SECONDS_TO_WRITE_CHECKPOINTS = 600
 def start_ray(settings: Settings) -> Any:
     """Ray itself, connected to the cluster of `engine.address` or to one that starts here, on loopback."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    address = settings.engine.address
+    own = {"num_cpus": core_count(), "num_gpus": len(visible_gpus()), "_node_ip_address": LOOPBACK}
+    if address and address.startswith((LOOPBACK, "localhost")):
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray asks the machine's outer address in its place
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
@@ -41,8 +46,6 @@ def start_ray(settings: Settings) -> Any:
             "`engine.kind` = ray: Ray is not installed. Next: `pip install -r requirements-ray.txt`, or "
             "`-S engine.kind=local`."
         ) from error
-    address = settings.engine.address
-    own = {"num_cpus": core_count(), "num_gpus": len(visible_gpus()), "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(
             **({"address": address} if address else own | {"include_dashboard": False}),

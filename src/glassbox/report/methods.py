@@ -49,6 +49,9 @@ def _design(results: Mapping[str, Any]) -> Iterable[str]:
         f"{len(results['seeds'])} seeds at scale {results['scale']}; {integrity['finished']} of {integrity['planned']} "
         f"trials finished and {len(integrity['diverged'])} diverged."
     )
+    for entry in results["groups"]:
+        if entry["learning_rate"] is not None:
+            yield f"Group {entry['group']} had a learning rate of its own, {entry['learning_rate']:g}."
     if not plan["digest"]:
         yield "No plan was fixed before the trials: contrasts are made from the groups that ran, all exploratory."
         yield f"The unit of replication is one training run; pairing of seeds is {_pairing(results)}."

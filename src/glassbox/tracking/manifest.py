@@ -153,6 +153,7 @@ def flat_params(settings: Settings, group: str, seed: int) -> dict[str, Any]:
     params |= {"labels": objective.labels, "labelled": f"{settings.labelled(group):g}"}
     params |= {"positions": ", ".join(f"{c} {settings.positions(group)[c]}" for c in objective.active)}
     params |= {} if objective.temperature is None else {"temperature": objective.temperature}
+    params |= {} if objective.learning_rate is None else {"learning_rate": f"{objective.learning_rate:g}"}
     params |= {"replica": objective.replica} if objective.replica else {}
     params |= {"shuffled": ", ".join(objective.shuffled)} if objective.shuffled else {}
     params |= {"experts": objective.experts} if objective.experts else {}

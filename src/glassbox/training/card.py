@@ -33,8 +33,8 @@ tags: [distillation, glassbox]
 
 Teacher: `{settings.teacher.model}`, read from snapshot `{snapshot}`.
 Weights of the objective: {weights}.{other} Temperature {settings.temperature(group)}.
-Training: {train.epochs} epochs of {train.batch_size} samples a step, AdamW with learning rate {train.learning_rate},
-weight decay {train.weight_decay}, gradients clipped at {train.clip_norm}.
+Training: {train.epochs} epochs of {train.batch_size} samples a step, AdamW with learning rate
+{settings.learning_rate(group)}, weight decay {train.weight_decay}, gradients clipped at {train.clip_norm}.
 Scale: `{settings.scale}`{note}.
 
 | test metric | value | items |

@@ -94,11 +94,11 @@ def _rounds(sample_ids: Sequence[str], seed: int, purpose: str) -> Iterator[str]
         turn += 1
 
 
-def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:
-    """Warm-up to the full rate, then the schedule's way down to 0 at the last update."""
+def learning_rate_factor(update: int, updates: int, settings: TrainSettings) -> float:
+    """Of the full rate: a warm-up to 1, then the schedule's way down to 0 at the last update."""
     warmup = math.ceil(settings.warmup * updates)
     if update < warmup:
-        return settings.learning_rate * (update + 1) / warmup
+        return (update + 1) / warmup
     progress = (update - warmup) / max(1, updates - warmup)
     factor = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}
-    return settings.learning_rate * factor[settings.schedule]
+    return factor[settings.schedule]

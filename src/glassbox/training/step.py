@@ -15,7 +15,7 @@ from glassbox.snapshot.reader import Batch
 from glassbox.training import divergence
 from glassbox.training.checkpoint import Progress
 from glassbox.training.router import mixture_figures, move_router
-from glassbox.training.schedule import learning_rate
+from glassbox.training.schedule import learning_rate_factor
 from glassbox.training.setup import Setup
 
 LEAST_LOSS_SCALE = 1.0  # float16 gradients that overflow below it overflow without any scaling
@@ -48,12 +48,13 @@ def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -
     """
     accelerator, optimizer = setup.accelerator, setup.optimizer
     step_weights = weights_of(setup, turns)
-    rate = learning_rate(progress.updates, len(setup.schedule.steps), setup.settings.train)
+    factor = learning_rate_factor(progress.updates, len(setup.schedule.steps), setup.settings.train)
+    rate = setup.settings.learning_rate(setup.group) * factor
     for group in optimizer.param_groups:
         group["lr"] = rate
     objective, moved = objective_at(setup, progress), {}
     if setup.router is not None and not progress.router_stopped:
-        moved = move_router(setup, objective, turns, step_weights, rate / setup.settings.train.learning_rate)
+        moved = move_router(setup, objective, turns, step_weights, factor)
     objective = balanced(setup, objective, turns)
     sums: dict[str, torch.Tensor] = {}
     for place, ((batch, counts), weights) in enumerate(zip(turns, step_weights, strict=True), start=1):
