@@ -198,5 +198,5 @@ def test_a_study_without_trials_ends_with_three_and_writes_nothing(
     with pytest.raises(SystemExit) as end:
         run(compare.main)
     said = capsys.readouterr().err
-    assert end.value.code == 3 and "63 of 63 trials are missing" in said and "and 53 more" in said
+    assert end.value.code == 3 and "70 of 70 trials are missing" in said and "and 60 more" in said
     assert not (store / "reports").exists()

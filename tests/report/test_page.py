@@ -212,6 +212,7 @@ def test_a_study_of_perplexities_has_its_questions_answered_in_nats(results: Res
 def test_every_component_that_a_group_weighs_has_a_column(results: Results) -> None:
     assert '<th scope="col">contrastive</th>' not in render_page(results, [])
     results["groups"][-1]["weights"]["contrastive"] = 0.25
+    results["components"].append("contrastive")
     assert '<th scope="col">contrastive</th>' in render_page(results, [])
 
 

@@ -99,7 +99,7 @@ def test_a_question_of_which_nothing_was_run_is_one_sentence_under_the_latex_tab
     absent = {row["id"] for row in results["contrasts"]} - {
         row["id"] for row in results["contrasts"] if row["status"] == "run"
     }
-    assert absent == {"R1", "R2", "R3", "S", "Q1m", "F1a", "N1", "N2"}
+    assert absent == {"R1", "R2", "R3", "S", "Q1m", "F1a", "F1t", "N1", "N2"}
     assert not any(rf"\emph{{{name}: " in body for name in absent) and "not run" not in body
     assert r"R1 (shuffled\_logits did not run), R2 (" in under and under.count("Not run: ") == 1
     for row in results["contrasts"]:
