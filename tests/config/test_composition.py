@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import settings as stage
 import yaml
 
 from glassbox.config.composition import composition, differences, name_of, notice
@@ -66,3 +67,22 @@ def test_another_scale_is_a_study_of_its_own_and_no_experiment(tmp_path: Path) -
 
 def test_without_conf_or_params_nothing_is_said(tmp_path: Path) -> None:
     assert differences(tmp_path, CONF.parent / "params.yaml") == differences(CONF, tmp_path / "params.yaml") == {}
+
+
+def test_an_experiment_is_looked_for_anew_only_where_what_it_is_found_in_has_changed(
+    composed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    looked: list[Path] = []
+    monkeypatch.setattr(stage, "CONF", CONF)
+    monkeypatch.setattr(
+        stage, "differences", lambda conf, params: (looked.append(params), differences(conf, params))[1]
+    )
+    values = yaml.safe_load(composed) | {"seeds": [1, 2]}
+    params = written(tmp_path, yaml.safe_dump(values))
+    for _ in range(2):
+        stage.tell_experiment(params)
+        assert "seeds [1, 2] (conf/: [" in capsys.readouterr().out
+    assert len(looked) == 1
+    stage.tell_experiment(written(tmp_path, composed))
+    assert len(looked) == 2 and capsys.readouterr().out == ""

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -478,6 +476,9 @@ def weights_of(conf: Path, group: str, settings: Settings) -> Group:
     """A group's weights as composition would resolve them, `${weights.<component>}` included."""
     if group in settings.distill:
         return settings.distill[group]
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     path = conf / "distill" / f"{group}.yaml"
     try:
         tuned = settings.tuning.model_dump(include={"matched_logits", "control_learning_rate"})
