@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import settings as stage
 import yaml
 
+import settings as stage
 from glassbox.config.composition import composition, differences, name_of, notice
 
 CONF = Path(__file__).parents[2] / "conf"
