@@ -9,23 +9,17 @@ from typing import Any
 
 import plain
 import pytest
-import sections
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-from miniatures import CORPUS, save_model_folder, tiny_tokenizer
-from mixtures import save_mixture
-from projects import ROOT, shrunk_settings
+from further import FEATURES, make_further, settings_of
+from projects import ROOT
 
 from glassbox.config.composition import composition
-from glassbox.config.settings import Settings
 from glassbox.models.pieces import piece_texts
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.randomness import derived_seed
-from glassbox.snapshot.capture import capture
-from glassbox.tasks.miniature.vocabularies import metaspace
-from glassbox.tasks.sources import load_samples
-from glassbox.tasks.splits import read_split, write_splits
+from glassbox.tasks.splits import read_split
 from glassbox.training.checkpoint import Progress
 from glassbox.training.setup import Setup, prepare
 from glassbox.training.step import update
@@ -38,70 +32,37 @@ TOKENS = (
 )
 SPEAKS = {"moe_all": "all", "moe_ka": "sampled", "moe_sar": "router"}
 ALIGNED = ("alm", "aligned_logits", "aligned_hidden", "aligned_attention", "aligned_combined")
-FEATURES = {
-    "experts": {"passes": 2, "sampled_share": 0.5, "router_rate": 1e-2, "router_clip": 1e-3},
-    "negatives": 16,
-    "aligned_top_k": 8,
-}
 STEPS, SEED, DECAY = 6, 0, 1.0
 
 
-def settings_of(folder: Path, groups: tuple[str, ...], **changes: Any) -> Settings:
-    """The shrunk study with just these groups."""
-    every = [*dict.fromkeys((*sections.FAITHFUL["groups"], *groups))]
-    own = {name: COMPOSED[name] for name in groups}
-    found = shrunk_settings(
-        folder, groups=every, distill=own, objective=FEATURES, train={"weight_decay": DECAY}, **changes
-    )
-    return found.model_copy(update={"groups": groups, "distill": {name: found.distill[name] for name in groups}})
-
-
-def captured(folder: Path, groups: tuple[str, ...], **changes: Any) -> Path:
-    settings = settings_of(folder, groups, **changes)
-    write_splits(folder / "data/tasks", load_samples(settings.prepare))
-    capture(settings, folder / "data/tasks", folder / "data/snapshot", folder / ".glassbox")
-    return folder
+def own_groups(names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: COMPOSED[name] for name in names}
 
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher of four layers whose queries, keys and values have other widths than the student's."""
-    folder, tokenizer = tmp_path_factory.mktemp("dense"), tiny_tokenizer()
-    save_model_folder(folder / "models/teacher", tokenizer, width=48, heads=4, key_heads=4, layers=4, seed=1)
-    save_model_folder(folder / "models/student", tokenizer, width=32, heads=4, key_heads=2, seed=2)
-    return captured(folder, TOKENS)
+    return make_further("dense", tmp_path_factory.mktemp("dense"), own_groups(TOKENS))
 
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("experts")
-    save_mixture(folder / "models/teacher", "olmoe", gate=0.1)
-    save_model_folder(folder / "models/student", tiny_tokenizer(), width=32, heads=4, key_heads=2, seed=2)
-    return captured(folder, tuple(SPEAKS), snapshot={"experts": "last"})
+    return make_further("experts", tmp_path_factory.mktemp("experts"), own_groups(tuple(SPEAKS)))
 
 
 @pytest.fixture(scope="module")
 def unlike(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student with another tokenizer, half the heads and five rows more than its tokenizer has pieces."""
-    folder, own = tmp_path_factory.mktemp("unlike"), metaspace(CORPUS, 340)
-    save_model_folder(folder / "models/teacher", tiny_tokenizer(), width=48, heads=4, key_heads=4, seed=1)
-    rows = len(own) + 5
-    save_model_folder(folder / "models/student", own, width=32, heads=2, key_heads=2, vocabulary=rows, seed=2)
-    return captured(folder, ALIGNED, **AT_ALL)
-
-
-AT_ALL: dict[str, Any] = {"snapshot": {"positions": {"hidden": "all", "attention": "all"}}}
+    return make_further("unlike", tmp_path_factory.mktemp("unlike"), own_groups(ALIGNED))
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Setup]]:
     """Sets up a trial in a captured folder."""
 
-    def begin(folder: Path, group: str, groups: tuple[str, ...], **changes: Any) -> Setup:
+    def begin(kind: str, folder: Path, group: str, groups: tuple[str, ...]) -> Setup:
         monkeypatch.chdir(folder)
         monkeypatch.setenv("DVC_ROOT", str(folder))
         AcceleratorState._reset_state(reset_partial_state=True)
-        setup = prepare(settings_of(folder, groups, **changes), group, SEED)
+        setup = prepare(settings_of(kind, folder, own_groups(groups), train={"weight_decay": DECAY}), group, SEED)
         setup.student.train()
         return setup
 
@@ -145,7 +106,7 @@ def assert_same_step(setup: Setup, reference: plain.Plain, weights: dict[str, fl
 
 @pytest.mark.parametrize("group", TOKENS[:-1])
 def test_a_step_token_by_token_is_that_of_plain_code(dense: Path, begun: Callable[..., Setup], group: str) -> None:
-    setup = begun(dense, group, TOKENS)
+    setup = begun("dense", dense, group, TOKENS)
     reference = plain_of(setup, rows=setup.student.vocabulary, negatives=negatives_of(setup, 0))
     assert_same_step(setup, reference, COMPOSED[group], 0, 1e-3)
 
@@ -154,7 +115,7 @@ def test_a_step_token_by_token_is_that_of_plain_code(dense: Path, begun: Callabl
 def test_a_step_of_the_curriculum_has_the_weights_and_the_temperature_of_its_moment(
     dense: Path, begun: Callable[..., Setup], step: int
 ) -> None:
-    setup = begun(dense, "curriculum", TOKENS)
+    setup = begun("dense", dense, "curriculum", TOKENS)
     assert len(setup.schedule.steps) == STEPS
     now = {name: plain.curve(value, step / STEPS) for name, value in COMPOSED["curriculum"].items()}
     reference = plain_of(setup, now.pop("temperature"), rows=setup.student.vocabulary)
@@ -173,7 +134,7 @@ def negatives_of(setup: Setup, step: int) -> Any:
 def test_a_step_that_mixes_experts_anew_is_that_of_plain_code(
     experts: Path, begun: Callable[..., Setup], group: str
 ) -> None:
-    setup = begun(experts, group, tuple(SPEAKS), snapshot={"experts": "last"})
+    setup = begun("experts", experts, group, tuple(SPEAKS))
     assert setup.snapshot is not None
     fixed = setup.snapshot.mixture()
     drawing = derived_seed(SEED, "experts")
@@ -187,7 +148,7 @@ def test_a_step_that_mixes_experts_anew_is_that_of_plain_code(
 
 @pytest.mark.parametrize("group", ALIGNED)
 def test_a_step_across_tokenizers_is_that_of_plain_code(unlike: Path, begun: Callable[..., Setup], group: str) -> None:
-    setup = begun(unlike, group, ALIGNED, **AT_ALL)
+    setup = begun("unlike", unlike, group, ALIGNED)
     teacher = load_tokenizer(setup.settings.teacher)
     assert setup.snapshot is not None
     facts = plain.Alignment(
