@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -54,7 +55,8 @@ class Lesson:
 class Plain:
     """A student, its projectors, and what belongs to neither; `step` changes the weights in place.
 
-    rows: those of the output layer that count (None: all).
+    rows: those of the output layer that count (None: all). initial: the loss of every layer of the teacher before the
+    step, for a router over layers.
     """
 
     model: Any
@@ -64,6 +66,7 @@ class Plain:
     decay: float
     rows: int | None = None
     negatives: tuple[Tensor, Tensor] | None = None
+    initial: Tensor | None = None
     experts: Experts | None = None
     aligned: Alignment | None = None
     reported: dict[str, float] = field(default_factory=dict)
@@ -80,6 +83,8 @@ class Plain:
         lessons = [self.lesson(sample_id) for sample_id in sample_ids]
         if self.experts is not None and self.experts.speaks == "router":
             self.experts.move(lessons, self)
+        if "layer_router" in weights:
+            self.initial = torch.stack([by_layer(each, self).mean(0) for each in lessons]).mean(0).detach()
         losses = {
             name: torch.stack([COMPONENTS[name](each, self).mean() for each in lessons]).mean() for name in weights
         }
@@ -231,6 +236,38 @@ def layers(lesson: Lesson, plain: Plain) -> Tensor:
             target = standardised(stored.further["layers"][:, place], means[place], deviations[place])
         found.append((plain.projected("layers", lesson.states[s][lesson.answer], s - 1) - target).square().mean(-1))
     return torch.stack(found).mean(0)
+
+
+def by_layer(lesson: Lesson, plain: Plain) -> Tensor:
+    """The loss of every layer that is stored and of the last, each predicted from the student's last state."""
+    stored, router = lesson.stored, plain.projectors["layer_router"]
+    assert stored.hidden is not None
+    means, deviations = plain.snapshot.layer_channels()
+    targets = [
+        standardised(stored.further["layers"][:, i], means[i], deviations[i])
+        for i in range(len(plain.snapshot.format.layers))
+    ]
+    targets.append(standardised(stored.hidden, *plain.snapshot.channels()))
+    found = []
+    for own, target in zip(router.layers, targets, strict=True):  # type: ignore[arg-type]
+        found.append((final_states(lesson) @ own.weight.T + own.bias - target).square().mean(-1))
+    return torch.stack(found, -1)
+
+
+def layer_router(lesson: Lesson, plain: Plain) -> Tensor:
+    """Softmax and even weights mixed so that one layer with all of the softmax leaves half of the largest entropy."""
+    losses, router = by_layer(lesson, plain), plain.projectors["layer_router"].router
+    count = losses.shape[-1]
+
+    def surplus(even: float) -> float:
+        shares = [1 - even + even / count] + [even / count] * (count - 1)
+        return -sum(each * math.log(each) for each in shares) - math.log(count) / 2
+
+    even: Any = brentq(surplus, 1e-9, 1 - 1e-9)
+    said = final_states(lesson) @ router.weight.T + router.bias  # type: ignore[union-attr, operator]
+    weights = (1 - even) * said.softmax(-1) + even / count
+    assert plain.initial is not None
+    return (weights * losses / plain.initial).sum(-1)
 
 
 def relations(lesson: Lesson, plain: Plain) -> Tensor:
@@ -511,7 +548,7 @@ def aligned_attention(lesson: Lesson, plain: Plain) -> Tensor:
 COMPONENTS: dict[str, Callable[[Lesson, Plain], Tensor]] = {
     each.__name__: each
     for each in (
-        *(task, logits, hidden, attention, layers, relations, contrastive, mixture),
+        *(task, logits, hidden, attention, layers, layer_router, relations, contrastive, mixture),
         *(alm, aligned_logits, aligned_hidden, aligned_attention),
     )
 }

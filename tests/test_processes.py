@@ -32,7 +32,10 @@ from glassbox.snapshot.reader import Snapshot, read_manifest
 from glassbox.training.trial import run_trial
 
 FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
-    "tokens": ("dense", {"task": 1.0, "logits": 0.5, "layers": 0.1, "relations": 0.1, "contrastive": 0.05}),
+    "tokens": (
+        "dense",
+        {"task": 1.0, "logits": 0.5, "layers": 0.1, "layer_router": 0.1, "relations": 0.1, "contrastive": 0.05},
+    ),
     "sampled": ("experts", {"task": 1.0, "mixture": 0.5, "experts": "sampled"}),
     "router": ("experts", {"task": 1.0, "mixture": 0.5, "experts": "router"}),
     "chunks": (

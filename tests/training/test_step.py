@@ -28,7 +28,7 @@ COMPOSED = yaml.safe_load(composition(ROOT / "conf", ["scale=faithful", "distill
 """The groups of conf/distill with their weights there."""
 TOKENS = (
     *("sft", "black_box", "hidden_state", "attention", "combined"),
-    *("layers", "relations", "contrastive", "curriculum"),
+    *("layers", "layer_router", "relations", "contrastive", "curriculum"),
 )
 SPEAKS = {"moe_all": "all", "moe_ka": "sampled", "moe_sar": "router"}
 ALIGNED = ("alm", "aligned_logits", "aligned_hidden", "aligned_attention", "aligned_combined")
@@ -98,7 +98,7 @@ def assert_same_step(setup: Setup, reference: plain.Plain, weights: dict[str, fl
     for name, weight in found.items():
         gradient = moments[weight]["exp_avg"] / 0.1 if weight in moments else torch.zeros_like(weight)
         own = gradients.get(name, torch.zeros_like(weight))
-        assert float((gradient - own).norm()) <= 1e-5 * float(own.norm()), name
+        assert float((gradient - own).norm()) <= 1e-5 * float(own.norm()) + 1e-9, name
         off = (weight - expected[name]).detach().abs()
         is_rounding = (own != 0) & (own.abs() < 1e-7)
         assert bool((off <= torch.where(is_rounding, rate, 1e-5)).all()), name
@@ -107,6 +107,8 @@ def assert_same_step(setup: Setup, reference: plain.Plain, weights: dict[str, fl
 @pytest.mark.parametrize("group", TOKENS[:-1])
 def test_a_step_token_by_token_is_that_of_plain_code(dense: Path, begun: Callable[..., Setup], group: str) -> None:
     setup = begun("dense", dense, group, TOKENS)
+    for weight in (w for name, w in setup.student.named_parameters() if name.endswith("layer_router.router.weight")):
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))  # else no layer is preferred yet
     reference = plain_of(setup, rows=setup.student.vocabulary, negatives=negatives_of(setup, 0))
     assert_same_step(setup, reference, COMPOSED[group], 0, 1e-3)
 
