@@ -47,15 +47,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_mixture(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """A random mixture in evaluation mode whose gates prefer some experts clearly."""
+def tiny_mixture(family: str, seed: int = 0, *, gate: float = 0.5, **changes: Any) -> PreTrainedModel:
+    """A random mixture in evaluation mode; the larger the spread of its gates, the clearer they prefer some experts."""
     config = type(AutoConfig.for_model(family))(**{**COMMON, **FAMILIES[family], **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=torch.float32)
         for weight in model.parameters():
             if weight.shape == (6, 32):
-                nn.init.normal_(weight, std=0.5)
+                nn.init.normal_(weight, std=gate)
             elif weight.dim() == 1:
                 nn.init.uniform_(weight, 0.5, 1.5)
     return model.eval()

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from further import make_further, settings_of
 from projects import ROOT, shrunk_settings
 from safetensors.torch import load_file, save_file
 
@@ -30,6 +31,19 @@ from glassbox.randomness import data_order
 from glassbox.snapshot.reader import Snapshot, read_manifest
 from glassbox.training.trial import run_trial
 
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "tokens": (
+        "dense",
+        {"task": 1.0, "logits": 0.5, "layers": 0.1, "layer_router": 0.1, "relations": 0.1, "contrastive": 0.05},
+    ),
+    "sampled": ("experts", {"task": 1.0, "mixture": 0.5, "experts": "sampled"}),
+    "router": ("experts", {"task": 1.0, "mixture": 0.5, "experts": "router"}),
+    "chunks": (
+        "unlike",
+        {"task": 1.0, "alm": 50.0, "aligned_logits": 0.5, "aligned_hidden": 0.1, "aligned_attention": 0.1},
+    ),
+}
+"""Groups that hold every component beside those of `combined`, and the kind of project that each needs."""
 UNEVEN = {"batch_size": 9, "micro_batch_size": 3}  # steps of 3, 3 and 2 micro-batches: one process sits out a round
 DEADLINE_SECONDS = 300
 
@@ -120,17 +134,21 @@ def finish(started: subprocess.Popen[str]) -> str:
 
 def train(project: Path, **changes: Any) -> dict[str, Any]:
     """The manifest of combined/0, trained as the settings say."""
-    started = start(project, shrunk_settings(project, **changes), str(ROOT / "src/train.py"), *TRIAL)
-    output = finish(started)
-    assert started.returncode == 0, output
-    return read_trial(project)
+    return train_by_script(project, shrunk_settings(project, **changes), "combined")
 
 
 TRIAL = ("--group", "combined", "--seed", "0")
 
 
-def read_trial(project: Path) -> dict[str, Any]:
-    return json.loads((project / "runs/combined/0.json").read_text(encoding="utf-8"))
+def train_by_script(project: Path, settings: Settings, group: str) -> dict[str, Any]:
+    started = start(project, settings, str(ROOT / "src/train.py"), "--group", group, "--seed", "0")
+    output = finish(started)
+    assert started.returncode == 0, output
+    return read_trial(project, group)
+
+
+def read_trial(project: Path, group: str = "combined") -> dict[str, Any]:
+    return json.loads((project / f"runs/{group}/0.json").read_text(encoding="utf-8"))
 
 
 def train_in_one(project: Path, **changes: Any) -> Path:
@@ -141,8 +159,10 @@ def train_in_one(project: Path, **changes: Any) -> Path:
 
 def assert_same_trial(one: Path, several: Path) -> None:
     """Loss curves, scores and final weights agree within 1e-5."""
-    for name in ("model", "projectors"):
-        expected, found = (load_file(folder / f"student/{name}.safetensors") for folder in (one, several))
+    kept = sorted(path.name for path in (one / "student").glob("*.safetensors"))
+    assert "model.safetensors" in kept
+    for name in kept:
+        expected, found = (load_file(folder / "student" / name) for folder in (one, several))
         assert expected.keys() == found.keys()
         for weight, value in expected.items():
             torch.testing.assert_close(found[weight], value, rtol=0, atol=1e-5)
@@ -165,6 +185,24 @@ def test_two_processes_train_the_student_that_one_trains(project: Path, parallel
     assert (record.status, record.tags["processes"]) == ("FINISHED", "2")
     assert [step for step, _ in tracking.history(record.run_id, "train/loss_total")] == list(range(1, 7))
     assert not list((project / ".glassbox/running").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallelism", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
+@pytest.mark.parametrize("group", FURTHER)
+def test_two_processes_train_the_student_that_one_trains_by_every_further_component(
+    store: Path, monkeypatch: pytest.MonkeyPatch, group: str, parallelism: str
+) -> None:
+    """The gate that learns, what is drawn of experts and negatives, chunks: all are those of the whole step."""
+    kind, weights = FURTHER[group]
+    monkeypatch.chdir(store)
+    make_further(kind, store, {group: weights})
+    run_trial(settings_of(kind, store, {group: weights}, train=UNEVEN), group, 0)
+    one = (store / "runs").rename(store / "runs_of_one") / group / "0"
+    several = settings_of(kind, store, {group: weights}, train={**UNEVEN, "processes": 2, "parallelism": parallelism})
+    assert train_by_script(store, several, group)["processes"] == 2
+    assert_same_trial(one, store / "runs" / group / "0")
+    assert (one / "student/projectors.safetensors").is_file() == (kind != "experts")
 
 
 @pytest.mark.long

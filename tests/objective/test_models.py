@@ -23,11 +23,13 @@ from glassbox.models.signals import ATTENTION_NAME, PositionSignals, position_si
 from glassbox.objective import Ingredients, Objective, Projector, component_weights, totals_of
 from glassbox.objective.contrastive import Negatives
 from glassbox.objective.head import Head, HeadTerms, head_losses
+from glassbox.objective.layer_router import LayerRouter
 from glassbox.objective.logits import DenseTarget
 from glassbox.snapshot.reader import Batch
 
 VOCABULARY, STUDENT_WIDTH, TEACHER_WIDTH = 24, 16, 24
-ALL = Weights(task=1.0, logits=0.5, hidden=0.3, attention=0.7, layers=0.2, relations=0.6, contrastive=0.1)
+FURTHER = {"layers": 0.2, "layer_router": 0.2, "relations": 0.6, "contrastive": 0.1}
+ALL = Weights(task=1.0, logits=0.5, hidden=0.3, attention=0.7, **FURTHER)
 OUTLINE = ("task", "logits", "hidden", "attention")
 COMPONENTS = tuple(ALL.active)
 PAIRS = ((1, 1), (2, 2))
@@ -36,7 +38,7 @@ LENGTHS = ((5, 3), (9, 4), (4, 1), (12, 6), (7, 2), (6, 4), (11, 1), (8, 5))
 
 SIGNALS = ("hidden", "attention", "layers")
 ANSWERS = dict.fromkeys(COMPONENTS, "answer")
-MIXED = {**ANSWERS, "logits": "all", "attention": "all", "layers": "all", "contrastive": "all"}
+MIXED = {**ANSWERS, "logits": "all", "attention": "all", "layers": "all", "layer_router": "all", "contrastive": "all"}
 RELATED = {**ANSWERS, "relations": "all"}
 REACHES = [ANSWERS, *({**ANSWERS, name: "all"} for name in OUTLINE), RELATED, MIXED, dict.fromkeys(COMPONENTS, "all")]
 LABELS = {
@@ -185,6 +187,7 @@ def make_objective(
             student_layers=(1,),
             teacher_layers=(1,),
             layer_channels=(draw(1, width, seed=5), draw(1, width, seed=6).abs() + 0.2),
+            initial_layer_losses=torch.tensor([2.0, 0.5], dtype=torch.float64),
             student_relations_layer=2,
             relation_widths=(width, width, width),
             relation_heads=2,
@@ -225,7 +228,10 @@ def make_projectors(student: int = STUDENT_WIDTH) -> nn.ModuleDict:
     def one(seed: int) -> Projector:
         return Projector(student, TEACHER_WIDTH, torch.Generator().manual_seed(seed)).double()
 
-    return nn.ModuleDict({"hidden": one(5), "layers": nn.ModuleList([one(6), one(7)]), "contrastive": one(8)})
+    router = LayerRouter(student, TEACHER_WIDTH, 2, torch.Generator().manual_seed(9)).double()
+    nn.init.normal_(router.router.weight, generator=torch.Generator().manual_seed(10))
+    layers = nn.ModuleList([one(6), one(7)])
+    return nn.ModuleDict({"hidden": one(5), "layers": layers, "layer_router": router, "contrastive": one(8)})
 
 
 class Trainee(nn.Module):

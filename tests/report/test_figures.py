@@ -101,6 +101,20 @@ def test_the_first_figure_shows_every_group_less_the_baseline_with_its_interval_
     assert "mmlu (miniature)" in texts(svg_of(gains, results)) and "mmlu" in texts(svg_of(gains, results, narrow=True))
 
 
+def test_the_axis_of_the_first_figure_says_what_it_counts(results: Results) -> None:
+    assert "points more or less than black_box" in texts(svg_of(gains, results))
+    results["tasks"][0]["unit"] = "nats"
+    for row in (*results["trials"], *results["means"]):  # scores of 0 have no logarithm
+        if "scores" in row:
+            row["scores"] = {task: (score or 0.0) + 2.0 for task, score in row["scores"].items()}
+    assert "points (of a perplexity 0.01 nats) more or less than black_box" in texts(svg_of(gains, results))
+    results["tasks"] = results["tasks"][:1]
+    for narrow, words in ((False, "more or less than"), (True, "over")):
+        assert f"0.01 nats {words} black_box" in texts(svg_of(gains, results, narrow=narrow))
+    for said in (gains.caption(results), gains.describe(results)):
+        assert "hundredths of a nat per token" in said and "percentage points" not in said
+
+
 def test_the_first_figure_keeps_its_scale_where_a_control_of_another_kind_is_far_away(results: Results) -> None:
     for entry in results["groups"]:
         entry["optional"] = entry["group"] == "combined"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plain
 import pytest
 import torch
 from miniatures import CORPUS, save_model_folder, tiny_tokenizer
@@ -23,8 +24,6 @@ from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
 
 from glassbox.config.settings import Group, ModelSettings, Settings
 from glassbox.errors import GlassboxError
-from glassbox.models.chunks import align
-from glassbox.models.encoding import byte_spans, encode_sample
 from glassbox.models.pieces import piece_texts
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.objective import Objective, component_weights, totals_of
@@ -137,104 +136,25 @@ def some_ids(pair: Pair, count: int = 5) -> list[str]:
     return [info.sample_id for info in pair.snapshot.samples("train")][:count]
 
 
-@dataclass
-class Side:
-    """One sample asked of one model, plainly: states after the final norm, logits, mean maps of the last layer."""
-
-    ids: list[int]
-    loss_start: int
-    spans: Any
-    states: Tensor
-    logits: Tensor
-    maps: Tensor
-
-
-def side_of(tokenizer: PreTrainedTokenizerFast, sample: Sample, states: Tensor, logits: Tensor, maps: Tensor) -> Side:
-    encoded = encode_sample(tokenizer, sample.prompt, sample.answer, max_length=256, overflow="refuse")
-    spans = byte_spans(sample.prompt + sample.answer, encoded)
-    return Side(list(encoded.ids), encoded.loss_start, spans, states, logits, maps)
-
-
-def student_side(pair: Pair, sample: Sample) -> Side:
-    tokenizer, model = pair.student_tokenizer, pair.student.model
-    encoded = encode_sample(tokenizer, sample.prompt, sample.answer, max_length=256, overflow="refuse")
-    model.set_attn_implementation("eager")
-    output = model.base_model(input_ids=torch.tensor([encoded.ids]), output_attentions=True)
-    model.set_attn_implementation("glassbox")
-    states = output.last_hidden_state[0]
-    logits = states @ model.get_output_embeddings().weight[: pair.student.vocabulary].T
-    return side_of(tokenizer, sample, states, logits, output.attentions[-1][0])
-
-
-def teacher_side(pair: Pair, sample: Sample) -> Side:
-    """As stored, so that rounding is not a difference."""
-    everything = frozenset({"tokens", "hidden", "attention"})
-    stored = pair.snapshot.read([sample.sample_id], frozenset({"hidden", "attention"}), whole=everything)
-    assert stored.hidden is not None and stored.attention is not None
-    logits = stored.hidden @ pair.snapshot.head()[0].T
-    tokenizer = load_tokenizer(pair.settings.teacher)
-    return side_of(tokenizer, sample, stored.hidden, logits, stored.attention.transpose(0, 1))
-
-
 def references(pair: Pair, sample_ids: list[str], reach: str) -> dict[str, Tensor]:
-    """Mean over chunks, then over samples, of every component; nothing shared with the code under test but `align`."""
+    """Mean over chunks, then over samples, of every component by plain code (tests/plain.py)."""
     every = {sample.sample_id: sample for sample in read_split(pair.folder / "data/tasks", "train")}
-    mean, deviation = (each.float() for each in pair.snapshot.channels(reach))
-    student_rows, teacher_rows = pair.student.vocabulary, pair.snapshot.vocabulary
-    own = piece_texts(pair.student_tokenizer, student_rows)
-    others = piece_texts(load_tokenizer(pair.settings.teacher), teacher_rows)
-    sums: dict[str, list[Tensor]] = {name: [] for name in ALIGNED}
-    for sample_id in sample_ids:
-        mine, theirs = student_side(pair, every[sample_id]), teacher_side(pair, every[sample_id])
-        chunks = align(mine.spans, theirs.spans)
-        found: dict[str, list[Tensor]] = {name: [] for name in ALIGNED}
-        for at in range(len(chunks)):
-            s, t = int(chunks.student[at]), int(chunks.teacher[at])
-            s_end, t_end = int(chunks.student[at + 1]), int(chunks.teacher[at + 1])
-            first = (mine.loss_start, theirs.loss_start) if reach == "answer" else (0, 0)
-            if s - 1 < first[0] or t - 1 < first[1]:
-                continue
-            b = sum(mine.logits[i - 1].log_softmax(-1)[mine.ids[i]] for i in range(s, s_end)) / 100
-            a = sum(theirs.logits[i - 1].log_softmax(-1)[theirs.ids[i]] for i in range(t, t_end)) / 100
-            p, q = torch.as_tensor(a).exp(), torch.as_tensor(b).exp()
-            found["alm"].append(p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())
-            found["aligned_logits"].append(
-                naive_projection(mine.logits[s - 1], theirs.logits[t - 1], mine.ids[s], own, others)
-            )
-            target = (theirs.states[t - 1] - mean) / deviation.maximum(deviation.median() * 0.01)
-            projector = pair.student.projectors["aligned_hidden"]
-            found["aligned_hidden"].append((projector(mine.states[s - 1]) - target).square().mean())
-            found["aligned_attention"].append(naive_maps(mine, theirs, chunks, at))
-        for name, values in found.items():
-            sums[name].append(torch.stack(values).mean())
-    return {name: torch.stack(values).mean() for name, values in sums.items()}
-
-
-def naive_projection(student: Tensor, teacher: Tensor, gold: int, own: list[str], others: list[str]) -> Tensor:
-    roots = list(dict.fromkeys(own[index] for index in [*student.topk(8).indices.tolist(), gold]))
-
-    def bucket(piece: str) -> int:
-        prefixes = [root for root in roots if piece.startswith(root)]
-        return roots.index(max(prefixes, key=len)) if prefixes else len(roots)
-
-    q, p = (student / 2).softmax(-1), (teacher / 2).softmax(-1)
-    own_buckets, other_buckets = ([bucket(piece) for piece in pieces] for pieces in (own, others))
-    total = torch.zeros(())
-    for each in sorted(set(other_buckets)):
-        x = q[[place == each for place in own_buckets]].sum()
-        y = p[[place == each for place in other_buckets]].sum()
-        total = total + y * (y / x).log()
-    return 4 * total
-
-
-def naive_maps(mine: Side, theirs: Side, chunks: Any, at: int) -> Tensor:
-    found = []
-    for side, first in ((mine, chunks.student), (theirs, chunks.teacher)):
-        row = side.maps[:, int(first[at]) - 1]
-        edges = [0, *[int(each) for each in first[: at + 1]]]
-        found.append(torch.stack([row[:, a:b].sum(-1) for a, b in zip(edges, edges[1:], strict=False)], -1))
-    ours, target = found[0], found[1].reshape(2, 2, -1).mean(1)
-    return (ours - target).square().sum(-1).mean()
+    teacher, model, projectors = load_tokenizer(pair.settings.teacher), pair.student.model, pair.student.projectors
+    own = piece_texts(pair.student_tokenizer, pair.student.vocabulary)
+    others = piece_texts(teacher, pair.snapshot.vocabulary)
+    facts = plain.Alignment(every, pair.student_tokenizer, teacher, own, others, 8)
+    reference = plain.Plain(model, dict(projectors.items()), pair.snapshot, 2.0, 0.0, aligned=facts)
+    model.set_attn_implementation("eager")
+    lessons = [reference.lesson(sample_id) for sample_id in sample_ids]
+    model.set_attn_implementation("glassbox")
+    found: dict[str, list[Tensor]] = {name: [] for name in ALIGNED}
+    for mine, theirs in (facts.sides(lesson, reference) for lesson in lessons):
+        found["alm"].append(plain.coins(mine, theirs, reach))
+        found["aligned_logits"].append(plain.roots(mine, theirs, facts, 2.0, reach))
+        channels, projector = pair.snapshot.channels(reach), projectors["aligned_hidden"]
+        found["aligned_hidden"].append(plain.chunk_states(mine, theirs, projector, channels, reach))
+        found["aligned_attention"].append(plain.chunk_maps(mine, theirs, reach))
+    return {name: torch.stack([each.mean() for each in values]).mean() for name, values in found.items()}
 
 
 @pytest.mark.parametrize("reach", ["answer", "all"])

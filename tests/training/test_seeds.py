@@ -1,8 +1,9 @@
-"""Trials of the groups with layers, relations and contrast: what they compute, log, and refuse."""
+"""Trials of the groups with layers, a router over them, relations and contrast: what they compute, log, and refuse."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from glassbox.training.negatives import Bank
 from glassbox.training.setup import prepare
 from glassbox.training.step import audit, objective_at, update
 
-COMPONENTS = ("layers", "relations", "contrastive")
+COMPONENTS = ("layers", "layer_router", "relations", "contrastive")
 GROUPS: dict[str, dict[str, Any]] = {
     **{name: {"task": 1.0, "logits": 0.5, name: 0.3} for name in COMPONENTS},
     **{f"shuffled_{name}": {"task": 1.0, "logits": 0.5, name: 0.3, "shuffled": [name]} for name in COMPONENTS},
@@ -54,8 +55,10 @@ def test_each_component_is_alive_reads_its_partner_and_takes_the_same_step_in_an
         liveness.refuse_dead([found], name)
         assert all(figures["alive"] for figures in found.values()), name
         losses[name] = update(setup, batches, Progress(), due=True)
+    assert losses["layer_router"]["train/loss_layer_router"] == pytest.approx(1.0)  # in units of what it begins with
     for name in COMPONENTS:
-        own, other = (losses[group][f"train/loss_{name}"] for group in (name, f"shuffled_{name}"))
+        figure = "layer_router_loss_of_last" if name == "layer_router" else f"loss_{name}"
+        own, other = (losses[group][f"train/{figure}"] for group in (name, f"shuffled_{name}"))
         assert own > 0 and other > 0 and own != pytest.approx(other, rel=1e-4), name
     for size in (1, 2, 8):
         train = seeds.train.model_copy(update={"micro_batch_size": size})
@@ -64,6 +67,23 @@ def test_each_component_is_alive_reads_its_partner_and_takes_the_same_step_in_an
         again = update(setup, batches, Progress(), due=True)
         for name in ("loss_total", *(f"loss_{component}" for component in COMPONENTS), "gradient_norm"):
             assert again[f"train/{name}"] == pytest.approx(losses["together"][f"train/{name}"], rel=1e-5), name
+
+
+def test_a_router_over_layers_logs_what_it_prefers_and_a_trial_keeps_what_its_layers_began_with(
+    seeds: Settings,
+) -> None:
+    setup, progress = prepare(seeds, "layer_router", 0), Progress()
+    logged = []
+    for step in setup.schedule.steps[:2]:
+        logged.append(update(setup, [(batch, True) for batch in setup.batches(step)], progress, due=True))
+        progress.step += 1
+    first, second = logged
+    began = [first[f"train/layer_router_loss_of_{layer}"] for layer in ("1", "last")]
+    assert progress.layer_losses == pytest.approx(began, rel=1e-5)
+    weights = [second[f"train/layer_router_weight_of_{layer}"] for layer in ("1", "last")]
+    assert sum(weights) == pytest.approx(1.0) and weights[0] != pytest.approx(0.5, abs=1e-7)
+    assert math.log(2) / 2 < second["train/layer_router_entropy"] < math.log(2)
+    assert second["train/loss_layer_router"] < 1.0
 
 
 def test_a_trial_logs_how_alike_the_layers_are_before_and_after_training(seeds: Settings) -> None:
@@ -120,8 +140,8 @@ def test_a_snapshot_without_what_a_group_reads_is_refused_before_a_model_loads(
 ) -> None:
     settings = settings_of(project)
     monkeypatch.setattr("glassbox.training.setup.build_student", lambda *_, **__: pytest.fail("a model was loaded"))
-    for name in ("layers", "relations"):
-        with pytest.raises(GlassboxError, match=f"reads {name} of the snapshot.*dvc repro snapshot"):
+    for name, read in (("layers", "layers"), ("layer_router", "layers"), ("relations", "relations")):
+        with pytest.raises(GlassboxError, match=f"reads {read} of the snapshot.*dvc repro snapshot"):
             prepare(settings, name, 0)
 
 

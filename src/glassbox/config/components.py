@@ -85,6 +85,14 @@ COMPONENTS: dict[str, Component] = {
         asks=("layers",),
         projects=True,
     ),
+    "layer_router": Component(
+        "W",
+        "the distance from the teacher's layers, weighed by a router that reads the student's last state",
+        reads=("hidden", "layers"),
+        stored="hidden",
+        files=("channels",),
+        projects=True,
+    ),
     "relations": Component(
         "R",
         "the distance between the relations of queries, keys and values",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glassbox.config.settings import ObjectiveSettings
-from glassbox.objective import aligned, attention, contrastive, hidden, layers, logits, mixture, relations
+from glassbox.objective import aligned, attention, contrastive, hidden, layer_router, layers, logits, mixture, relations
 from glassbox.objective.reading import Ingredients, Reading, Target
 from glassbox.snapshot.schema import Format
 
@@ -23,13 +23,15 @@ class Definition:
     """A component of logits has a `target`, any other gives one of `values` per position of its reading.
 
     refuse raises GlassboxError where an ingredient is missing, before anything trains. project makes its projector from
-    the student's text configuration, the snapshot's format, the settings and the component's own generator.
+    the student's text configuration, the snapshot's format, the settings and the component's own generator. figures:
+    what is logged of a step beside the component, per position of its reading, by name.
     """
 
     values: Callable[[Reading], Tensor] | None = None
     target: Callable[[Reading], Target] | None = None
     refuse: Callable[[Ingredients, ObjectiveSettings], None] = _nothing_missing
     project: Callable[[Any, Format, ObjectiveSettings, torch.Generator], nn.Module] | None = None
+    figures: Callable[[Reading], dict[str, Tensor]] | None = None
 
 
 DEFINITIONS: dict[str, Definition] = {
@@ -38,6 +40,12 @@ DEFINITIONS: dict[str, Definition] = {
     "hidden": Definition(hidden.values, refuse=hidden.refuse_missing, project=hidden.project),
     "attention": Definition(attention.values),
     "layers": Definition(layers.values, refuse=layers.refuse_missing, project=layers.project),
+    "layer_router": Definition(
+        layer_router.values,
+        refuse=layer_router.refuse_missing,
+        project=layer_router.project,
+        figures=layer_router.figures,
+    ),
     "relations": Definition(relations.values, refuse=relations.refuse_missing),
     "contrastive": Definition(contrastive.values, refuse=contrastive.refuse_missing, project=hidden.project),
     "mixture": Definition(target=mixture.target_of, refuse=mixture.refuse_missing),

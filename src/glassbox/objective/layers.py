@@ -61,8 +61,14 @@ def project(student: Any, teacher: Format, settings: ObjectiveSettings, generato
 
 def refuse_missing(ingredients: Ingredients, settings: ObjectiveSettings) -> None:
     """Raise GlassboxError for pairs whose teacher's layer is not stored."""
+    refuse_missing_layers(ingredients, "layers")
+
+
+def refuse_missing_layers(ingredients: Ingredients, component: str) -> None:
+    """Raise GlassboxError for a component that reads several of the teacher's layers, where none is stored."""
     if ingredients.layer_channels is None or ingredients.channels is None or not ingredients.layer_pairs:
         raise GlassboxError(
-            "The layers component needs states of several of the teacher's layers with their statistics, and this "
-            "snapshot holds none. Capture them with `dvc repro snapshot`, or set the group's layers weight to 0."
+            f"The {component} component needs states of several of the teacher's layers with their statistics, and "
+            "this snapshot holds none. Capture them with `dvc repro snapshot`, or set the group's "
+            f"{component} weight to 0."
         )

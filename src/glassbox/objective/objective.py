@@ -108,10 +108,10 @@ class Objective:
         moment.weights = {name: moment.factors.get(name, 1.0) * weight for name, weight in self.weights.items()}
         return moment
 
-    def beside(self, negatives: Negatives | None) -> Objective:
-        """With the negatives of the moment, where a component tells its positions apart from those of other samples."""
+    def beside(self, **ingredients: Negatives | Tensor) -> Objective:
+        """With ingredients of the moment: the negatives of a step, or what the layers of a router began with."""
         moment = copy.copy(self)
-        moment.ingredients = replace(self.ingredients, negatives=negatives)
+        moment.ingredients = replace(self.ingredients, **ingredients)
         return moment
 
     def alone(self, component: str) -> Objective:
@@ -153,8 +153,9 @@ class Objective:
 
         Summed over micro-batches and processes the parts are the loss; the components carry no gradient, and are 0 at
         positions where they are not compared. `position_weights` says what a position counts in each of them, `head` is
-        the student's output layer. `at_one` adds the KL at T = 1 for the log, where the group has logits and the
-        snapshot can give it. Shuffled components read the signals of `batch.partner`.
+        the student's output layer. `at_one` adds what is logged beside them: the KL at T = 1, where the group has
+        logits and the snapshot can give it, and the figures of components as "component/figure". Shuffled components
+        read the signals of `batch.partner`.
         """
         parts, components = [], {}
         of_logits = [name for name in self.weights if COMPONENTS[name].of_logits]
@@ -174,9 +175,11 @@ class Objective:
             compute = DEFINITIONS[name].values
             if compute is not None:
                 rows = rows_of(batch, name, self.positions[name])
-                values = compute(self._reading(name, student, head, batch, rows))
+                reading = self._reading(name, student, head, batch, rows)
+                values = compute(reading)
                 parts.append(self.weights[name] * (values * at(position_weights[name], rows)).sum())
                 components[name] = spread(values.detach(), rows)
+                components |= self._figures(reading) if at_one else {}
         return torch.stack(parts).sum(), components
 
     def router_gradient(
@@ -206,8 +209,8 @@ class Objective:
     ) -> dict[str, Tensor]:
         """What is logged, as detached scalars that add up over the micro-batches and processes of a step.
 
-        `loss_<component>`, `weighted_<component>`, `loss_total`, `positions`, and the KL at T = 1 where it is among the
-        components. With the batch also `samples` and
+        `loss_<component>`, `weighted_<component>`, `loss_total`, `positions`, and the KL at T = 1 and figures, as
+        `<component>_<figure>`, where they are among the components. With the batch also `samples` and
         `part_<component>/<task>`, what the task's positions add to the component (`shares` turns sums of parts into
         shares); `task_names` fixes the keys where processes must agree on them, else they are the batch's own.
         """
@@ -216,6 +219,8 @@ class Objective:
         result = {"loss_total": sums.new_zeros(()), "positions": sums.new_tensor(parts.shape[1])}
         if AT_ONE in components:
             result[AT_ONE] = (components[AT_ONE] * position_weights["logits"]).sum()
+        for name, figure in (each.split("/") for each in components if "/" in each):
+            result[f"{name}_{figure}"] = (components[f"{name}/{figure}"] * position_weights[name]).sum()
         for name, value in zip(self.weights, sums, strict=True):
             result[f"loss_{name}"] = value
             result[f"weighted_{name}"] = self.weights[name] * value
@@ -224,6 +229,14 @@ class Objective:
             result["samples"] = (batch.count > 0).sum().to(sums.dtype)
             result |= parts_by_task(tuple(self.weights), parts, batch, task_names)
         return result
+
+    @staticmethod
+    @torch.no_grad()
+    def _figures(reading: Reading) -> dict[str, Float[Tensor, " positions"]]:
+        """What is logged of one component, as "component/figure", per packed position."""
+        compute = DEFINITIONS[reading.name].figures
+        found = {} if compute is None else compute(reading)
+        return {f"{reading.name}/{figure}": spread(values, reading.rows) for figure, values in found.items()}
 
     def _reading(self, name: str, student: PositionSignals, head: Head, batch: Batch, rows: Tensor | None) -> Reading:
         """What a component reads: the batch's own signals, its teacher side's, or a partner's where it is shuffled."""

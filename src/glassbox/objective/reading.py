@@ -33,8 +33,9 @@ class Ingredients:
     head: the teacher's (weight, bias or None). channels: the mean and deviation of its hidden channels. temperatures:
     those at which the snapshot holds log-tails. projectors: the student's own, by component. layer_pairs: of the layer
     map; teacher_layers: those that are stored, with layer_channels; student_layers: those that are read, the last one
-    not among them. relation_widths: the teacher's queries', keys' and values'. negatives: those of the moment. experts:
-    how the teacher's are mixed. vocabularies: the pieces of both in order.
+    not among them. initial_layer_losses: in units of which each layer's counts in `layer_router`. relation_widths: the
+    teacher's queries', keys' and values'. negatives: those of the moment. experts: how the teacher's are mixed.
+    vocabularies: the pieces of both in order.
     """
 
     head: tuple[Tensor, Tensor | None] | None = None
@@ -45,6 +46,7 @@ class Ingredients:
     student_layers: tuple[int, ...] = ()
     teacher_layers: tuple[int, ...] = ()
     layer_channels: tuple[Tensor, Tensor] | None = None
+    initial_layer_losses: Tensor | None = None
     student_relations_layer: int | None = None
     relation_widths: tuple[int, ...] = ()
     relation_heads: int = 0

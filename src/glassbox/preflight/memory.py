@@ -364,7 +364,7 @@ def _student_and_objective(
     projectors = dict(student.projectors.items())
     ingredients = Ingredients(head, channels, settings.snapshot.temperatures, projectors, experts=experts)
     asks = weights.needs("asks")
-    if "layers" in asks:
+    if "layers" in weights.needs("reads"):
         shape, part = (len(layout.layers), teacher.width), "teacher's head"
         own = tuple(abstraction.empty(*shape, dtype=torch.float32, part=part) for _ in range(2))
         facts = layer_facts(layout, model.config, settings)

@@ -189,7 +189,7 @@ def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] 
     if "hidden" in columns:
         counts = [_wanted(sample, "hidden" in whole) for sample in samples]
         stored = [hidden_array(sample.cells["hidden"], layout) for sample in samples]
-        packed["hidden"] = np.concatenate([cell[len(cell) - n :] for cell, n in zip(stored, counts, strict=True)])
+        packed["hidden"] = _last(stored, counts)
     if "attention" in columns:
         entries = [_wanted_entries(sample, layout, "attention" in whole) for sample in samples]
         packed["attention"] = np.concatenate(entries, axis=1)
@@ -201,12 +201,17 @@ def pack(samples: Sequence[StoredSample], layout: Format, whole: frozenset[str] 
         column = FURTHER[name]
         counts = [_wanted(sample, column.everywhere or column.signal in whole) for sample in samples]
         stored = [further_array(sample.cells[name], column, layout) for sample in samples]
-        packed[name] = np.concatenate([cell[len(cell) - n :] for cell, n in zip(stored, counts, strict=True)])
+        packed[name] = _last(stored, counts)
     if "label_logp" in columns:
         stored = [array(sample.cells["label_logp"], "<f4", -1) for sample in samples]
         counts = [_wanted(sample, "label_logp" in whole) for sample in samples]
-        packed["label_logp"] = np.concatenate([cell[len(cell) - n :] for cell, n in zip(stored, counts, strict=True)])
+        packed["label_logp"] = _last(stored, counts)
     return packed
+
+
+def _last(cells: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
+    """The last positions of every cell, as many as its count, one after another."""
+    return np.concatenate([cell[len(cell) - count :] for cell, count in zip(cells, counts, strict=True)])
 
 
 def _wanted(sample: StoredSample, whole: bool) -> int:

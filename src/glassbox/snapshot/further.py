@@ -70,7 +70,7 @@ def stored_layers(settings: Settings) -> tuple[int, ...]:
         )
     if not stored:
         raise GlassboxError(
-            "Groups with `layers` would compare last layers alone, which is what `hidden` does. Choose "
+            "Groups that read `layers` would compare last layers alone, which is what `hidden` does. Choose "
             "`-S distill=hidden_state`, or pair more layers in objective.layer_map."
         )
     return tuple(sorted(stored))

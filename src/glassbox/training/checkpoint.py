@@ -23,7 +23,8 @@ class Progress:
     """What the loop counts. `history` holds every metric logged so far as (step, metric, value).
 
     `plan` is the digest of the analysis plan when the trial started. `mixture_before` is the mixture's mean accuracy
-    before the first step, `router_stopped` whether it has fallen too far since.
+    before the first step, `router_stopped` whether it has fallen too far since. `layer_losses` are the losses of the
+    teacher's layers before the first update, for `layer_router`.
     """
 
     step: int = 0
@@ -38,6 +39,7 @@ class Progress:
     plan: str = ""
     mixture_before: float | None = None
     router_stopped: bool = False
+    layer_losses: list[float] = field(default_factory=list)
     liveness: list[dict[str, dict[str, float | None]]] = field(default_factory=list)
     history: list[tuple[int, str, float]] = field(default_factory=list)
 

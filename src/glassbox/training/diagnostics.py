@@ -19,8 +19,8 @@ SAMPLES = 128
 def layer_similarity(setup: Setup) -> dict[str, float]:
     """`cka/layer_<s>_to_<t>` for every layer of the student: linear CKA with the teacher's states at answer positions.
 
-    t is "last", whose states every snapshot holds, and for a group with `layers` also the one that the layer map pairs
-    with s. Nothing where the teacher's tokens are not the student's.
+    t is "last", whose states every snapshot holds, and for a group that reads `layers` also the one that the layer
+    map pairs with s. Nothing where the teacher's tokens are not the student's.
     """
     snapshot, own = setup.snapshot, setup.objective.ingredients
     if snapshot is None or not setup.shares_tokens:

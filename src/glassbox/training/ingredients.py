@@ -45,8 +45,9 @@ def ingredients_of(snapshot: Snapshot | None, settings: Settings, group: str, se
         experts=experts_of(snapshot, settings, group, seed) if "experts" in files else None,
     )
     asks, layout = weights.needs("asks"), snapshot.format
-    student = configuration_of(settings.student) if asks & {"layers", "relations"} else None
-    if "layers" in asks:
+    reads_layers = "layers" in weights.needs("reads")
+    student = configuration_of(settings.student) if reads_layers or "relations" in asks else None
+    if reads_layers:
         found = replace(found, **layer_facts(layout, student, settings), layer_channels=snapshot.layer_channels(reach))
     if "relations" in asks:
         found = replace(found, **relation_facts(layout, student, settings))

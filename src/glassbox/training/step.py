@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import torch
 
 from glassbox.errors import DivergedError
-from glassbox.objective import Objective, component_weights, liveness, shares, totals_of
+from glassbox.objective import Objective, component_weights, layer_router, liveness, shares, totals_of
 from glassbox.processes import own_part, whole
 from glassbox.snapshot.reader import Batch
 from glassbox.training import divergence
@@ -30,6 +30,9 @@ def objective_at(setup: Setup, progress: Progress, *, validating: bool = False) 
     No sample of the step, whichever rank has it, is among these; all of validation has the same.
     """
     moment = setup.objective.at(progress.updates / len(setup.schedule.steps))
+    if progress.layer_losses:
+        initial = torch.tensor(progress.layer_losses, device=setup.accelerator.device)
+        moment = moment.beside(initial_layer_losses=initial)
     if setup.bank is None:
         return moment
     if validating:
@@ -37,7 +40,7 @@ def objective_at(setup: Setup, progress: Progress, *, validating: bool = False) 
     else:
         own = {setup.texts.get(each, each) for batch in setup.schedule.steps[progress.step] for each in batch}
         drawn = setup.bank.drawn(f"step-{progress.step}", own)
-    return moment.beside(drawn.to(setup.accelerator.device))
+    return moment.beside(negatives=drawn.to(setup.accelerator.device))
 
 
 def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -> dict[str, float]:
@@ -52,6 +55,7 @@ def update(setup: Setup, turns: Sequence[Turn], progress: Progress, due: bool) -
     rate = setup.settings.learning_rate(setup.group) * factor
     for group in optimizer.param_groups:
         group["lr"] = rate
+    measure_layers(setup, turns, progress)
     objective, moved = objective_at(setup, progress), {}
     if setup.router is not None and not progress.router_stopped:
         moved = move_router(setup, objective, turns, step_weights, factor)
@@ -117,6 +121,24 @@ def balanced(setup: Setup, objective: Objective, turns: Sequence[Turn]) -> Objec
     return objective.balanced(setup.processes.totals(losses))
 
 
+def measure_layers(setup: Setup, turns: Sequence[Turn], progress: Progress) -> None:
+    """Before the first update of a trial with `layer_router`, note the losses of the teacher's layers over the step.
+
+    Each layer then counts in units of its own. One more pass without gradients, which leaves no trace in generators.
+    """
+    if layer_router.NAME not in setup.objective.weights or progress.layer_losses:
+        return
+    accelerator, objective = setup.accelerator, objective_at(setup, progress)
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    sums: dict[str, float] = {}
+    for (batch, _), weights in zip(turns, weights_of(setup, turns), strict=True):
+        with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast():
+            _, components = setup.trainee(batch, weights, objective, at_one=True)
+        found = objective.values(components, weights)
+        sums = {name: sums.get(name, 0.0) + float(value) for name, value in found.items()}
+    progress.layer_losses = layer_router.initial_losses(setup.processes.totals(sums))
+
+
 def audit(setup: Setup, turns: Sequence[Turn], progress: Progress) -> liveness.Audit:
     """How each component by itself would move the student at this step; leaves no trace in it.
 
@@ -126,6 +148,7 @@ def audit(setup: Setup, turns: Sequence[Turn], progress: Progress) -> liveness.A
     parameters = [weight for weight in setup.student.model.parameters() if weight.requires_grad]
     scale = 1.0 if accelerator.scaler is None else liveness.LOSS_SCALE
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    measure_layers(setup, turns, progress)
     objective, gradients = balanced(setup, objective_at(setup, progress), turns), {}
     for name in objective.weights:
         with torch.random.fork_rng(devices):

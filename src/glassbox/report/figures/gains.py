@@ -25,7 +25,7 @@ REACH = 0.35  # of the panel's width, that a group beyond the planned ones may a
 
 @dataclass(frozen=True)
 class Gain:
-    """One row of a panel, in percentage points. kind: control, group, optional or teacher."""
+    """One row of a panel, in what `unit_of` says. kind: control, group, optional or teacher."""
 
     name: str
     kind: str
@@ -69,7 +69,7 @@ def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
             axes.tick_params(axis="y", length=0, labelleft=place % columns == 0, pad=2)
             axes.locator_params(axis="x", nbins=4 if narrow else 7)
         figure.supxlabel(
-            f"points {'over' if narrow else 'more or less than'} {reference}",
+            f"{unit_of(results)} {'over' if narrow else 'more or less than'} {reference}",
             fontsize=7.5 if narrow else 9,
             y=0.02 / inches,
             va="bottom",
@@ -80,11 +80,12 @@ def draw(results: Mapping[str, Any], narrow: bool = False) -> Figure | None:
 def caption(results: Mapping[str, Any]) -> str:
     level = f"{100 * results['confidence']:.0f}"
     of_text = any(task["unit"] == "nats" for task in results["tasks"])
-    texts = " Of a perplexity a point is a hundredth of a nat per token; more is better." if of_text else ""
+    texts = " Nats are those by which a perplexity is lower; more is better." if of_text else ""
+    counted = f"Difference to {reference_group(results)}, in {unit_of(results, short=False)}."
     return (
-        f"Difference to {reference_group(results)}, in percentage points. Dot: a seed; diamond and bar: mean and "
-        f"{level} % interval over seeds; square: the control; star: the teacher; grey: the margin within which a "
-        f"difference does not matter; an arrow: beyond the panel.{texts}"
+        f"{counted} Dot: a seed; diamond and bar: mean and {level} % interval over seeds; square: the control; star: "
+        "the teacher; grey: the margin within which a difference does not matter; an arrow: beyond the panel."
+        f"{texts}"
     )
 
 
@@ -100,7 +101,16 @@ def describe(results: Mapping[str, Any]) -> str:
             if each.value is not None
         ]
         parts.append(f"{task['task']}: {', '.join(told)}.")
-    return f"Difference to {reference} in percentage points. {' '.join(parts)}"
+    return f"Difference to {reference} in {unit_of(results, short=False)}. {' '.join(parts)}"
+
+
+def unit_of(results: Mapping[str, Any], *, short: bool = True) -> str:
+    """What the figure counts: points of a score, hundredths of a nat per token of a perplexity, or both."""
+    points, nats = ("points", "0.01 nats") if short else ("percentage points", "hundredths of a nat per token")
+    units = {task["unit"] for task in results["tasks"]}
+    if units == {"nats"}:
+        return nats
+    return f"{points} (of a perplexity {nats})" if "nats" in units else points
 
 
 def reference_group(results: Mapping[str, Any]) -> str | None:
