@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import sections
 from miniatures import tiny_tokenizer
@@ -144,3 +146,12 @@ def test_llama_s_text_keeps_the_space_that_decoding_alone_drops(name: str) -> No
     answer = whole[len(prompt) :]
     assert text_after(tokenizer, Continuation(tuple(prompt), tuple(answer))) == " 12 - 5 = 7\n#### 7"
     assert not tokenizer.decode(answer).startswith(" ")
+
+
+def test_a_kept_answer_with_a_changed_bit_is_asked_for_again(study: Study, tmp_path: Path) -> None:
+    before = asked(study, tmp_path)
+    (path,) = tmp_path.rglob("part-00000.parquet")
+    table = parquet.read_table(path)
+    other = ["other", *table.column("answer").to_pylist()[1:]]
+    parquet.write_table(table.set_column(2, table.schema.field(2), [pa.array(other)]), path)
+    assert asked(study, tmp_path) == before
