@@ -28,7 +28,7 @@ class Restoration:
 def restore_runs(runs: Path, storage: StorageSettings) -> Restoration:
     """Write the run of every manifest under runs/ that the store does not know: params, tags, history and items."""
     paths = sorted(runs.glob("*/*.json"))
-    manifests = [_manifest(path) for path in paths]
+    manifests = [whole_manifest(path) for path in paths]
     known = {record.original_id for record in tracking.find_runs(manifest["run_id"] for manifest in manifests)}
     restored, present = [], []
     for path, manifest in zip(paths, manifests, strict=True):
@@ -43,29 +43,31 @@ def restore_runs(runs: Path, storage: StorageSettings) -> Restoration:
 
 def restore_trial(path: Path, storage: StorageSettings) -> bool:
     """Write the run of one manifest again; False where the store still knows it."""
-    manifest = _manifest(path)
+    manifest = whole_manifest(path)
     if tracking.find_runs([manifest["run_id"]]):
         return False
     _restore(path, manifest, storage)
     return True
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def whole_manifest(path: Path) -> dict[str, Any]:
+    """A manifest. Raises GlassboxError where it is damaged, or the files that MLflow gets are not those it names."""
     try:
-        return parse_json(path.read_bytes())
+        manifest = parse_json(path.read_bytes())
     except ValueError as error:
         raise GlassboxError(f"{path} is damaged ({error}): `dvc checkout --force runs` or `dvc repro`.") from error
-
-
-def _restore(path: Path, manifest: Mapping[str, Any], storage: StorageSettings) -> None:
-    beside = path.with_suffix("")
-    files = [beside / name for name in ARTIFACTS]
-    for file in files:
+    for file in (path.with_suffix("") / name for name in ARTIFACTS):
         if file.is_file() and sha256_of(file) != manifest["files"].get(file.name):
             raise GlassboxError(
                 f"{file} is not the file that {path} names, so that this trial's run cannot be restored: "
                 "`dvc checkout --force runs` or `dvc repro`."
             )
+    return manifest
+
+
+def _restore(path: Path, manifest: Mapping[str, Any], storage: StorageSettings) -> None:
+    beside = path.with_suffix("")
+    files = [beside / name for name in ARTIFACTS]
     tracking.restore_run(manifest, _history(files[0]), (*files, path), storage)
 
 
