@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan preflight study study-scratch test test-slow long lint types params docs ui archive bench clean
+.PHONY: help setup demo plan preflight study study-scratch test test-slow long torture lint types params docs ui archive bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ test-slow: setup ## Run the slow tests
 long: setup ## Run the full counts: 30 kills of a study, every Ray fault, the team's stack
 	.ci/services
 	GLASSBOX_KILLS=30 pytest -m "long or slow" -n 2 --dist loadgroup
+
+torture: setup ## Inject every fault of docs/reliability.md, and count what became of it; HOURS=8 goes on
+	python benchmarks/torture.py $(if $(HOURS),--hours $(HOURS),--write)
 
 lint: setup ## Check format and lint
 	ruff format --check .

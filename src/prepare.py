@@ -6,7 +6,6 @@ reports/tasks.json tells for each split where its samples come from (hub commits
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from glassbox.command import run
 from glassbox.config.settings import load_settings
 from glassbox.config.storage import REPORTS_FOLDER, TASKS_FOLDER
+from glassbox.files import write_json
 from glassbox.tasks.pools import Drawn
 from glassbox.tasks.sources import load_samples, refuse_missing_labels
 from glassbox.tasks.splits import tasks_digest, write_splits
@@ -27,7 +27,7 @@ def write_report(drawn: list[Drawn]) -> None:
         origin = asdict(each)
         origins.setdefault(origin.pop("task"), {})[origin.pop("split")] = origin
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps(origins, indent=2) + "\n", encoding="utf-8", newline="\n")
+    write_json(REPORT, origins)
 
 
 def unpinned(drawn: list[Drawn]) -> list[str]:

@@ -6,7 +6,6 @@ Ends at once where the report here has the key that snapshot, models, tasks, set
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -108,7 +107,7 @@ def main() -> None:
 
     import torch
 
-    from glassbox.files import write_synced
+    from glassbox.files import write_json
     from glassbox.models.meeting import lines_of
     from glassbox.tracking import log_snapshot
 
@@ -116,7 +115,7 @@ def main() -> None:
     report: dict[str, Any] = {**report_on(settings), "key": key}
     log_snapshot({name: value for name, value in report.items() if name != "teacher_right"}, settings.storage)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    write_synced(REPORT, (json.dumps(report, indent=2) + "\n").encode())
+    write_json(REPORT, report)
     print(f"{SNAPSHOT_FOLDER} passed: {report['rows']} samples checked, logical digest {report['logical_digest']}")
     shots = f" ({report['teacher_shots']} shots)" if report["teacher_shots"] else ""
     for metric in sorted(report["teacher_scores"]):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -153,3 +156,73 @@ def test_two_writers_of_one_file_at_once_both_succeed_and_leave_nothing_beside_i
             written.result()
     assert target.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_object_with_another_letter_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    files.write_json(path, {"score": 0.25, "of": ("a", "b")})
+    assert files.read_json(path) == {"score": 0.25, "of": ["a", "b"]}
+    text = path.read_text(encoding="utf-8")
+    for changed in (
+        text.replace("0.25", "0.75"),
+        text.replace('"a"', '"c"'),
+        text[:-9],
+        text.replace("score", "scorf"),
+    ):
+        path.write_text(changed, encoding="utf-8")
+        assert files.read_json(path) == {}
+        with pytest.raises(ValueError):
+            files.parse_json(changed)
+
+
+def test_an_object_without_a_seal_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text('{"score": 0.25}', encoding="utf-8")
+    assert files.read_json(tmp_path / "old.json") == {"score": 0.25}
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json.4711-1.partial").write_text("{", encoding="utf-8")
+    files.write_json(tmp_path / "manifest.json", {"score": 0.25})
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_seal_holds_for_the_files_that_it_names_and_for_their_bytes(tmp_path: Path) -> None:
+    for name in ("state", "progress"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert not files.is_sealed(tmp_path / "seal.json", ("state", "progress"))
+    files.write_seal(tmp_path / "seal.json", [tmp_path / "state", tmp_path / "progress"])
+    assert files.is_sealed(tmp_path / "seal.json", ("state", "progress"))
+    assert not files.is_sealed(tmp_path / "seal.json", ("state",))
+    (tmp_path / "state").write_bytes(b"statf")
+    assert not files.is_sealed(tmp_path / "seal.json", ("state", "progress"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "data/part"),
+            r"A drive is full: .*data/part needs more than",
+        ),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "bytes that are free there"),
+        (OSError(errno.EROFS, "Read-only file system", "runs/sft"), r"runs/sft cannot be written \(Read-only"),
+    ],
+)
+def test_a_drive_that_takes_nothing_is_a_sentence(error: Exception, told: str) -> None:
+    assert re.search(told, files.drive_fault(error))
+
+
+def test_another_error_is_no_fault_of_a_drive() -> None:
+    assert (
+        files.drive_fault(FileNotFoundError(errno.ENOENT, "No such file", "a")) == files.drive_fault(KeyError()) == ""
+    )
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as error:
+        files.write_synced(tmp_path / "manifest.json", b"{}")
+    assert str(tmp_path / "manifest.json") in files.drive_fault(error.value) and not list(tmp_path.iterdir())

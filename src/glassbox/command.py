@@ -14,16 +14,22 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from glassbox.errors import GlassboxError
+from glassbox.files import drive_fault
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script's `main`; exits with the error's code where it raises a GlassboxError."""
+    """Call a script's `main`; exits with the error's code where it raises a GlassboxError, or a drive is full."""
     with leaving_at_once():
         try:
             main()
         except GlassboxError as error:
             print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
+        except Exception as error:
+            if not (sentence := drive_fault(error)):
+                raise
+            print(f"{Path(sys.argv[0]).stem}: {sentence}", file=sys.stderr)
+            sys.exit(GlassboxError.exit_code)
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,34 @@ def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
         )
 
 
+def drive_fault(error: BaseException) -> str:
+    """A sentence for a drive that is full or cannot be written; empty for any other error."""
+    number = getattr(error, "errno", None) or 0
+    is_full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+    if not is_full and number not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ""
+    named = getattr(error, "filename", None)
+    place = Path(os.fsdecode(named)).absolute() if named else Path.cwd()
+    if not is_full:
+        return f"{place} cannot be written ({os.strerror(number)}). Make it writable, then the same command again."
+    free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
+    return (
+        f"A drive is full: {place} needs more than the {free:,} bytes that are free there. What was finished "
+        "is whole. Free some space, or name folders on another drive in the section `storage`; then the same command "
+        "goes on."
+    )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of writing names the file, which the system itself leaves out once a file is open."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write beside the target, flush to the drive, then rename: readers see all of it or nothing.
 
@@ -41,7 +71,7 @@ def write_synced(path: Path, content: bytes) -> None:
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL_SUFFIX}")
     try:
-        with partial.open("wb") as file:
+        with naming(path), partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -50,13 +80,60 @@ def write_synced(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+SEAL = "seal"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """An object with a seal: the digest of all else in it, so that a reader notices a letter that has changed.
+
+    The caller is the only one that writes this file: what a writer that was killed left beside it is removed.
+    """
+    for left in path.parent.glob(f"{path.name}.*{PARTIAL_SUFFIX}"):
+        left.unlink(missing_ok=True)
+    whole = {**content, SEAL: _digest_of(content)}
+    write_synced(path, (json.dumps(whole, indent=2) + "\n").encode("utf-8"))
+
+
+def parse_json(text: str | bytes) -> dict[str, Any]:
+    """An object without its seal. Raises ValueError where it is no JSON object, or its seal is that of another one.
+
+    One without a seal, which earlier versions and people write, is taken as it is.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no object")
+    seal = content.pop(SEAL, None)
+    if seal is not None and seal != _digest_of(content):
+        raise ValueError("its seal is that of another content: it was damaged or changed by hand")
+    return content
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is absent, unreadable or holds something else."""
+    """A JSON object; empty where the file is absent, unreadable, damaged or holds something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def write_seal(path: Path, files: Iterable[Path]) -> None:
+    """The sha256 of files that lie beside it, written once they are there: only then do they count."""
+    write_json(path, {file.name: sha256_of(file) for file in files})
+
+
+def is_sealed(path: Path, names: Iterable[str]) -> bool:
+    """Whether a seal names exactly these files beside it, and each is the one that was sealed."""
+    sealed = read_json(path)
+    return {*sealed} == {*names} and all(is_file_of(path.with_name(name), digest) for name, digest in sealed.items())
+
+
+def is_file_of(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_of(path) == digest
 
 
 def brief_ids(ids: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import grids
 import pytest
 
 from glassbox.errors import GlassboxError
+from glassbox.files import read_json, write_json
 from glassbox.grid import attempt as attempts
 from glassbox.grid.cells import Cell, cells_of, is_current
 
@@ -63,3 +64,26 @@ def test_a_trial_that_ends_under_another_key_is_told_and_not_trained_again_and_a
     monkeypatch.setattr(attempts, "train_here", lambda *_: "finished")
     outcome = attempts.attempt(settings, due, "params.yaml")
     assert outcome.status == "refused" and "changed while the study ran. Run the same command again" in outcome.reason
+
+
+@pytest.mark.parametrize("place", ["runs/sft/0/items.parquet", "runs/sft/0.json"])
+def test_a_trial_with_a_changed_byte_is_due(project: Path, place: str) -> None:
+    settings = grids.write_params(project)
+    cell = cells_of(settings, ["sft"], [0])[0]
+    grids.publish(cell, {"items.parquet": b"items"})
+    write_json(cell.manifest, read_json(cell.manifest))
+    assert is_current(cell)
+    content = bytearray((project / place).read_bytes())
+    content[len(content) // 2] ^= 1
+    (project / place).write_bytes(content)
+    assert not is_current(cell)
+
+
+def test_nothing_is_due_on_a_snapshot_whose_files_are_not_those_of_its_manifest(project: Path) -> None:
+    settings = grids.write_params(project)
+    path = project / "data/snapshot/part-00000.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(GlassboxError, match="does not hold the files that its manifest names: `dvc repro` makes"):
+        cells_of(settings, settings.groups, settings.seeds)

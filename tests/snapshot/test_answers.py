@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import sections
 from miniatures import tiny_tokenizer
@@ -18,7 +20,14 @@ from glassbox.models.encoding import encode_prompt
 from glassbox.models.loading import load_model
 from glassbox.models.tokenizers import load_tokenizer
 from glassbox.snapshot import answers as answers_module
-from glassbox.snapshot.answers import accuracy_of, answer_samples, ask_teacher, refuse_the_datas_labels, text_after
+from glassbox.snapshot.answers import (
+    accuracy_of,
+    answer_samples,
+    ask_teacher,
+    kept_answers,
+    refuse_the_datas_labels,
+    text_after,
+)
 from glassbox.snapshot.labels import Answer
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.splits import read_split
@@ -144,3 +153,20 @@ def test_llama_s_text_keeps_the_space_that_decoding_alone_drops(name: str) -> No
     answer = whole[len(prompt) :]
     assert text_after(tokenizer, Continuation(tuple(prompt), tuple(answer))) == " 12 - 5 = 7\n#### 7"
     assert not tokenizer.decode(answer).startswith(" ")
+
+
+def test_a_kept_answer_with_a_changed_bit_is_asked_for_again(study: Study, tmp_path: Path) -> None:
+    before = asked(study, tmp_path)
+    (path,) = tmp_path.rglob("part-00000.parquet")
+    table = parquet.read_table(path)
+    other = ["other", *table.column("answer").to_pylist()[1:]]
+    parquet.write_table(table.set_column(2, table.schema.field(2), [pa.array(other)]), path)
+    assert asked(study, tmp_path) == before
+
+
+def test_kept_answers_of_other_samples_do_not_count(study: Study, tmp_path: Path) -> None:
+    samples = sorted(read_split(study.tasks, "train"), key=lambda sample: sample.sample_id)
+    answers = asked(study, tmp_path)
+    (path,) = tmp_path.rglob("part-00000.parquet")
+    assert kept_answers(path, samples) == answers
+    assert kept_answers(path, samples[1:]) is None and kept_answers(tmp_path / "absent", samples) is None

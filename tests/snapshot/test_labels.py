@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from projects import shrunk_settings
 
 from glassbox.config.settings import Group
 from glassbox.errors import GlassboxError
+from glassbox.files import read_json
 from glassbox.snapshot.labels import (
     ANSWERS_FILE,
     Answer,
@@ -45,7 +45,7 @@ def test_the_digest_names_everything_about_an_answer(change: dict) -> None:
 def test_a_group_of_the_datas_labels_says_so_and_no_more(tmp_path: Path) -> None:
     write_data_labels(tmp_path / "sft")
     assert [path.name for path in (tmp_path / "sft").iterdir()] == ["manifest.json"]
-    assert json.loads((tmp_path / "sft/manifest.json").read_text()) == {"labels": "data"}
+    assert read_json(tmp_path / "sft/manifest.json") == {"labels": "data"}
     with pytest.raises(GlassboxError, match="holds no answers of the teacher.*dvc repro answers"):
         read_teacher_labels(tmp_path / "sft", "tasks digest")
 

@@ -224,9 +224,16 @@ def test_a_part_that_is_not_the_captured_one_is_refused_when_it_is_opened(copied
 
 def test_a_manifest_without_one_of_its_keys_is_a_sentence(copied):
     manifest = json.loads((copied / "manifest.json").read_text())
-    del manifest["files"]
+    del manifest["files"], manifest["seal"]
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(GlassboxError, match="lacks files: it is damaged"):
+        Snapshot(copied)
+
+
+def test_a_manifest_with_another_digit_is_a_sentence(copied):
+    path = copied / "manifest.json"
+    path.write_text(path.read_text().replace('"top_k": ', '"top_k": 1'))
+    with pytest.raises(GlassboxError, match=r"manifest\.json cannot be read \(its seal is that of another content"):
         Snapshot(copied)
 
 

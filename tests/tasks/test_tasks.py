@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from glassbox.config.settings import TaskSettings
@@ -278,3 +280,17 @@ def test_importing_tasks_loads_neither_torch_nor_datasets() -> None:
     source = Path(__file__).parents[2] / "src"
     run = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+def test_a_split_with_other_rows_than_were_written_is_refused(tmp_path: Path) -> None:
+    sample = make_sample(
+        "sst2", "train", "Review: good\nSentiment:", " positive", (" negative", " positive"), " positive"
+    )
+    write_splits(tmp_path / "tasks", {"train": [sample], "validation": [], "test": []})
+    assert read_split(tmp_path / "tasks", "train") == [sample]
+    path = tmp_path / "tasks/train.parquet"
+    table = parquet.read_table(path)
+    other = table.set_column(3, table.schema.field(3), [pa.array([" negative"])])
+    parquet.write_table(other, path)
+    with pytest.raises(GlassboxError, match=r"train\.parquet is damaged \(its rows are not those that were written"):
+        read_split(tmp_path / "tasks", "train")

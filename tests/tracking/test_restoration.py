@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import sections
 import studies
@@ -13,6 +15,7 @@ import restore
 from glassbox import tracking
 from glassbox.comparison.study import results_of
 from glassbox.errors import GlassboxError
+from glassbox.files import read_json, write_json
 from glassbox.tracking.restoration import restore_runs
 
 
@@ -57,3 +60,25 @@ def test_where_there_is_nothing_to_restore_the_script_says_what_to_run(
     monkeypatch.setattr("sys.argv", ["restore.py"])
     restore.main()
     assert "holds no trial, so there is nothing to restore: `dvc repro`" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["history", "manifest"])
+def test_a_run_is_not_restored_from_damaged_files(store: Path, change: str) -> None:
+    studies.write_trial(store, "sft", 0, log=False)
+    path = store / "runs/sft/0.json"
+    write_json(path, read_json(path))
+    if change == "history":
+        rows = {"step": [1], "metric": ["train/loss_total"], "value": [3.0]}
+        parquet.write_table(pa.table(rows), store / "runs/sft/0/history.parquet")
+    else:
+        path.write_text(path.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1'), encoding="utf-8")
+    with pytest.raises(GlassboxError, match=r"is not the file that .* names|is damaged \(its seal"):
+        restore_runs(store / "runs", sections.storage())
+
+
+def test_a_study_with_a_damaged_history_is_not_compared(store: Path) -> None:
+    studies.write_study(store, ("sft", "combined"), (0, 1))
+    rows = {"step": [1], "metric": ["train/loss_total"], "value": [3.0]}
+    parquet.write_table(pa.table(rows), store / "runs/sft/0/history.parquet")
+    with pytest.raises(GlassboxError, match="it is not the file that the manifest of sft/0 names"):
+        results_of(studies.settings(("sft", "combined"), (0, 1)), studies.key_of, folder=store)

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from glassbox import tracking
 from glassbox.command import Interruption
 from glassbox.config.analysis_plan import plan_digest
-from glassbox.config.settings import Group, ModelSettings, Settings
+from glassbox.config.settings import SPLITS, Group, ModelSettings, Settings
 from glassbox.errors import DivergedError, GlassboxError
 from glassbox.models.encoding import encode_prompt
 from glassbox.models.loading import model_digest
@@ -39,6 +39,8 @@ from glassbox.snapshot.answers import ask_teacher
 from glassbox.snapshot.capture import capture_nothing
 from glassbox.snapshot.labels import write_teacher_labels
 from glassbox.snapshot.reader import Batch, Snapshot
+from glassbox.tasks.splits import read_split, write_splits
+from glassbox.training import checkpoint
 from glassbox.training import trial as training
 from glassbox.training.checkpoint import Progress
 from glassbox.training.schedule import learning_rate_factor
@@ -549,3 +551,56 @@ def test_an_interrupted_trial_resumes_in_the_same_run_to_the_same_bits(
     assert manifest["digests"] == undisturbed["digests"]
     steps = [step for step, _ in tracking.history(manifest["run_id"], "train/loss_total")]
     assert steps == list(range(1, 181))
+
+
+def test_a_damaged_checkpoint_is_said_and_the_trial_begins_anew(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup, _ = prepared(project, "sft")
+    before = model_digest(setup.student.model)
+    for name in (checkpoint.STATE, checkpoint.PROGRESS, checkpoint.SEAL):
+        checkpoint.save(setup.scratch, Progress(step=3), setup.student, setup.optimizer.optimizer, setup.processes)
+        path = setup.scratch / "step-00000003" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        assert checkpoint.load(setup.scratch, setup.student, setup.optimizer.optimizer, setup.processes) is None
+        assert "step-00000003 is damaged and is removed: the trial begins anew" in capsys.readouterr().out
+        assert model_digest(setup.student.model) == before and not setup.scratch.exists()
+
+
+def test_an_earlier_manifest_never_names_the_files_of_a_later_trial(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_trial(project, "sft")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("glassbox.training.publication.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.run_trial(shrunk_settings(project, weights={"task": 1.0}), "sft", 0)
+    assert not (project / "runs/sft/0.json").exists()
+
+
+def test_a_trial_is_refused_where_the_tasks_are_not_those_of_the_snapshot(project: Path) -> None:
+    settings = shrunk_settings(project)
+    splits = {split: read_split(project / "data/tasks", split) for split in SPLITS}
+    write_splits(project / "data/tasks", splits | {"test": splits["test"][1:]})
+    with pytest.raises(GlassboxError, match="holds other samples than those that data/snapshot was made from"):
+        prepare(settings, "sft", 0)
+
+
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_a_moment_that_is_not_finite_makes_the_trial_diverged(project: Path, moment: str) -> None:
+    """An infinite second moment stops its weight without a trace in any loss."""
+    setup = prepare(shrunk_settings(project), "sft", 0)
+
+    class Planting(training.Unwatched):
+        def step(self, step: int, *_: object) -> None:
+            weight = next(iter(setup.student.model.parameters()))
+            setup.optimizer.optimizer.state[weight][moment].view(-1)[0] = float("inf")
+
+    assert training.run(setup, Planting()) == "diverged"
+    manifest = json.loads((project / "runs/sft/0.json").read_text(encoding="utf-8"))
+    assert manifest["status"] == "diverged" and "finite" in manifest["reason"]

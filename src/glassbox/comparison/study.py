@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from glassbox.comparison.retention import summary as retained
 from glassbox.comparison.selection import KeyOf, select_trials
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError, MissingTrialsError
+from glassbox.files import parse_json
 from glassbox.report.description import description
 from glassbox.report.figures.gains import NAME as FIRST_FIGURE
 from glassbox.report.report import set_aside, write_reports
@@ -132,7 +132,10 @@ def _with_prompts(flips: list[dict[str, Any]], path: Path) -> list[dict[str, Any
 
 def _read_report(path: Path) -> dict[str, Any]:
     """What `verify` reported of the snapshot, or `prepare` of the tasks; empty where it did not run."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return parse_json(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise GlassboxError(f"{path} is damaged ({error}): delete it, then `dvc repro`.") from error
 
 
 def _with_own_tasks(plan: Plan, metrics: Mapping[str, str], answers: Mapping[str, Answers]) -> Plan:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from glassbox.config.settings import ModelSettings, PrepareSettings, Settings, TaskFiles
@@ -101,3 +101,11 @@ def digests_of(paths: Iterable[Path]) -> dict[str, str]:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_synced(place, json.dumps(read_json(place) | fresh).encode())
     return found
+
+
+def holds(folder: Path, files: Mapping[str, str]) -> bool:
+    """Whether a folder holds all these files, by name and sha256."""
+    if not all((folder / name).is_file() for name in files):
+        return False
+    found = digests_of(folder / name for name in files)
+    return all(found[(folder / name).as_posix()] == digest for name, digest in files.items())

@@ -15,7 +15,7 @@ from glassbox.command import launch
 from glassbox.config.settings import Settings
 from glassbox.config.storage import scratch_folder
 from glassbox.errors import GlassboxError
-from glassbox.files import SOURCE, read_json
+from glassbox.files import SOURCE, drive_fault, read_json
 from glassbox.grid import kept
 from glassbox.grid.cells import Cell, is_current
 from glassbox.grid.locks import Lease, is_valid
@@ -105,6 +105,8 @@ def attempt(settings: Settings, cell: Cell, params: str, step: Step | None = Non
     except GlassboxError as error:
         return Outcome("refused", str(error))
     except Exception as error:
+        if sentence := drive_fault(error):
+            return Outcome("refused", sentence)
         traceback.print_exc()
         return Outcome("failed", f"{type(error).__name__}: {error}"[:500])
     finally:

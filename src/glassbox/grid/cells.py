@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from glassbox.config.inputs import holds
 from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER, RUNS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
 from glassbox.errors import GlassboxError
@@ -54,11 +54,17 @@ def cells_of(settings: Settings, groups: Iterable[str], seeds: Iterable[int]) ->
 def _snapshot_digest() -> str:
     if not SNAPSHOT_MANIFEST.is_file():
         raise GlassboxError(f"There is no snapshot in {SNAPSHOT_MANIFEST.parent.resolve()}: run `dvc repro snapshot`.")
-    return json.loads(SNAPSHOT_MANIFEST.read_text(encoding="utf-8"))["logical_digest"]
+    manifest = read_json(SNAPSHOT_MANIFEST)
+    if "logical_digest" not in manifest:
+        raise GlassboxError(f"{SNAPSHOT_MANIFEST} is damaged: `dvc repro` makes the snapshot again.")
+    if not holds(SNAPSHOT_FOLDER, {name: each["sha256"] for name, each in manifest.get("files", {}).items()}):
+        raise GlassboxError(
+            f"{SNAPSHOT_FOLDER} does not hold the files that its manifest names: `dvc repro` makes the snapshot again."
+        )
+    return manifest["logical_digest"]
 
 
 def is_current(cell: Cell) -> bool:
-    """Whether runs/ holds this trial, with every file that its manifest names."""
+    """Whether runs/ holds this trial, with every file as its manifest names it."""
     manifest = read_json(cell.manifest)
-    folder = cell.manifest.with_suffix("")
-    return manifest.get("key") == cell.key and all((folder / name).is_file() for name in manifest["files"])
+    return manifest.get("key") == cell.key and holds(cell.manifest.with_suffix(""), manifest["files"])

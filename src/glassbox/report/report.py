@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glassbox.errors import GlassboxError
+from glassbox.files import naming
 from glassbox.report import latex, tables
 from glassbox.report.figures import draw_figures
 from glassbox.report.page import render_page
@@ -73,5 +74,6 @@ def _files(results: Mapping[str, Any]) -> dict[str, str]:
 
 def _publish(path: Path, text: str) -> None:
     staged = path.with_name(f"{path.name}.part")
-    staged.write_text(text, encoding="utf-8", newline="\n")
+    with naming(path):
+        staged.write_text(text, encoding="utf-8", newline="\n")
     os.replace(staged, path)

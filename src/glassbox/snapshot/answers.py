@@ -54,15 +54,27 @@ def ask_teacher(settings: Settings, tasks_folder: Path, scratch: Path) -> tuple[
     kept.mkdir(parents=True, exist_ok=True)
     chunks = [samples[start : start + CHUNK_SAMPLES] for start in range(0, len(samples), CHUNK_SAMPLES)]
     paths = [kept / f"part-{index:05d}.parquet" for index in range(len(chunks))]
-    if not all(path.exists() for path in paths):
+    parts = dict(zip(paths, chunks, strict=True))
+    finished = {path: found for path, chunk in parts.items() if (found := kept_answers(path, chunk)) is not None}
+    if len(finished) < len(paths):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = load_model(settings.teacher).to(device)  # type: ignore[arg-type]
-        for path, chunk in zip(paths, tqdm(chunks, desc="answers", unit="chunk", disable=None), strict=True):
-            if not path.exists():
-                write_table(path, answer_samples(model, tokenizer, chunk, settings))
-    answers = [answer for path in paths for answer in read_table(path)]
+        for path, chunk in tqdm(parts.items(), desc="answers", unit="chunk", disable=None):
+            if path not in finished:
+                finished[path] = answer_samples(model, tokenizer, chunk, settings)
+                write_table(path, finished[path])
+    answers = [answer for path in paths for answer in finished[path]]
     versions = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
     return answers, {"provenance": provenance, "accuracy": accuracy_of(answers, samples), "libraries": versions}
+
+
+def kept_answers(path: Path, samples: Sequence[Sample]) -> list[Answer] | None:
+    """The answers of a finished part; None where it is absent, damaged or of other samples."""
+    try:
+        found = read_table(path) if path.exists() else []
+    except GlassboxError:
+        return None
+    return found if [each.sample_id for each in found] == [each.sample_id for each in samples] else None
 
 
 def provenance_of(settings: Settings, tokenizer: PreTrainedTokenizerFast, tasks_folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ padding changes the last bits; the main one puts the part together.
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
-from glassbox.files import publish_folder, require_free_space, sha256_of, write_synced
+from glassbox.files import is_sealed, publish_folder, require_free_space, sha256_of, write_json, write_seal
 from glassbox.models.agreement import ask_plainly, draw_probes, require_agreement
 from glassbox.models.context import require_lengths
 from glassbox.models.tokenizers import load_tokenizer
@@ -205,15 +204,11 @@ def _store_part(staging: Path, index: int, rows: list[Any], audited: list[Any]) 
     paths = [staging / part_file(index), _piece_of_audit(staging, index)]
     write_part(paths[0], rows)
     write_audit(paths[1], audited)
-    seal = {path.name: sha256_of(path) for path in paths}
-    write_synced(_seal(staging, index), json.dumps(seal).encode("utf-8"))
+    write_seal(_seal(staging, index), paths)
 
 
 def _is_finished(staging: Path, index: int) -> bool:
-    if not _seal(staging, index).exists():
-        return False
-    seal = json.loads(_seal(staging, index).read_text(encoding="utf-8"))
-    return all((staging / name).exists() and sha256_of(staging / name) == digest for name, digest in seal.items())
+    return is_sealed(_seal(staging, index), [part_file(index), _piece_of_audit(staging, index).name])
 
 
 def _finish(
@@ -340,4 +335,4 @@ def build_manifest(
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    write_synced(folder / MANIFEST_FILE, (json.dumps(manifest, indent=2) + "\n").encode("utf-8"))
+    write_json(folder / MANIFEST_FILE, manifest)

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glassbox.errors import GlassboxError
-from glassbox.files import brief_ids, write_synced
+from glassbox.files import brief_ids, read_json, write_json, write_synced
+from glassbox.tasks.table import read_sealed, sealed
 
 MANIFEST_FILE = "manifest.json"
 ANSWERS_FILE = "answers.parquet"
@@ -67,16 +68,16 @@ def write_table(path: Path, answers: Sequence[Answer]) -> None:
     """One row per answer in the order of the ids; the file appears whole or not at all."""
     ordered = sorted(answers, key=lambda each: each.sample_id)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(answer) for answer in ordered], schema=SCHEMA), sink)
+    pq.write_table(sealed([asdict(answer) for answer in ordered], SCHEMA), sink)
     write_synced(path, sink.getvalue().to_pybytes())
 
 
 def read_table(path: Path) -> list[Answer]:
+    """The answers of a file. Raises GlassboxError where it is damaged or holds something else."""
     try:
-        table = pq.read_table(path, schema=SCHEMA)
-    except (OSError, pa.ArrowException) as error:
+        return [Answer(**row) for row in read_sealed(path)[1]]
+    except (OSError, TypeError, ValueError, pa.ArrowException) as error:
         raise GlassboxError(f"{path} cannot be read as the teacher's answers ({error}). {REMEDY}") from error
-    return [Answer(**row) for row in table.to_pylist()]
 
 
 def write_data_labels(folder: Path) -> None:
@@ -93,15 +94,17 @@ def write_teacher_labels(folder: Path, answers: Sequence[Answer], facts: Mapping
 
 
 def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    write_synced(folder / MANIFEST_FILE, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(folder / MANIFEST_FILE, content)
 
 
 def read_teacher_labels(folder: Path, tasks_digest: str) -> TeacherLabels:
     """The answers; GlassboxError where they are absent, damaged, or answer other prompts."""
     path = folder / MANIFEST_FILE
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    manifest = read_json(path)
     if manifest.get("labels") != "teacher":
-        raise GlassboxError(f"{folder} holds no answers of the teacher, which a group reads. {REMEDY}")
+        raise GlassboxError(
+            f"{folder} holds no answers of the teacher, which a group reads, or its manifest is damaged. {REMEDY}"
+        )
     if manifest["provenance"]["tasks"] != tasks_digest:
         raise GlassboxError(f"The answers in {folder} belong to other samples than those in data/tasks. {REMEDY}")
     answers = read_table(folder / ANSWERS_FILE)

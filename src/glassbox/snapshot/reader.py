@@ -3,7 +3,6 @@ the process first reads it."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glassbox.errors import GlassboxError
-from glassbox.files import brief_ids, sha256_of
+from glassbox.files import brief_ids, parse_json, sha256_of
 from glassbox.models.mixture import Mixture
 from glassbox.snapshot.batch import Batch, StoredSample, assemble
 from glassbox.snapshot.schema import (
@@ -73,9 +72,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise GlassboxError(f"There is no snapshot in {folder.resolve()}: run `dvc repro snapshot`.")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_bytes())
     except ValueError as error:
-        raise GlassboxError(f"{path} is not readable as JSON ({error}). {REMEDY}") from error
+        raise GlassboxError(f"{path} cannot be read ({error}). {REMEDY}") from error
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise GlassboxError(
             f"{path} has schema version {manifest.get('schema_version')}, this code reads {SCHEMA_VERSION}: capture "

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glassbox.errors import GlassboxError
-from glassbox.files import PARTIAL_SUFFIX, brief_ids
+from glassbox.files import PARTIAL_SUFFIX, brief_ids, naming
 from glassbox.snapshot.schema import AUDIT_SCHEMA, BINARY_COLUMNS, COLUMNS, AuditRow, Row, schema_of
 
 ROW_GROUP_BYTES = 1 << 20
@@ -54,7 +54,7 @@ def _row_groups(rows: Iterable[Row], limit: int) -> Iterator[list[Row]]:
 
 def _write_parquet(path: Path, schema: pa.Schema, groups: Iterable[Sequence[Any]]) -> None:
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    with partial.open("wb") as file:
+    with naming(path), partial.open("wb") as file:
         with pq.ParquetWriter(file, schema, **WRITER_OPTIONS) as writer:
             for group in groups:
                 columns = [pa.array([_cell(row, field.name) for row in group], field.type) for field in schema]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from glassbox.config.settings import SPLITS
 from glassbox.errors import GlassboxError
 from glassbox.tasks.sample import Sample
+from glassbox.tasks.table import read_sealed, sealed
 
 SCHEMA = pa.schema(
     [
@@ -38,7 +39,7 @@ def write_splits(folder: str | Path, splits: Mapping[str, Sequence[Sample]]) -> 
     for split in SPLITS:
         rows = [{**vars(sample), "choices": list(sample.choices)} for sample in splits[split]]
         with (staging / f"{split}.parquet").open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
+            pq.write_table(sealed(rows, SCHEMA), file)
             file.flush()
             os.fsync(file.fileno())
     if target.exists():
@@ -50,12 +51,16 @@ def read_split(folder: str | Path, split: str) -> list[Sample]:
     path = Path(folder) / f"{split}.parquet"
     if not path.exists():
         raise GlassboxError(f"{path} does not exist. Run `dvc repro prepare` (or `python src/prepare.py`) first.")
-    table = pq.ParquetFile(path).read()  # read_table imports pandas, which takes longer than all the rest
-    if not table.schema.equals(SCHEMA):
+    try:
+        schema, rows = read_sealed(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        why = " ".join(str(error).split())
+        raise GlassboxError(f"{path} is damaged ({why}). `dvc repro --force prepare` makes it again.") from error
+    if not schema.equals(SCHEMA):
         raise GlassboxError(
-            f"{path} has the columns {table.schema.names} of another version. Run `dvc repro --force prepare`."
+            f"{path} has the columns {schema.names} of another version. Run `dvc repro --force prepare`."
         )
-    return [Sample(**{**row, "choices": tuple(row["choices"])}) for row in table.to_pylist()]
+    return [Sample(**{**row, "choices": tuple(row["choices"])}) for row in rows]
 
 
 def tasks_digest(folder: str | Path) -> str:

@@ -6,11 +6,16 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 from glassbox.errors import GlassboxError
 from glassbox.tracking.store import SQLITE, shown, store_name, store_path, store_uri
 
-SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRETS = (
+    *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
+IN_QUERY = r"([?&](?:password|passwd|pwd|token|secret|sslpassword)=)[^&\s'\"]+"
 LONGEST_REASON = 160
 # What stands in an error's text -> what is wrong and what to do. {store} is the store without its password.
 KNOWN = (
@@ -65,9 +70,16 @@ KNOWN = (
 
 def without_secrets(text: str) -> str:
     """The text without the passwords of URIs and of the environment."""
-    for secret in filter(None, (os.environ.get(name) for name in SECRETS)):
+    for secret in filter(None, (*(os.environ.get(name) for name in SECRETS), *_passwords(store_uri()))):
         text = text.replace(secret, "***")
-    return re.sub(r"://[^/@\s'\"]+@", "://***@", text)
+    return re.sub(IN_QUERY, r"\1***", re.sub(r"://[^\s'\"]*@", "://***@", text), flags=re.IGNORECASE)
+
+
+def _passwords(uri: str) -> list[str]:
+    """The password of a store's address, as it is written there and as a driver reads it."""
+    before, at, _ = uri.partition("://")[2].rpartition("@")
+    written = before.partition(":")[2] if at else ""
+    return sorted({written, unquote(written)}, key=len, reverse=True)
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from glassbox.config.storage import root
 from glassbox.errors import GlassboxError
-from glassbox.files import write_synced
+from glassbox.files import read_json, write_json, write_synced
 
 SECONDS_TO_KEEP = 30 * 24 * 3600
 SECONDS_TO_WAIT_FOR_A_SWEEP = 30
@@ -66,7 +66,7 @@ class Journal:
         self._turn = threading.Lock()
         self._lines = folder / "lines.jsonl"
         self._drop_torn_line()
-        self.written = Written(**_read_json(folder / "written.json"))
+        self.written = Written(**read_json(folder / "written.json"))
 
     @classmethod
     def new(cls) -> Journal:
@@ -76,7 +76,7 @@ class Journal:
     def of_run(cls, run_id: str) -> Journal | None:
         """The journal of a run that is to go on, by its own name or the store's id; None where there is none."""
         for folder in _folders():
-            if run_id in (folder.name, _read_json(folder / "written.json").get("run_id")):
+            if run_id in (folder.name, read_json(folder / "written.json").get("run_id")):
                 try:
                     return cls(folder, SECONDS_TO_WAIT_FOR_A_SWEEP)
                 except Timeout:
@@ -146,7 +146,7 @@ class Journal:
         """Keep what the store has now."""
         for name, value in changes.items():
             setattr(self.written, name, value)
-        write_synced(self.folder / "written.json", json.dumps(asdict(self.written)).encode())
+        write_json(self.folder / "written.json", asdict(self.written))
 
     @property
     def is_written(self) -> bool:
@@ -220,7 +220,3 @@ def waiting_journals(store: str) -> Iterator[Journal]:
 def _folders() -> list[Path]:
     place = folder_of_journals()
     return sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

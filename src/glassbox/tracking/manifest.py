@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from glassbox import tracking
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
+from glassbox.files import parse_json, sha256_of
 from glassbox.tracking.key import sections_of
 
 SCHEMA = 1
@@ -64,11 +64,21 @@ class TrialRecord:
         path = self.folder / name
         return path if path.is_file() else None
 
+    def whole_file(self, name: str) -> Path | None:
+        """The same. Raises GlassboxError where it is not the file that the manifest names."""
+        path, named = self.file(name), (self.files or {}).get(name)
+        if path is not None and named is not None and sha256_of(path) != named:
+            raise GlassboxError(
+                f"{path} is damaged: it is not the file that the manifest of {self.name} names. `dvc repro` puts it "
+                "right from the trial that is kept, or trains it again."
+            )
+        return path
+
 
 def read_manifest(path: Path) -> TrialRecord:
     """A trial from its manifest. Raises GlassboxError for a file that is not a manifest of this schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']}, this version reads {SCHEMA}")
         return TrialRecord(
@@ -125,7 +135,13 @@ def outcome_of(record: tracking.RunRecord) -> str | None:
 def trial_of_record(record: tracking.RunRecord, group: str, seed: int) -> TrialRecord:
     """A trial from its run in MLflow, with what its manifest among the artifacts adds."""
     path = tracking.artifact(record.run_id, f"{seed}.json")
-    content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    try:
+        content = parse_json(path.read_bytes()) if path else {}
+    except ValueError as error:
+        raise GlassboxError(
+            f"{path} of run {record.run_id} is damaged ({error}). Delete that run in MLflow; `dvc repro` trains its "
+            "trial again."
+        ) from error
     extras = _extras({**content, "plan": record.tags.get("plan")})
     return TrialRecord(
         group=group,

@@ -61,8 +61,8 @@ def store_name() -> str:
 
 
 def shown(uri: str) -> str:
-    """A URI without user and password."""
-    return re.sub(r"://[^/@]*@", "://", uri)
+    """A URI without user and password, and without its query, in which databases take a password too."""
+    return re.sub(r"://.*@", "://", uri.partition("?")[0])
 
 
 def artifacts_folder(storage: StorageSettings) -> Path:

@@ -1,6 +1,5 @@
 """Where a trial stands after a step, in safetensors and JSON: enough to go on to the same bits."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,10 +11,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from glassbox.files import require_free_space
+from glassbox.errors import DivergedError
+from glassbox.files import brief_ids, is_sealed, read_json, require_free_space, write_json, write_seal
 from glassbox.processes import Processes, laid_out_like, whole, whole_state
 from glassbox.training.router import MOMENTS, Router
 from glassbox.training.student import Student, part_of
+
+STATE = "state.safetensors"
+PROGRESS = "progress.json"
+SEAL = "seal.json"
 
 
 @dataclass
@@ -57,12 +61,23 @@ def save(
     for name, parameter in student.named_parameters():
         state = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": whole(state[moment]) for moment in MOMENTS if moment in state}
+    _require_finite(tensors, progress.step)
     tensors |= {f"router.{name}": value for name, value in (router.tensors() if router else {}).items()}
     for index, states in enumerate(processes.gather(_generators())):
         tensors |= {f"random.{index}.{device}": state for device, state in states.items()}
     if processes.is_main:
         _write(folder, progress, tensors)
     processes.wait()
+
+
+def _require_finite(tensors: Mapping[str, torch.Tensor], step: int) -> None:
+    """Raise DivergedError, on every rank, for weights or moments that are not finite.
+
+    No loss tells of an infinite second moment: its weight stands still from then on.
+    """
+    bad = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    if bad:
+        raise DivergedError(f"After step {step} {brief_ids(bad)} of student and optimizer are not finite.")
 
 
 def _generators() -> dict[str, torch.Tensor]:
@@ -75,8 +90,9 @@ def _write(folder: Path, progress: Progress, tensors: dict[str, torch.Tensor]) -
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     require_free_space(staging, sum(tensor.nbytes for tensor in tensors.values()), "A checkpoint")
-    save_file(_apart(tensors), staging / "state.safetensors")
-    (staging / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    save_file(_apart(tensors), staging / STATE)
+    write_json(staging / PROGRESS, asdict(progress))
+    write_seal(staging / SEAL, [staging / STATE, staging / PROGRESS])
     target = folder / f"step-{progress.step:08d}"
     shutil.rmtree(target, ignore_errors=True)
     os.replace(staging, target)
@@ -102,13 +118,17 @@ def load(
     processes: Processes,
     router: Router | None = None,
 ) -> Progress | None:
-    """Bring student, optimizer, router and generators to the newest checkpoint; None where there is none."""
-    found = sorted(folder.glob("step-*"))
-    if not found:
+    """Bring student, optimizer, router and generators to the newest checkpoint; None where there is none.
+
+    A checkpoint that is damaged is removed, which is said, and counts as none.
+    """
+    newest = _newest(folder, processes)
+    if newest is None:
         return None
-    values = json.loads((found[-1] / "progress.json").read_text(encoding="utf-8"))
-    progress = Progress(**(values | {"history": [tuple(row) for row in values["history"]]}))
-    with safe_open(found[-1] / "state.safetensors", framework="pt") as file:
+    values = read_json(newest / PROGRESS)
+    values["history"] = [tuple(row) for row in values["history"]]
+    progress = Progress(**values)
+    with safe_open(newest / STATE, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, value in student.state_dict().items():
         value.copy_(laid_out_like(tensors[f"student.{name}"], value))
@@ -127,6 +147,20 @@ def load(
     if f"{own}.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors[f"{own}.cuda"])
     return progress
+
+
+def _newest(folder: Path, processes: Processes) -> Path | None:
+    """The newest checkpoint, where it is whole in the eyes of every process."""
+    found = sorted(folder.glob("step-*"))
+    damaged = [path for path in found if not is_sealed(path / SEAL, (STATE, PROGRESS))]
+    if processes.largest(len(damaged)):
+        processes.wait()
+        if processes.is_main:
+            print(f"{found[-1]} is damaged and is removed: the trial begins anew, and ends in the same student.")
+            drop(folder)
+        processes.wait()
+        return None
+    return found[-1] if found else None
 
 
 def drop(folder: Path) -> None:

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 from glassbox.config.settings import Settings
 from glassbox.config.storage import RUNS_FOLDER
 from glassbox.evaluation.evaluation import Evaluation
-from glassbox.files import require_free_space, sha256_of, write_synced
+from glassbox.files import require_free_space, sha256_of, write_json
 from glassbox.models.loading import model_digest
 from glassbox.objective import liveness
 from glassbox.tracking import TrialRun, UnrecordedRun
@@ -99,11 +99,12 @@ def publish(trial: Outcome, run: TrialRun | UnrecordedRun) -> None:
         "tags": {**trial.tags, **outcome},
         "files": {name: sha256_of(path) for name, path in files.items()},
     }
+    path = target.with_name(f"{target.name}.json")
+    path.unlink(missing_ok=True)  # an earlier trial's, which must not name the files of this one
     shutil.rmtree(target, ignore_errors=True)
     os.replace(staging, target)
-    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    write_synced(target.with_name(f"{target.name}.json"), text.encode())
-    run.artifact(target.with_name(f"{target.name}.json"))
+    write_json(path, json.loads(json.dumps(manifest, sort_keys=True, allow_nan=False)))
+    run.artifact(path)
     if (target / "student").is_dir():
         run.model(target / "student")
 

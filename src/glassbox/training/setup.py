@@ -146,6 +146,7 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         "snapshot": captured.logical_digest if captured else NOTHING_CAPTURED,
         "tasks": tasks_digest(TASKS_FOLDER),
     }
+    _require_same_tasks(captured, digests["tasks"])
     own_study = study_key(settings, *digests.values())
     answers = None
     if settings.reads_answers(group):
@@ -231,6 +232,15 @@ def prepare(settings: Settings, group: str, seed: int) -> Setup:
         validation=validation,
         test=read_split(TASKS_FOLDER, "test"),
     )
+
+
+def _require_same_tasks(captured: Snapshot | None, tasks: str) -> None:
+    """Raise GlassboxError where data/tasks holds other samples than those that the snapshot was made from."""
+    if captured and captured.manifest["provenance"]["tasks"] != tasks:
+        raise GlassboxError(
+            f"{TASKS_FOLDER} holds other samples than those that {SNAPSHOT_FOLDER} was made from: `dvc repro` brings "
+            "both together again."
+        )
 
 
 def _require_answered(captured: Snapshot | None, answers: str, settings: Settings, group: str) -> None:
