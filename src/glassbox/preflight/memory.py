@@ -46,7 +46,7 @@ from glassbox.snapshot.further import relations_layer, stored_layers
 from glassbox.snapshot.schema import SIGNAL_COLUMNS, Format
 from glassbox.snapshot.teacher import CHUNK_LOGITS
 from glassbox.training.ingredients import layer_facts, projectors_of, relation_facts
-from glassbox.training.student import Student, Trainee, build_optimizer
+from glassbox.training.student import Student, Trainee, build_optimizer, set_dropout
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Peak = dict[str, int]
@@ -346,6 +346,8 @@ def _student_and_objective(
     abstraction: Abstraction, settings: Settings, weights: Weights, teacher: Teacher
 ) -> tuple[Student, Objective]:
     model = abstract_model(abstraction, settings.student, torch.float32).train()
+    if settings.train.dropout is not None:
+        set_dropout(model, settings.train.dropout)
     layout = format_of(settings, teacher)
     with abstraction.fake:
         projectors = projectors_of(model, layout, weights.active, settings.objective, seed=0)
