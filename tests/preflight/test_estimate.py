@@ -13,12 +13,14 @@ import psutil
 import pytest
 import sections
 import torch
+import yaml
 from miniatures import CORPUS, save_model_folder
 from mixtures import FAMILIES, save_mixture, tiny_mixture
 from projects import ROOT, settings_with, shrunk_settings
 from torch.profiler import ProfilerActivity, profile
 
 import plan
+from glassbox.config.composition import composition
 from glassbox.config.settings import Group, Settings, load_settings
 from glassbox.errors import GlassboxError
 from glassbox.models.context import refused_lengths
@@ -126,13 +128,23 @@ def test_a_group_needs_the_memory_that_was_estimated(micro_batch: int, project: 
     assert set(estimate) >= {"weights", "optimizer", "teacher's head", "activations", "attention maps"}
 
 
+STUDIES = {
+    "faithful": ["scale=faithful"],
+    "seeds": ["scale=faithful", "distill=seeds"],
+    "moe": ["scale=moe"],
+    "aligned": ["scale=aligned", "distill=[alm,aligned_logits,aligned_hidden,aligned_attention,aligned_combined]"],
+}
+ALL_LABELLED = ["train.labelled=1.0", "train.labelled_per_step=null"]
+
+
 @pytest.mark.long
 @pytest.mark.slow
-def test_the_embedded_study_needs_the_memory_and_the_disk_that_were_estimated(
-    store: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_embedded_studies_need_the_memory_and_the_disk_that_were_estimated(
+    study: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(ROOT)
-    settings = Settings.model_validate(sections.FAITHFUL)
+    settings = Settings.model_validate(yaml.safe_load(composition(ROOT / "conf", STUDIES[study] + ALL_LABELLED)))
     few = {"train": 120, "validation": 24, "test": 60}
     splits = {split: spread(samples, few[split]) for split, samples in samples_of(settings, Path("none")).items()}
     tasks = {
@@ -274,7 +286,7 @@ def test_a_step_at_all_positions_needs_more_memory_and_as_much_as_was_estimated(
 
 @pytest.mark.slow
 def test_layers_relations_and_contrast_need_the_disk_and_memory_that_were_estimated(project: Path):
-    components = ("layers", "relations", "contrastive")
+    components = ("layers", "layer_router", "relations", "contrastive")
     groups = {name: {"task": 1.0, "logits": 0.5, name: 0.3} for name in components}
     groups["together"] = {"task": 1.0, **dict.fromkeys(components, 0.3), "shuffled": list(components)}
     settings = settings_with(project, groups)
@@ -322,8 +334,6 @@ def paper_settings(folder: Path) -> Settings:
     for role, configuration in (("teacher", LLAMA_2_7B), ("student", TINY_LLAMA)):
         (folder / role).mkdir(exist_ok=True)
         (folder / role / "config.json").write_text(json.dumps(configuration), encoding="utf-8")
-    from glassbox.config.composition import composition
-
     path = folder / "params.yaml"
     path.write_text(
         composition(

@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from glassbox.config.settings import ModelSettings
 from glassbox.errors import GlassboxError
+from glassbox.models.dtypes import linear, loss_dtype, without_autocast
 from glassbox.models.files import opening
 from glassbox.models.precision import cuda_has_bf16
 from glassbox.models.signals import ATTENTION_NAME
@@ -183,9 +184,8 @@ def head_logits(
 ) -> Float[Tensor, "positions vocabulary"]:
     """Logits in at least float32, also under autocast, without the output layer's padding past `vocabulary`."""
     weight, bias = output_rows(model, vocabulary)
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    with torch.autocast(hidden.device.type, enabled=False):
-        return nn.functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    with without_autocast(hidden):
+        return linear(hidden, weight, bias, loss_dtype(hidden))
 
 
 def model_digest(model: nn.Module | Mapping[str, Tensor]) -> str:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+
+from glassbox.models.dtypes import linear, loss_dtype
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,7 @@ def gate_logits(
     gate: Float[Tensor, "experts width"],
     bias: Float[Tensor, " experts"] | None,
 ) -> Float[Tensor, "positions experts"]:
-    dtype = torch.promote_types(torch.promote_types(inputs.dtype, gate.dtype), torch.float32)
-    return nn.functional.linear(inputs.to(dtype), gate.to(dtype), None if bias is None else bias.to(dtype))
+    return linear(inputs, gate, bias, loss_dtype(inputs, gate))
 
 
 def chosen_weights(

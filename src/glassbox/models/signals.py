@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from glassbox.errors import GlassboxError
+from glassbox.models.shapes import layers_of
 
 ATTENTION_NAME = "glassbox"
 
@@ -191,7 +192,7 @@ def position_signals(
     recorder = None
     if maps or relations_layer is not None:
         recorder = _Recorder(
-            last_layer=_layers(model) - 1 if maps else None,
+            last_layer=layers_of(model.config) - 1 if maps else None,
             start=start if padded_left else None,
             first=first + count - rows,
             count=rows,
@@ -234,7 +235,7 @@ def gives_attention(model: PreTrainedModel) -> bool:
     """Whether the last layer's attention rows can be recorded, found by a text of two tokens."""
     ids = torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
     one = torch.ones(1, dtype=torch.int64, device=ids.device)
-    recorder = _Recorder(_layers(model) - 1, None, one, one)
+    recorder = _Recorder(layers_of(model.config) - 1, None, one, one)
     with _recording(recorder):
         model.base_model(input_ids=ids, use_cache=False)
     return recorder.rows is not None
@@ -248,7 +249,3 @@ def relation_widths(model: PreTrainedModel, layer: int) -> tuple[int, ...]:
     found = position_signals(model, ids, torch.ones_like(ids), one, one, want_attention=False, relations_layer=layer)
     assert found.relations is not None
     return tuple(each.shape[-1] for each in found.relations)
-
-
-def _layers(model: PreTrainedModel) -> int:
-    return model.config.get_text_config().num_hidden_layers

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from glassbox.objective.dtypes import linear, loss_dtype, without_autocast
+from glassbox.models.dtypes import linear, loss_dtype, without_autocast
 from glassbox.objective.head import Head, positions_per_chunk
 
 LARGEST = -1e-6

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.errors import GlassboxError
-from glassbox.objective.dtypes import loss_dtype
+from glassbox.models.dtypes import loss_dtype
 from glassbox.objective.reading import Reading, at
 
 if TYPE_CHECKING:

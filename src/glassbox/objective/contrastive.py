@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from glassbox.config.settings import ObjectiveSettings
 from glassbox.errors import GlassboxError
-from glassbox.objective.dtypes import loss_dtype, without_autocast
+from glassbox.models.dtypes import loss_dtype, without_autocast
 from glassbox.objective.hidden import refuse_missing as refuse_missing_states
 from glassbox.objective.hidden import standardise
 from glassbox.objective.reading import Ingredients, Reading, at, present

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from glassbox.objective.dtypes import loss_dtype, without_autocast
+from glassbox.models.dtypes import loss_dtype, without_autocast
 from glassbox.objective.reading import Target
 from glassbox.objective.task import cross_entropy
 from glassbox.objective.term import Term

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from glassbox.config.settings import ObjectiveSettings
 from glassbox.errors import GlassboxError
-from glassbox.objective.dtypes import linear, loss_dtype, without_autocast
+from glassbox.models.dtypes import linear, loss_dtype, without_autocast
 from glassbox.objective.reading import Ingredients, Reading, at, present
 from glassbox.snapshot.schema import Format
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glassbox.errors import GlassboxError
-from glassbox.objective.dtypes import widest_dtype
+from glassbox.models.dtypes import widest_dtype
 
 LOSS_SCALE = 1024.0  # lifts float16 gradients over underflow while they are measured
 FIGURES = ("gradient_norm", "cosine_to_task", "share")

@@ -19,7 +19,7 @@ from torch import Tensor
 from glassbox.config.curves import highest, is_constant
 from glassbox.config.settings import ObjectiveSettings
 from glassbox.errors import GlassboxError
-from glassbox.objective.dtypes import loss_dtype, widest_dtype
+from glassbox.models.dtypes import loss_dtype, widest_dtype
 from glassbox.objective.reading import Ingredients, Reading, present
 from glassbox.objective.term import Term
 

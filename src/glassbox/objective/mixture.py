@@ -17,8 +17,8 @@ from torch import Tensor
 
 from glassbox.config.settings import ExpertsSettings, ObjectiveSettings
 from glassbox.errors import GlassboxError
+from glassbox.models.dtypes import linear, loss_dtype, without_autocast
 from glassbox.models.mixture import Mixture, draw_speakers, expert_loads, load_balance, mixed
-from glassbox.objective.dtypes import linear, loss_dtype, without_autocast
 from glassbox.objective.head import Head
 from glassbox.objective.logits import DenseTarget
 from glassbox.objective.reading import Ingredients, Reading, at, present

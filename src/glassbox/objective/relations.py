@@ -14,8 +14,8 @@ from torch import Tensor
 
 from glassbox.config.settings import ObjectiveSettings
 from glassbox.errors import GlassboxError
+from glassbox.models.dtypes import loss_dtype, without_autocast
 from glassbox.models.signals import packed_positions
-from glassbox.objective.dtypes import loss_dtype, without_autocast
 from glassbox.objective.reading import Ingredients, Reading, present
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassbox.objective.dtypes import linear, loss_dtype
+from glassbox.models.dtypes import linear, loss_dtype
 from glassbox.objective.term import Term
 
 SMALLEST_PROBABILITY = 1e-30

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glassbox.errors import GlassboxError
-from glassbox.objective.dtypes import widest_dtype
+from glassbox.models.dtypes import widest_dtype
 
 
 def linear_cka(left: Float[Tensor, "positions left"], right: Float[Tensor, "positions right"]) -> float:

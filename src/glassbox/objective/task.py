@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from glassbox.objective.dtypes import loss_dtype
+from glassbox.models.dtypes import loss_dtype
 from glassbox.objective.term import Term
 
 

@@ -32,6 +32,7 @@ from glassbox.models.experts import router_logits_of
 from glassbox.models.generation import GROWTH, cache_of
 from glassbox.models.loading import configuration_of, head_logits, loaded_dtype, model_without_weights
 from glassbox.models.mixture import Mixture
+from glassbox.models.shapes import attention_widths, layers_of
 from glassbox.models.signals import checkpoint_layers, gives_attention, packed_positions, position_signals
 from glassbox.objective import Ingredients, Objective, liveness
 from glassbox.objective.contrastive import Negatives
@@ -41,11 +42,11 @@ from glassbox.preflight.workload import Length, Question, Workload
 from glassbox.snapshot.aligned import align_batch
 from glassbox.snapshot.batch import Batch
 from glassbox.snapshot.codec import encode_attention, pack_ragged, top_k_with_tails
-from glassbox.snapshot.further import attention_widths, layers_of, relations_layer, stored_layers
+from glassbox.snapshot.further import relations_layer, stored_layers
 from glassbox.snapshot.schema import SIGNAL_COLUMNS, Format
 from glassbox.snapshot.teacher import CHUNK_LOGITS
 from glassbox.training.ingredients import layer_facts, projectors_of, relation_facts
-from glassbox.training.student import Student, Trainee, build_optimizer
+from glassbox.training.student import Student, Trainee, build_optimizer, set_dropout
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Peak = dict[str, int]
@@ -345,6 +346,8 @@ def _student_and_objective(
     abstraction: Abstraction, settings: Settings, weights: Weights, teacher: Teacher
 ) -> tuple[Student, Objective]:
     model = abstract_model(abstraction, settings.student, torch.float32).train()
+    if settings.train.dropout is not None:
+        set_dropout(model, settings.train.dropout)
     layout = format_of(settings, teacher)
     with abstraction.fake:
         projectors = projectors_of(model, layout, weights.active, settings.objective, seed=0)

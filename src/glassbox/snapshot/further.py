@@ -8,6 +8,7 @@ from typing import Any
 
 from glassbox.config.settings import ModelSettings, Settings
 from glassbox.errors import GlassboxError
+from glassbox.models.shapes import layers_of
 
 BY_GROUPS = ("layers", "relations_layer")
 """Settings of the capture that count only where a selected group reads what they name."""
@@ -31,11 +32,6 @@ def layer_pairs(student: int, teacher: int, given: Sequence[tuple[int, int]] | N
                 f"{student} and {teacher}, counted from 1. Correct it in conf/, or set it to null for a uniform map."
             )
     return pairs
-
-
-def layers_of(config: Any) -> int:
-    """How many layers a model of this configuration has."""
-    return config.get_text_config().num_hidden_layers
 
 
 def _configuration(settings: ModelSettings) -> Any:
@@ -87,14 +83,6 @@ def relations_layer(settings: Settings) -> int:
             f"snapshot.relations_layer={last}`, or null for the last."
         )
     return given or last
-
-
-def attention_widths(config: Any) -> tuple[int, int, int]:
-    """How wide queries, keys and values of a layer are, heads side by side, by the usual names of a configuration."""
-    text = config.get_text_config()
-    depth = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    shared = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return text.num_attention_heads * depth, shared * depth, shared * depth
 
 
 def further_facts(settings: Settings) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from glassbox.files import brief_ids
 from glassbox.models.encoding import input_digest
 from glassbox.models.experts import LastLayer, Seen, find_last_layer, read_experts, watching_experts
 from glassbox.models.loading import head_logits, load_model, output_head, output_rows, vocabulary_size
+from glassbox.models.shapes import layers_of
 from glassbox.models.signals import gives_attention, packed_positions, position_signals, relation_widths
 from glassbox.snapshot.codec import (
     byte_rows,
@@ -28,7 +29,7 @@ from glassbox.snapshot.codec import (
     top_k_with_tails,
 )
 from glassbox.snapshot.composition import Item
-from glassbox.snapshot.further import layers_of, relations_layer, stored_layers
+from glassbox.snapshot.further import relations_layer, stored_layers
 from glassbox.snapshot.schema import EXPERTS, AuditRow, Format, Row, attention_entries
 
 CHUNK_LOGITS = 1 << 26

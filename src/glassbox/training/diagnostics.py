@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glassbox.models.shapes import layers_of
 from glassbox.objective.similarity import linear_cka
 from glassbox.processes import whole_weights
-from glassbox.snapshot.further import layers_of
 from glassbox.tasks.sample import spread
 from glassbox.training.setup import Setup
 

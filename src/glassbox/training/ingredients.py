@@ -14,6 +14,7 @@ from glassbox.config.settings import ObjectiveSettings, Settings
 from glassbox.errors import GlassboxError
 from glassbox.models.loading import configuration_of
 from glassbox.models.pieces import piece_texts
+from glassbox.models.shapes import attention_widths, layers_of
 from glassbox.models.tokenizers import load_tokenizer, tokenizer_fingerprint
 from glassbox.objective.definitions import DEFINITIONS
 from glassbox.objective.mixture import Experts
@@ -21,7 +22,7 @@ from glassbox.objective.reading import Ingredients
 from glassbox.objective.relations import relation_heads_of
 from glassbox.objective.roots import Vocabularies, vocabularies_of
 from glassbox.randomness import derived_seed, generator_for
-from glassbox.snapshot.further import attention_widths, layer_pairs, layers_of
+from glassbox.snapshot.further import layer_pairs
 from glassbox.snapshot.reader import Snapshot
 from glassbox.snapshot.schema import Format
 

@@ -1,4 +1,4 @@
-"""The number formats in which a loss is computed, whatever the model ran in."""
+"""The number formats in which logits and losses are computed, whatever the model ran in."""
 
 from __future__ import annotations
 
