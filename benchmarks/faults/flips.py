@@ -21,6 +21,7 @@ import torch
 from faults.counts import Injection, Verdict
 from faults.study import Study, make_study
 from glassbox.comparison.items import read_answers
+from glassbox.comparison.learning_curves import FILE as HISTORY
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.study import _read_report
 from glassbox.config.settings import Settings, load_settings
@@ -169,6 +170,7 @@ class Readers:
 
     def _compared(self, path: Path) -> Any:
         trial = read_trial(self._cell(path).manifest)
+        trial.whole_file(HISTORY)
         answers, faults = read_answers([trial], {})
         if faults:
             raise GlassboxError(str(faults[0]))

@@ -34,7 +34,7 @@ def learning_curves(trials: Sequence[TrialRecord], confidence: float) -> list[di
 
 def _history(trial: TrialRecord) -> History:
     """Metric -> step -> value, of the metrics that are shown."""
-    path = trial.whole_file(FILE)
+    path = trial.file(FILE)
     found: dict[str, dict[int, float]] = defaultdict(dict)
     if path is not None:
         columns = parquet.read_table(path, columns=["step", "metric", "value"]).to_pydict()

@@ -14,6 +14,7 @@ from glassbox.comparison.comparability import pairing, refuse_incomparable, refu
 from glassbox.comparison.evidence import Evidence, is_perplexity, score_of, score_table
 from glassbox.comparison.inference import infer
 from glassbox.comparison.items import Answers, item_table, read_answers
+from glassbox.comparison.learning_curves import FILE as HISTORY
 from glassbox.comparison.plan import Plan, PlannedTask, plan_or_derived, planned_weights
 from glassbox.comparison.results import Study, build_results, references
 from glassbox.comparison.retention import summary as retained
@@ -90,6 +91,8 @@ def results_of(
         raise MissingTrialsError("No trial of this study has finished: there is nothing to compare. Run `dvc repro`.")
     gate, data = (_read_report(folder / "reports" / name) for name in ("snapshot.json", "tasks.json"))
     metrics = task_metrics(settings, selection.trials)
+    for trial in selection.trials:
+        trial.whole_file(HISTORY)
     answers, faults = read_answers(selection.trials, metrics)
     refuse_incomparable(selection, tuple(metrics.values()), answers, faults, gate.get("logical_digest"), plan.replicas)
     plan = _with_own_tasks(plan, metrics, answers)
