@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from glassbox.report.answer import MOST_LIMITS, answer, limits, question_answer
+from glassbox.config.components import COMPONENTS
+from glassbox.report.answer import MOST_LIMITS, SIGNALS, answer, limits, question_answer
 
 Results = dict[str, Any]
 TASKS = ("sst2", "mmlu", "gsm8k")
@@ -286,3 +287,7 @@ def test_a_question_is_answered_in_words_of_its_groups() -> None:
     absent = copy.deepcopy(together) | {"status": "not run", "tasks": {"sst2": 1.0}}
     assert question_answer([together, absent], results).endswith("on mmlu; not run on sst2.")
     assert question_answer([absent], results) == "Not run."
+
+
+def test_every_signal_has_words() -> None:
+    assert {*SIGNALS} == {*COMPONENTS} - {"task"}

@@ -217,7 +217,11 @@ def test_a_file_in_another_unicode_is_named(tmp_path: Path, encoding: str, why: 
 
 @pytest.mark.parametrize(
     ("content", "name"),
-    [(gzip.compress(b'{"prompt": "p"}\n', mtime=0), "gzip"), (b"PAR1\x15\x04", "Parquet"), (b"PK\x03\x04\n", "a ZIP archive")],
+    [
+        (gzip.compress(b'{"prompt": "p"}\n', mtime=0), "gzip"),
+        (b"PAR1\x15\x04", "Parquet"),
+        (b"PK\x03\x04\n", "a ZIP archive"),
+    ],
 )
 def test_a_file_that_is_no_text_is_named_by_its_format(tmp_path: Path, content: bytes, name: str) -> None:
     path = tmp_path / "new.jsonl"

@@ -7,7 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SIGNALS = {"logits": "logits", "hidden": "hidden states", "attention": "attention maps"}
+SIGNALS = {
+    "logits": "logits",
+    "hidden": "hidden states",
+    "attention": "attention maps",
+    "layers": "states of further layers",
+    "layer_router": "routed layers",
+    "relations": "self-attention relations",
+    "contrastive": "contrasted hidden states",
+    "mixture": "experts mixed anew",
+    "alm": "likelihoods of chunks",
+    "aligned_logits": "logits on common roots",
+    "aligned_hidden": "hidden states at chunk ends",
+    "aligned_attention": "attention maps between chunks",
+}
 POINTS, PERPLEXITY = "points", "% of perplexity"  # what a difference is counted in
 CONTROL_WORDS = "labels alone"
 MOST_TASKS = 3  # that are named one by one; of more, their number and range
