@@ -122,7 +122,7 @@ def test_a_model_that_sees_the_future_is_refused(folders: Path, monkeypatch: pyt
 
 
 def test_maps_of_another_layer_are_noticed(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "_layers", lambda model: 1)
+    monkeypatch.setattr(signals, "layers_of", lambda config: 1)
     message = refusal(drawn(folders, "llama"))
     assert "of an attention row of the last layer lies elsewhere" in message and "hidden states" not in message
 

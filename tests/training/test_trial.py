@@ -509,7 +509,7 @@ def test_an_unknown_group_is_refused_with_those_there_are() -> None:
     command = [sys.executable, "src/train.py", "--group", "combine", "--seed", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "no group of that name, but sft, seqkd, black_box, black_box_matched, hidden_state, attention" in done.stderr
+    assert "no group of that name, but sft, sft_tuned, seqkd, black_box, black_box_matched, hidden_state" in done.stderr
 
 
 def test_a_seed_outside_the_plan_is_refused_with_the_command_that_plans_it() -> None:
