@@ -228,10 +228,10 @@ def test_many_tasks_of_ones_own_are_counted() -> None:
     )
 
 
-def test_a_component_without_words_of_its_own_keeps_its_name() -> None:
+def test_a_further_component_has_words_of_its_own() -> None:
     results = study(own={"combined": every(SAME)}, groups=("black_box", "combined"))
     results["groups"][1]["weights"] = {"task": 1.0, "logits": 1.0, "relations": 0.5}
-    assert "; relations change no task by as much as 3 points" in answer(results)
+    assert "; self-attention relations change no task by as much as 3 points" in answer(results)
 
 
 @pytest.mark.parametrize(

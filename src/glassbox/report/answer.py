@@ -256,7 +256,7 @@ def _all_named(groups: Sequence[str], weights: Mapping[str, Mapping[str, float]]
     signals = {group: tuple(_further(weights[group], base)) for group in groups}
     distinct = list(dict.fromkeys(signals.values()))
     if len(distinct) == 2 and set(distinct[0]) < set(distinct[1]):
-        rest = [SIGNALS.get(each, each) for each in distinct[1] if each not in distinct[0]]
+        rest = [SIGNALS[each] for each in distinct[1] if each not in distinct[0]]
         return f"{_named(distinct[0], groups[0])}, with or without {_joined(rest)},"
     single = [each[0] for each in distinct if len(each) == 1]
     names = []
@@ -268,7 +268,7 @@ def _all_named(groups: Sequence[str], weights: Mapping[str, Mapping[str, float]]
 
 def _named(signals: Sequence[str], group: str) -> str:
     """'hidden states', 'logits and hidden states together', or the group's name where it has no signal of its own."""
-    words = [SIGNALS.get(each, each) for each in signals]
+    words = [SIGNALS[each] for each in signals]
     return f"{_joined(words)}{' together' * (len(words) > 1)}" if words else group
 
 
@@ -383,7 +383,7 @@ def _of_the_signals(faint: Sequence[Mapping[str, Any]]) -> str:
         rows = [row for row in faint if row["component"] == component]
         shares = list(dict.fromkeys(f"{100 * row['share']:.1f}" for row in (rows[0], rows[-1])))
         groups = _joined([row["group"] for row in rows])
-        told.append(f"{SIGNALS.get(component, component)} in {groups} ({' to '.join(sorted(shares, key=float))} %)")
+        told.append(f"{SIGNALS[component]} in {groups} ({' to '.join(sorted(shares, key=float))} %)")
     return f"Signals under 5 % of the gradient, of which little can be said: {'; '.join(told)}." if told else ""
 
 
