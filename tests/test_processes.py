@@ -189,7 +189,7 @@ def test_two_processes_train_the_student_that_one_trains(project: Path, parallel
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallelism", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
-@pytest.mark.parametrize("group", FURTHER)
+@pytest.mark.parametrize("group", ["tokens", "router", "chunks", pytest.param("sampled", marks=pytest.mark.long)])
 def test_two_processes_train_the_student_that_one_trains_by_every_further_component(
     store: Path, monkeypatch: pytest.MonkeyPatch, group: str, parallelism: str
 ) -> None:

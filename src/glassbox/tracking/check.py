@@ -117,7 +117,7 @@ def _first_bytes(path: Path) -> bytes:
 @contextmanager
 def _quick_requests() -> Iterator[None]:
     """A store that does not answer now is told now, whatever the trials' own patience is."""
-    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
     former = {name: os.environ.get(name) for name in quick}
     os.environ.update(quick)
     try:
