@@ -15,7 +15,7 @@ from glassbox.config.settings import Settings, load_settings
 from glassbox.config.storage import CONF_FOLDER
 from glassbox.errors import GlassboxError
 from glassbox.grid import kept
-from glassbox.grid.cells import cells_of
+from glassbox.grid.cells import cells_of, is_current
 from glassbox.grid.study import run_grid
 from glassbox.tracking.source import name_runs
 
@@ -53,8 +53,10 @@ def main() -> None:
 
         train_as_one_of_several(settings, groups[0], seeds[0])
         return
-    name_runs(name_of(differences(CONF_FOLDER, Path(arguments.params))))
-    run_grid(settings, cells_of(settings, groups, seeds), arguments.params)
+    cells = cells_of(settings, groups, seeds)
+    if not all(is_current(cell) for cell in cells):
+        name_runs(name_of(differences(CONF_FOLDER, Path(arguments.params))))  # composing conf/ takes a second
+    run_grid(settings, cells, arguments.params)
 
 
 if __name__ == "__main__":
