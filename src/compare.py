@@ -17,7 +17,7 @@ from glassbox.comparison.plan import read_plan
 from glassbox.comparison.power import power_rows, power_table, study_deviations
 from glassbox.comparison.selection import KeyOf
 from glassbox.comparison.study import compare_study, results_of
-from glassbox.config.composition import differences, name_of
+from glassbox.config.composition import kept_differences, name_of
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
 from glassbox.report.answer import MOST_LIMITS, answer, limits
@@ -68,7 +68,7 @@ def main() -> None:
     for name in ("difference", "deviation"):
         if getattr(arguments, name) is not None:
             raise GlassboxError(f"--{name} has no effect on a comparison: write --plan-power with it, or omit it.")
-    name_runs(name_of(differences(CONF, Path(arguments.params))))
+    name_runs(name_of(kept_differences(CONF, Path(arguments.params))))
     use = dict(_cell_and_run(choice) for choice in arguments.use)
     comparison = compare_study(settings, keys(), allow_incomplete=arguments.allow_incomplete, use=use)
     print("\n".join(answer_lines(comparison.results)))

@@ -13,18 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from glassbox.command import run
 from glassbox.comparison.plan import check_plan
-from glassbox.config.composition import composition, differences, notice
+from glassbox.config.composition import composition, kept_differences, notice
 from glassbox.config.inputs import local_inputs
 from glassbox.config.settings import Settings, load_settings, refusal
 from glassbox.config.storage import INPUTS_FOLDER, require_cache, root
 from glassbox.errors import GlassboxError
-from glassbox.files import read_json, write_synced
 from glassbox.tracking import check_store
 from glassbox.tracking.source import DVC_NAME
 
@@ -60,19 +58,10 @@ def entries() -> dict[str, list[Any]]:
 
 
 def tell_experiment(params: Path) -> None:
-    """Say that params.yaml holds an experiment, which `dvc exp run` leaves there, and how to return to the study.
-
-    What was found is kept in .glassbox with the digest of all that it was found in: composing takes most of a second.
-    """
-    read = sha256(b"".join(path.read_bytes() for path in [params, *sorted(CONF.rglob("*.yaml"))])).hexdigest()
-    place = root() / ".glassbox" / "experiment.json"
-    known = read_json(place)
-    if known.get("read") != read:
-        known = {"read": read, "told": notice(differences(CONF, params))}
-        place.parent.mkdir(exist_ok=True)
-        write_synced(place, json.dumps(known).encode())
-    if known["told"]:
-        print(known["told"], flush=True)
+    """Say that params.yaml holds an experiment, which `dvc exp run` leaves there, and how to return to the study."""
+    told = notice(kept_differences(CONF, params))
+    if told:
+        print(told, flush=True)
 
 
 def main() -> None:

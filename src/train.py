@@ -10,12 +10,12 @@ import argparse
 from pathlib import Path
 
 from glassbox.command import is_launched, run
-from glassbox.config.composition import differences, name_of
+from glassbox.config.composition import kept_differences, name_of
 from glassbox.config.settings import Settings, load_settings
 from glassbox.config.storage import CONF_FOLDER
 from glassbox.errors import GlassboxError
 from glassbox.grid import kept
-from glassbox.grid.cells import cells_of, is_current
+from glassbox.grid.cells import cells_of
 from glassbox.grid.study import run_grid
 from glassbox.tracking.source import name_runs
 
@@ -53,10 +53,8 @@ def main() -> None:
 
         train_as_one_of_several(settings, groups[0], seeds[0])
         return
-    cells = cells_of(settings, groups, seeds)
-    if not all(is_current(cell) for cell in cells):
-        name_runs(name_of(differences(CONF_FOLDER, Path(arguments.params))))  # composing conf/ takes a second
-    run_grid(settings, cells, arguments.params)
+    name_runs(name_of(kept_differences(CONF_FOLDER, Path(arguments.params))))
+    run_grid(settings, cells_of(settings, groups, seeds), arguments.params)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import settings as stage
+from glassbox.config import composition as module
 from glassbox.config.composition import composition, differences, name_of, notice
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -76,7 +77,7 @@ def test_an_experiment_is_looked_for_anew_only_where_what_it_is_found_in_has_cha
     looked: list[Path] = []
     monkeypatch.setattr(stage, "CONF", CONF)
     monkeypatch.setattr(
-        stage, "differences", lambda conf, params: (looked.append(params), differences(conf, params))[1]
+        module, "differences", lambda conf, params: (looked.append(params), differences(conf, params))[1]
     )
     values = yaml.safe_load(composed) | {"seeds": [1, 2]}
     params = written(tmp_path, yaml.safe_dump(values))

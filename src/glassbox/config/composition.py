@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from glassbox.config.storage import root
 from glassbox.config.yaml_files import read_yaml
+from glassbox.files import read_json, write_synced
 
 NOT_IN_NAMES = (
     "groups",
@@ -34,11 +38,11 @@ def differences(conf: Path, params: Path) -> dict[str, tuple[Any, Any]]:
 
     Empty where there is no conf/config.yaml, or where it cannot be composed.
     """
+    if not (conf / "config.yaml").is_file() or not params.is_file():
+        return {}
     import yaml
     from hydra.errors import HydraException
 
-    if not (conf / "config.yaml").is_file() or not params.is_file():
-        return {}
     own, _ = read_yaml(params)
     found: dict[str, tuple[Any, Any]] = {}
     try:
@@ -54,6 +58,22 @@ def differences(conf: Path, params: Path) -> dict[str, tuple[Any, Any]]:
     if any(key.startswith("weights.") for key in found):
         found = {key: values for key, values in found.items() if not key.startswith(f"{DERIVED}.")}
     return found
+
+
+def kept_differences(conf: Path, params: Path) -> dict[str, tuple[Any, Any]]:
+    """`differences`, kept in .glassbox and looked for anew only where params.yaml or a file of conf/ has changed.
+
+    Composing takes most of a second, and every stage that trains or compares asks.
+    """
+    files = [path for path in (params, *sorted(conf.rglob("*.yaml"))) if path.is_file()]
+    read = sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    place = root() / ".glassbox" / "differences.json"
+    known = read_json(place)
+    if known.get("read") != read:
+        known = {"read": read, "found": differences(conf, params)}
+        place.parent.mkdir(exist_ok=True)
+        write_synced(place, json.dumps(known).encode())
+    return known["found"]
 
 
 def name_of(found: Mapping[str, tuple[Any, Any]]) -> str:
