@@ -9,11 +9,10 @@ import argparse
 import sys
 
 from glassbox.command import is_launched, is_main, launch, run
-from glassbox.config.inputs import holds
 from glassbox.config.settings import load_settings
 from glassbox.config.storage import SNAPSHOT_FOLDER, TASKS_FOLDER, scratch_folder
 from glassbox.files import read_json
-from glassbox.snapshot.keys import MANIFEST, snapshot_key
+from glassbox.snapshot.keys import MANIFEST, is_whole, snapshot_key
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
         found.get("key") == key
         and (found["signals"] or not uses_signals)
         and settings.signals_read <= {*found["signals"]}
-        and holds(SNAPSHOT_FOLDER, {name: each["sha256"] for name, each in found.get("files", {}).items()})
+        and is_whole(SNAPSHOT_FOLDER, found)
     ):
         print(f"{SNAPSHOT_FOLDER}: nothing that it depends on has changed")
         return

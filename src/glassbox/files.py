@@ -217,10 +217,16 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            yield node
-            yield from _running_nodes(node)
+    waiting = [tree]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if not (isinstance(node, ast.If) and _is_name(node.test, "TYPE_CHECKING")):
+                yield node
+                waiting.append(node)
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def _normal_form(node: Any, in_raise: bool = False, in_section: bool = False) -> str:
@@ -237,7 +243,7 @@ def _normal_form(node: Any, in_raise: bool = False, in_section: bool = False) ->
         return ""  # a docstring
     if in_section and isinstance(node, ast.AnnAssign):
         return ""
-    in_section = isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Section" for base in node.bases)
+    in_section = isinstance(node, ast.ClassDef) and any(_is_name(base, "Section") for base in node.bases)
     in_raise = in_raise or isinstance(node, ast.Raise)
     fields = [
         f"{name}={_normal_form(value, in_raise, in_section)}"

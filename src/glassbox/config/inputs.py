@@ -103,9 +103,7 @@ def digests_of(paths: Iterable[Path]) -> dict[str, str]:
     return found
 
 
-def holds(folder: Path, files: Mapping[str, str]) -> bool:
-    """Whether a folder holds all these files, by name and sha256."""
-    if not all((folder / name).is_file() for name in files):
-        return False
-    found = digests_of(folder / name for name in files)
-    return all(found[(folder / name).as_posix()] == digest for name, digest in files.items())
+def intact(files: Mapping[Path, str]) -> set[Path]:
+    """Those of these files, each with its sha256, that are there and are still the same."""
+    found = digests_of(path for path in files if path.is_file())
+    return {path for path, digest in files.items() if found.get(path.as_posix()) == digest}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from glassbox.config.inputs import holds
+from glassbox.config.inputs import intact
 from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER, RUNS_FOLDER, SNAPSHOT_FOLDER, TASKS_FOLDER
 from glassbox.errors import GlassboxError
@@ -52,19 +52,31 @@ def cells_of(settings: Settings, groups: Iterable[str], seeds: Iterable[int]) ->
 
 
 def _snapshot_digest() -> str:
+    from glassbox.snapshot.keys import is_whole
+
     if not SNAPSHOT_MANIFEST.is_file():
         raise GlassboxError(f"There is no snapshot in {SNAPSHOT_MANIFEST.parent.resolve()}: run `dvc repro snapshot`.")
     manifest = read_json(SNAPSHOT_MANIFEST)
     if "logical_digest" not in manifest:
         raise GlassboxError(f"{SNAPSHOT_MANIFEST} is damaged: `dvc repro` makes the snapshot again.")
-    if not holds(SNAPSHOT_FOLDER, {name: each["sha256"] for name, each in manifest.get("files", {}).items()}):
+    if not is_whole(SNAPSHOT_FOLDER, manifest):
         raise GlassboxError(
             f"{SNAPSHOT_FOLDER} does not hold the files that its manifest names: `dvc repro` makes the snapshot again."
         )
     return manifest["logical_digest"]
 
 
+def current(cells: Iterable[Cell]) -> set[Cell]:
+    """Those whose trials runs/ holds, with every file as its manifest names it."""
+    named = {}
+    for cell in cells:
+        manifest = read_json(cell.manifest)
+        if manifest.get("key") == cell.key:
+            folder = cell.manifest.with_suffix("")
+            named[cell] = {folder / name: digest for name, digest in manifest["files"].items()}
+    whole = intact({path: digest for files in named.values() for path, digest in files.items()})
+    return {cell for cell, files in named.items() if files.keys() <= whole}
+
+
 def is_current(cell: Cell) -> bool:
-    """Whether runs/ holds this trial, with every file as its manifest names it."""
-    manifest = read_json(cell.manifest)
-    return manifest.get("key") == cell.key and holds(cell.manifest.with_suffix(""), manifest["files"])
+    return cell in current([cell])

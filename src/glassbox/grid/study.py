@@ -15,7 +15,7 @@ from glassbox.files import read_json
 from glassbox.grid import kept
 from glassbox.grid.attempt import Outcome, adopt_kept
 from glassbox.grid.board import Board
-from glassbox.grid.cells import Cell, is_current
+from glassbox.grid.cells import Cell, current
 from glassbox.grid.local import LocalEngine
 from glassbox.grid.parents import dvc_above, follow
 from glassbox.grid.ray import RayEngine
@@ -27,7 +27,8 @@ SECONDS_BESIDE_TRAINING = 2.0  # start-up and final evaluation, which a manifest
 def run_grid(settings: Settings, cells: Sequence[Cell], params: str) -> None:
     """Train every cell that is due. Raises GlassboxError with a table where trials are missing in the end, and
     SystemExit where a signal stopped it."""
-    due = [cell for cell in cells if not is_current(cell)]
+    there = current(cells)
+    due = [cell for cell in cells if cell not in there]
     if not due:
         print(f"Nothing to train: all {_count(cells)} are there.")
         return

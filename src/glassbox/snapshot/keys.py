@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glassbox.config.inputs import contents, digests_of, files_in, model_inputs, tokenizer_inputs
+from glassbox.config.inputs import contents, digests_of, files_in, intact, model_inputs, tokenizer_inputs
 from glassbox.config.settings import Settings
 from glassbox.config.storage import ANSWERS_FOLDER
 from glassbox.files import code_digest
@@ -47,6 +48,12 @@ def verify_key(settings: Settings, snapshot_folder: Path, tasks_folder: Path) ->
         tasks=tasks_digest(tasks_folder),
         code=code_digest("snapshot/verify.py", "evaluation/references.py", "tasks/reading.py"),
     )
+
+
+def is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a folder holds every file that the snapshot's manifest names, as it names it."""
+    files = {folder / name: each["sha256"] for name, each in manifest.get("files", {}).items()}
+    return intact(files) == files.keys()
 
 
 def _key(**facts: Any) -> str:
