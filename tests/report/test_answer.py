@@ -271,6 +271,16 @@ def test_limits_are_short_and_the_gravest_come_first() -> None:
     assert limits(study(seeds=2))[-1] == "2 seeds: no difference can be told from chance with so few."
 
 
+def test_what_a_study_of_perplexities_may_have_missed_is_told_as_a_share_of_one() -> None:
+    results = study(LOGITS, every(SAME))
+    primary = [each for each in results["contrasts"] if each["family"] == results["multiplicity"]["primary"]]
+    primary[0]["scale"], primary[0]["minimum_detectable"] = "nats", {"holm_first": 0.02}
+    assert limits(results)[-1] == (
+        "7 seeds: effects under 2.0 % of perplexity on sst2 and under 1.1 points on mmlu and 1.1 on gsm8k may be "
+        "missed."
+    )
+
+
 def test_a_question_is_answered_in_words_of_its_groups() -> None:
     results = study(LOGITS)
     assert question_answer(results["contrasts"], results) == (

@@ -390,18 +390,23 @@ def _of_the_signals(faint: Sequence[Mapping[str, Any]]) -> str:
 def _of_the_seeds(results: Mapping[str, Any]) -> str:
     """The number of seeds, and what the tests of the primary family would have missed."""
     n, primary = len(results["seeds"]), results["multiplicity"]["primary"]
-    least = [
-        f"{100 * row['minimum_detectable']['holm_first']:.1f} on {_place(row)}"
-        for row in results["contrasts"]
-        if row["family"] == primary
-        and _is_plain(row)
-        and row["scale"] == "points"
-        and (row["minimum_detectable"] or {}).get("holm_first")
-    ]
+    least: dict[str, list[tuple[float, str]]] = {}
+    for row in results["contrasts"]:
+        if row["family"] == primary and _is_plain(row) and (row["minimum_detectable"] or {}).get("holm_first"):
+            in_nats = row["scale"] == "nats"
+            size = _size(row["minimum_detectable"]["holm_first"], in_nats)
+            least.setdefault(PERPLEXITY if in_nats else POINTS, []).append((size, _place(row)))
     seeds = f"{n} {'seed' if n == 1 else 'seeds'}"
     if not least:
         return f"{seeds}." if n > 2 else f"{seeds}: no difference can be told from chance with so few."
-    if len(least) > MOST_TASKS:
-        values = sorted(float(each.split()[0]) for each in least)
-        return f"{seeds}: effects under {values[0]:.1f} to {values[-1]:.1f} points, by task, may be missed."
-    return f"{seeds}: effects under {_joined(least).replace(' on ', ' points on ', 1)} may be missed."
+    told = [_missed(found, unit) for unit, found in least.items()]
+    return f"{seeds}: effects under {' and under '.join(told)} may be missed."
+
+
+def _missed(found: Sequence[tuple[float, str]], unit: str) -> str:
+    """'1.1 points on sst2 and 0.9 on mmlu', or of many tasks '0.5 to 2.0 points, by task,'."""
+    if len(found) > MOST_TASKS:
+        smallest, *_, largest = sorted(size for size, _ in found)
+        return f"{smallest:.1f} to {largest:.1f} {unit}, by task,"
+    (size, place), *others = found
+    return _joined([f"{size:.1f} {unit} on {place}", *(f"{size:.1f} on {place}" for size, place in others)])
