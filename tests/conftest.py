@@ -6,7 +6,9 @@ They import what they need themselves: xdist's own process reads this file too, 
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         reads_comparison = "compared" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("compared" if reads_comparison else item.path.stem))
+
+
+@pytest.fixture(autouse=True)
+def environment_of_its_own() -> Iterator[None]:
+    """No test sees what another one, or the shell, lets the names of runs be, nor any variable that one leaves set."""
+    before = dict(os.environ)
+    for name in ("GLASSBOX_LABEL", "DVC_EXP_NAME"):
+        os.environ.pop(name, None)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
