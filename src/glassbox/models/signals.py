@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from glassbox.errors import GlassboxError
+from glassbox.models.attention_dropout import dropped_attention, drops_here
 from glassbox.models.shapes import layers_of
 
 ATTENTION_NAME = "glassbox"
@@ -106,6 +107,9 @@ def attention_forward(
             )
         if layer == recorder.relations_layer:
             recorder.relations = tuple(_side_by_side(each, recorder.start) for each in (query, key, value))
+    if attention_mask is None and drops_here(module, query, key, options):
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return dropped_attention(query, key, value, scaling, options["dropout"]), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
 
 
