@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import replace
 
@@ -9,10 +10,12 @@ import pytest
 import sections
 import torch
 from miniatures import tiny_llama
+from tokenizers.normalizers import Replace
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from glassbox.config.settings import EvaluationSettings
 from glassbox.errors import DivergedError, GlassboxError
+from glassbox.evaluation import evaluation
 from glassbox.evaluation.evaluation import Evaluation, _task_scores, evaluate
 from glassbox.models.encoding import encode_prompt, encode_sample
 from glassbox.tasks import gsm8k, mmlu, sst2
@@ -91,6 +94,32 @@ def test_choices_are_scored_by_the_sum_of_their_tokens_log_probabilities(model, 
             assert item.correct == (item.prediction == sample.gold)
             several_tokens += any(len(tokenizer.encode(choice)) > 1 for choice in sample.choices)
     assert several_tokens >= 12
+
+
+def test_choices_are_cut_once_for_tokenizers_that_cut_alike_and_anew_for_another(
+    model, tokenizer, samples, monkeypatch
+) -> None:
+    cut = []
+
+    def counted(*arguments, **limits):
+        cut.append(arguments[0])
+        return encode_sample(*arguments, **limits)
+
+    monkeypatch.setattr(evaluation, "encode_sample", counted)
+    evaluation._choice_ids.cache_clear()
+    chosen = [sample for sample in samples if sample.choices]
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.normalizer = Replace("o", "u")
+    found = {}
+    for name, each in (("first", tokenizer), ("alike", copy.deepcopy(tokenizer)), ("other", other)):
+        before = len(cut)
+        result = evaluate(model, each, chosen, settings(64), MAX_LENGTH)
+        found[name] = [item.log_likelihoods for item in result.items], len(cut) - before
+    assert found["first"][1] == found["other"][1] == sum(len(sample.choices) for sample in chosen)
+    assert found["alike"] == (found["first"][0], 0)
+    for sample, likelihoods in zip(chosen, found["other"][0], strict=True):
+        expected = [log_likelihood(model, other, sample, choice) for choice in sample.choices]
+        assert likelihoods == pytest.approx(expected, abs=1e-4)
 
 
 def test_generated_answers_are_what_transformers_generates(model, tokenizer, samples) -> None:

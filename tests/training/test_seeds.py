@@ -18,10 +18,11 @@ from glassbox.errors import GlassboxError
 from glassbox.objective import liveness
 from glassbox.snapshot.capture import capture
 from glassbox.snapshot.reader import Snapshot
-from glassbox.training import trial
+from glassbox.training import diagnostics, trial
 from glassbox.training.checkpoint import Progress
+from glassbox.training.diagnostics import layer_similarity
 from glassbox.training.negatives import Bank
-from glassbox.training.setup import prepare
+from glassbox.training.setup import Setup, prepare
 from glassbox.training.step import audit, objective_at, update
 
 COMPONENTS = ("layers", "layer_router", "relations", "contrastive")
@@ -84,6 +85,28 @@ def test_a_router_over_layers_logs_what_it_prefers_and_a_trial_keeps_what_its_la
     assert sum(weights) == pytest.approx(1.0) and weights[0] != pytest.approx(0.5, abs=1e-7)
     assert math.log(2) / 2 < second["train/layer_router_entropy"] < math.log(2)
     assert second["train/loss_layer_router"] < 1.0
+
+
+def test_how_alike_an_initial_student_is_is_found_once_for_all_groups_that_begin_with_it(
+    seeds: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(setup: Setup) -> dict[str, float]:
+        calls.append(setup.name)
+        return layer_similarity(setup)
+
+    monkeypatch.setattr(diagnostics, "layer_similarity", counted)
+    monkeypatch.setattr(diagnostics, "_of_initial_students", {})
+    for group in ("layers", "shuffled_layers", "relations"):
+        setup = prepare(seeds, group, 0)
+        assert diagnostics.initial_similarity(setup) == layer_similarity(setup)
+    setup = prepare(seeds, "layers", 1)
+    with torch.no_grad():
+        setup.student.model.get_input_embeddings().weight.mul_(2)
+    changed = replace(setup, initial_student="another")
+    assert diagnostics.initial_similarity(changed) == layer_similarity(changed)
+    assert calls == ["layers/0", "relations/0", "layers/1"]
 
 
 def test_a_trial_logs_how_alike_the_layers_are_before_and_after_training(seeds: Settings) -> None:

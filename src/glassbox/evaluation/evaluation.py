@@ -8,10 +8,12 @@ share its batch, up to floating-point noise.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -29,6 +31,7 @@ from glassbox.models.signals import packed_positions, position_signals
 from glassbox.tasks.sample import Sample, is_correct_generation, metric_name
 
 Overflow = Literal["truncate", "refuse"]
+CHOICES_REMEMBERED = 1 << 13  # questions with choices, a few kilobytes each
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,19 @@ class ScoringRow:
 
 
 @dataclass(frozen=True)
+class PiecesOf:
+    """A tokenizer that equals every other one that cuts texts in the same way."""
+
+    digest: str
+    tokenizer: PreTrainedTokenizerFast = field(compare=False)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> PiecesOf:
+        facts = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id)
+        return cls(hashlib.sha256(repr(facts).encode()).hexdigest(), tokenizer)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """The model that is measured, and the limits within which it reads and writes."""
 
@@ -168,11 +184,11 @@ def scored(samples: Sequence[Sample], items: list[ItemResult]) -> Evaluation:
 def _score_choices(candidate: Candidate, samples: Sequence[Sample]) -> dict[int, ItemResult]:
     rows: list[ScoringRow] = []
     slots: dict[int, slice] = {}
-    used = 0
+    pieces, used = PiecesOf.of(candidate.tokenizer), 0
     for index, sample in enumerate(samples):
         if sample.choices:
             slots[index] = slice(used, used + len(sample.choices))
-            rows += _scoring_rows(candidate, sample, used)
+            rows += _scoring_rows(candidate, sample, pieces, used)
             used += len(sample.choices)
     scores = torch.zeros(used, dtype=torch.float64)
     for batch in _by_length(rows, [len(row.ids) for row in rows], candidate.settings.batch_size):
@@ -180,20 +196,28 @@ def _score_choices(candidate: Candidate, samples: Sequence[Sample]) -> dict[int,
     return {index: _choose(samples[index], scores[place].tolist()) for index, place in slots.items()}
 
 
-def _scoring_rows(candidate: Candidate, sample: Sample, first_slot: int) -> list[ScoringRow]:
-    prompts, targets = [], []
-    limits = {"max_length": candidate.max_length, "overflow": candidate.overflow}
-    for choice in sample.choices:
-        encoded = encode_sample(candidate.tokenizer, sample.prompt, choice, **limits)
-        prompts.append(encoded.ids[: encoded.loss_start + 1])
-        targets.append(encoded.ids[encoded.loss_start + 1 : -1])
-    places = range(first_slot, first_slot + len(targets))
-    if len(set(prompts)) == 1 and all(len(target) == 1 for target in targets):
-        return [ScoringRow(sample.sample_id, prompts[0], tuple(targets), tuple(places))]
+def _scoring_rows(candidate: Candidate, sample: Sample, pieces: PiecesOf, first_slot: int) -> list[ScoringRow]:
+    cut = _choice_ids(pieces, sample.prompt, sample.choices, candidate.max_length, candidate.overflow)
+    places = range(first_slot, first_slot + len(cut))
+    prompts, targets = {prompt for prompt, _ in cut}, tuple(target for _, target in cut)
+    if len(prompts) == 1 and all(len(target) == 1 for target in targets):
+        return [ScoringRow(sample.sample_id, prompts.pop(), targets, tuple(places))]
     return [
         ScoringRow(sample.sample_id, prompt + target[:-1], (target,), (place,))
-        for prompt, target, place in zip(prompts, targets, places, strict=True)
+        for (prompt, target), place in zip(cut, places, strict=True)
     ]
+
+
+@lru_cache(maxsize=CHOICES_REMEMBERED)
+def _choice_ids(
+    pieces: PiecesOf, prompt: str, choices: tuple[str, ...], max_length: int, overflow: Overflow
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """For each choice the ids before it and its own: the same for every trial of a worker, and slow to form."""
+    found = []
+    for choice in choices:
+        encoded = encode_sample(pieces.tokenizer, prompt, choice, max_length=max_length, overflow=overflow)
+        found.append((encoded.ids[: encoded.loss_start + 1], encoded.ids[encoded.loss_start + 1 : -1]))
+    return tuple(found)
 
 
 def _add_log_likelihoods(candidate: Candidate, batch: Sequence[ScoringRow], scores: Tensor) -> None:

@@ -24,7 +24,7 @@ def drops_here(module: nn.Module, query: Tensor, key: Tensor, options: Mapping[s
     return drops and is_causal and query.shape[2] == key.shape[2] and all(options.get(name) is None for name in FURTHER)
 
 
-def draw_kept(shape: Sequence[int], dropout: float) -> tuple[Bool[Tensor, "..."], float]:
+def draw_kept(shape: Sequence[int], dropout: float) -> tuple[Bool[Tensor, ...], float]:
     """Which weights stay, from torch's own generator, and the share of them that is expected to."""
     size, least = math.prod(shape), round(dropout * PARTS)
     words = torch.empty(-(-size // DRAWS_PER_WORD), dtype=torch.int64).random_(-(1 << 63), None)

@@ -30,7 +30,7 @@ from glassbox.tracking import TrialRun, UnrecordedRun
 from glassbox.tracking.manifest import flat_params
 from glassbox.training import checkpoint
 from glassbox.training.checkpoint import Progress
-from glassbox.training.diagnostics import layer_similarity
+from glassbox.training.diagnostics import initial_similarity, layer_similarity
 from glassbox.training.publication import Outcome, publish
 from glassbox.training.retention import retention
 from glassbox.training.router import mixture_accuracy
@@ -80,7 +80,7 @@ def run(setup: Setup, watch: Watch) -> str:
             status, evaluation, reason = "finished", None, ""
             try:
                 if progress.step == 0:
-                    record(opened, progress, layer_similarity(setup))
+                    record(opened, progress, initial_similarity(setup))
                 train(setup, progress, opened, interruption, watch)
                 record(opened, progress, layer_similarity(setup))
                 interruption.immediate = True
