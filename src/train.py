@@ -1,6 +1,6 @@
 """Stage `train`: the trials of groups x seeds that are due -> runs/<group>/<seed>.json and the folder beside it.
 
-`--group combined --seed 31` trains that one alone. What runs/ holds under its current key is skipped, and what was
+`--group combined --seed 41` trains that one alone. What runs/ holds under its current key is skipped, and what was
 trained under that key before is taken from `.glassbox/trials`; `engine` of the settings says who runs the rest.
 """
 
