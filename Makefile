@@ -50,14 +50,14 @@ study-scratch: setup ## Run the study of a student from random weights, signals 
 	dvc exp run -S scale=scratch
 
 test: setup ## Run the tests that take a few seconds each
-	pytest -m "not slow" -n 2 --dist loadgroup
+	pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup ## Run the slow tests
-	pytest -m "slow and not long" -n 2 --dist loadgroup --durations 30
+	pytest -m "slow and not long" -n 2 --dist loadfile --durations 30
 
 long: setup ## Run the full counts: 30 kills of a study, every Ray fault, the team's stack
 	.ci/services
-	GLASSBOX_KILLS=30 pytest -m "long or slow" -n 2 --dist loadgroup
+	GLASSBOX_KILLS=30 pytest -m "long or slow" -n 2 --dist loadfile
 
 torture: setup ## Inject every fault of docs/reliability.md, and count what became of it; HOURS=8 goes on
 	python benchmarks/torture.py $(if $(HOURS),--hours $(HOURS),--write)

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share.
+"""Fixtures that several test files share. The tests of a file run in one process (`--dist loadfile`).
 
 They import what they need themselves: xdist's own process reads this file too, and runs no test.
 """
@@ -17,13 +17,6 @@ import sections
 
 if TYPE_CHECKING:
     from glassbox.comparison.study import Comparison
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every file's tests run in one process, and so do all that read the comparison: what they share is made once."""
-    for item in items:
-        reads_comparison = "compared" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("compared" if reads_comparison else item.path.stem))
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from faults.counts import Injection, between_marks, notes, table
 
 ROOT = Path(__file__).parents[2]
-SAMPLE = {"kills": 2, "flips": 90, "cuts": 3, "numbers": 1}
+SAMPLE = {"kills": 2, "flips": 60, "cuts": 2, "numbers": 1}
 FAULTS = [
     Injection("kill", "at a random moment", "survived"),
     Injection("kill", "at a random moment", "lost", "a checkpoint was left"),
