@@ -278,7 +278,7 @@ def write_conf(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     distill.mkdir(parents=True, exist_ok=True)
     committed = (Path(__file__).parents[1] / "conf" / "analysis.yaml").read_text(encoding="utf-8")
     (folder / "conf" / "analysis.yaml").write_text(
-        re.sub(r"(?m)^  default: \[.*\]\n  faithful: \[.*\]$", f"  default: {list(seeds)}", committed, count=1),
+        re.sub(r"(?m)^  default: \[.*\](?:\n  \w+: \[.*\])*$", f"  default: {list(seeds)}", committed, count=1),
         encoding="utf-8",
     )
     for group, components in COMPONENTS.items():
