@@ -108,8 +108,8 @@ def attention_forward(
         if layer == recorder.relations_layer:
             recorder.relations = tuple(_side_by_side(each, recorder.start) for each in (query, key, value))
     if attention_mask is None and drops_here(module, query, key, options):
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return dropped_attention(query, key, value, scaling, options["dropout"]), None
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return dropped_attention(query, key, value, scale, options["dropout"]), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
 
 
