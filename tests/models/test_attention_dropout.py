@@ -48,6 +48,11 @@ def test_the_share_that_is_dropped_is_the_one_asked_for_and_every_draw_is_anothe
     assert abs(along - share**2) < 4 * deviation
 
 
+def test_a_probability_that_rounds_to_one_leaves_weights_to_scale_up():
+    kept, share = draw_kept((400, 500), 0.999999)
+    assert share == 1 / 65_536 and float(kept.double().mean()) < 1e-3
+
+
 def test_a_seed_gives_the_same_draws():
     draws = []
     for _ in range(2):

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -146,6 +146,10 @@ class Candidate:
     max_length: int
     overflow: Overflow
 
+    @cached_property
+    def pieces(self) -> PiecesOf:
+        return PiecesOf.of(self.tokenizer)
+
     @property
     def vocabulary(self) -> int:
         return vocabulary_size(self.tokenizer, self.model)
@@ -184,11 +188,11 @@ def scored(samples: Sequence[Sample], items: list[ItemResult]) -> Evaluation:
 def _score_choices(candidate: Candidate, samples: Sequence[Sample]) -> dict[int, ItemResult]:
     rows: list[ScoringRow] = []
     slots: dict[int, slice] = {}
-    pieces, used = PiecesOf.of(candidate.tokenizer), 0
+    used = 0
     for index, sample in enumerate(samples):
         if sample.choices:
             slots[index] = slice(used, used + len(sample.choices))
-            rows += _scoring_rows(candidate, sample, pieces, used)
+            rows += _scoring_rows(candidate, sample, used)
             used += len(sample.choices)
     scores = torch.zeros(used, dtype=torch.float64)
     for batch in _by_length(rows, [len(row.ids) for row in rows], candidate.settings.batch_size):
@@ -196,8 +200,8 @@ def _score_choices(candidate: Candidate, samples: Sequence[Sample]) -> dict[int,
     return {index: _choose(samples[index], scores[place].tolist()) for index, place in slots.items()}
 
 
-def _scoring_rows(candidate: Candidate, sample: Sample, pieces: PiecesOf, first_slot: int) -> list[ScoringRow]:
-    cut = _choice_ids(pieces, sample.prompt, sample.choices, candidate.max_length, candidate.overflow)
+def _scoring_rows(candidate: Candidate, sample: Sample, first_slot: int) -> list[ScoringRow]:
+    cut = _choice_ids(candidate.pieces, sample.prompt, sample.choices, candidate.max_length, candidate.overflow)
     places = range(first_slot, first_slot + len(cut))
     prompts, targets = {prompt for prompt, _ in cut}, tuple(target for _, target in cut)
     if len(prompts) == 1 and all(len(target) == 1 for target in targets):

@@ -26,7 +26,7 @@ def drops_here(module: nn.Module, query: Tensor, key: Tensor, options: Mapping[s
 
 def draw_kept(shape: Sequence[int], dropout: float) -> tuple[Bool[Tensor, ...], float]:
     """Which weights stay, from torch's own generator, and the share of them that is expected to."""
-    size, least = math.prod(shape), round(dropout * PARTS)
+    size, least = math.prod(shape), min(round(dropout * PARTS), PARTS - 1)
     words = torch.empty(-(-size // DRAWS_PER_WORD), dtype=torch.int64).random_(-(1 << 63), None)
     draws = words.view(torch.int16)[:size].view(*shape)
     return draws >= least - PARTS // 2, 1 - least / PARTS

@@ -14,20 +14,15 @@ from glassbox.training.setup import Setup
 SAMPLES = 128
 """Validation samples whose answer positions are compared, evenly from all tasks."""
 
-
 _of_initial_students: dict[tuple[object, ...], dict[str, float]] = {}
 
 
 def initial_similarity(setup: Setup) -> dict[str, float]:
     """`layer_similarity` before the first step, formed once for all trials of a worker that begin with one student."""
-    own, settings = setup.objective.ingredients, setup.settings
-    key = (setup.initial_student, setup.digests["snapshot"], setup.shares_tokens, setup.accelerator.mixed_precision)
+    own, train = setup.objective.ingredients, setup.settings.train
     key = (
-        *key,
-        tuple(own.teacher_layers),
-        tuple(own.layer_pairs),
-        settings.train.micro_batch_size,
-        settings.train.threads,
+        *(setup.initial_student, setup.digests["snapshot"], setup.shares_tokens, setup.accelerator.mixed_precision),
+        *(tuple(own.teacher_layers), tuple(own.layer_pairs), train.micro_batch_size, train.threads),
     )
     if key not in _of_initial_students:
         _of_initial_students[key] = layer_similarity(setup)
