@@ -103,9 +103,11 @@ def add_legend(figure: Figure, panels: Iterable[Axes], place: str, columns: int)
 
 
 def arranged(figure: Figure) -> Figure:
-    """The figure with its layout computed once and for all; else each way of saving it computes it again."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    """The figure with its layout computed once and for all; else each way of saving it computes and draws it again."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     return figure
 
 
