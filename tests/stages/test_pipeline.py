@@ -267,8 +267,8 @@ def test_two_tokenizers_are_refused_token_by_token_and_go_all_the_way_by_the_tea
 
 PLANTED = {
     "control": "black_box",
-    "groups": ["black_box"],
-    "optional_groups": ["partly_shuffled", "replica_null"],
+    "groups": ["black_box", "partly_shuffled"],
+    "optional_groups": ["replica_null"],
     "replicas": {"replica_null": "black_box"},
     "contrasts": [
         {
@@ -296,7 +296,7 @@ def test_a_planted_fault_is_found_and_a_planted_null_is_not(tmp_path: Path) -> N
     found = {(row["id"], row["task"]): row for row in results(tmp_path)["contrasts"]}
     for task in ("mmlu", "gsm8k"):
         assert found["P1", task]["estimate"] < 0 and found["P1", task]["p_adjusted"] < 0.05
-        assert found["P2", task]["verdict"].startswith("equivalent")
+        assert found["P2", task]["p_adjusted"] >= 0.05
 
 
 def digests(folder: Path) -> dict[str, tuple[str, str]]:
