@@ -17,6 +17,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from glassbox.comparison.plan import read_plan
 from glassbox.files import sha256_of
 
 pytestmark = pytest.mark.slow
@@ -285,12 +286,25 @@ PLANTED = {
 }
 
 
+def plan_what_is_planted(conf: Path) -> None:
+    """The project's plan with the planted questions in place of its own."""
+    plan = yaml.safe_load((conf / "analysis.yaml").read_text(encoding="utf-8"))
+    own = ("control", "primary", "groups", "optional_groups", "replicas", "hypothesis", "scales", "contrasts")
+    kept = {name: value for name, value in plan.items() if name not in own}
+    (conf / "analysis.yaml").write_text(yaml.safe_dump(kept | PLANTED), encoding="utf-8")
+
+
+def test_the_plan_of_the_planted_fault_is_one_that_a_study_takes(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    plan_what_is_planted(tmp_path / "conf")
+    plan = read_plan(tmp_path / "conf", "embedded")
+    assert {row.id for row in plan.contrasts} == {"P1", "P2"}
+
+
 @pytest.mark.long
 def test_a_planted_fault_is_found_and_a_planted_null_is_not(tmp_path: Path) -> None:
     copy_of_the_repository(tmp_path)
-    plan = yaml.safe_load((tmp_path / "conf/analysis.yaml").read_text(encoding="utf-8"))
-    kept = {name: plan[name] for name in ("alpha", "power", "seeds", "tasks", "margins")}
-    (tmp_path / "conf/analysis.yaml").write_text(yaml.safe_dump(kept | PLANTED), encoding="utf-8")
+    plan_what_is_planted(tmp_path / "conf")
     run(tmp_path, sys.executable, "src/params.py", "distill=[black_box,replica_null,partly_shuffled]", "scale=embedded")
     run(tmp_path, "dvc", "repro", expect=0)
     found = {(row["id"], row["task"]): row for row in results(tmp_path)["contrasts"]}
