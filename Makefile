@@ -24,14 +24,15 @@ help: ## List the targets
 setup: .venv/ready ## Make .venv with the pinned dependencies
 
 # The registry's own torch is the CUDA build on Linux: the CPU build is taken from PyTorch's index, where it is reached
-.venv/ready: requirements.txt
+.venv/ready: requirements.txt requirements-hashes.txt
 	@[ -n "$(PYTHON)" ] || { echo "make: no Python 3.11, 3.12 or 3.13 here; name one: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Making .venv with $$($(PYTHON) --version): $(SIZE_$(TORCH))"
 	$(PYTHON) -m venv .venv
 	@[ $(TORCH) != cpu ] || $(BIN)/python -c "import torch" 2> /dev/null || \
 		$(PIP) --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu "$$(grep '^torch==' requirements.txt)" || \
 		echo "PyTorch's index is not reached; the registry's own build of torch is taken"
-	$(PIP) -r requirements.txt
+	$(PIP) --constraint requirements.txt "$$(grep '^torch==' requirements.txt)"
+	$(PIP) --require-hashes --no-deps -r requirements-hashes.txt
 	touch $@
 
 demo: setup ## Try the whole path in two minutes: two groups, two seeds, a report in .glassbox/demo

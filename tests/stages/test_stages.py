@@ -104,6 +104,14 @@ def test_a_snapshot_depends_on_who_reads_which_answers_and_on_no_other_use():
     assert all("data/answers" in STAGES[stage]["deps"] for stage in ("snapshot", "verify", "train"))
 
 
+def test_the_hashes_are_those_of_every_pin_but_torch():
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    locked = re.split(r"(?m)^(?=\w)", (ROOT / "requirements-hashes.txt").read_text(encoding="utf-8"))[1:]
+    everywhere = {plain(entry.split()[0]) for entry in locked if ";" not in entry}
+    assert everywhere == {plain(pin) for pin in pins if not pin.startswith(("#", "torch=="))}
+    assert all("--hash=sha256:" in entry for entry in locked)
+
+
 def test_the_lock_pins_what_the_project_names():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
