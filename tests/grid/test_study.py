@@ -10,6 +10,7 @@ import grids
 import pytest
 from projects import shrunk_settings
 
+from glassbox.grid import kept
 from glassbox.grid import ray as ray_engine
 from glassbox.grid.attempt import Outcome
 from glassbox.grid.board import Board, Running
@@ -79,6 +80,19 @@ def test_the_time_of_a_trial_comes_from_trials_of_its_group_or_from_the_plan(pro
     assert seconds_by_group(settings) == {"sft": 30.0, "combined": 60.0}
     grids.publish(cells_of(settings, ["sft"], [0])[0], seconds=10.0)
     assert seconds_by_group(settings) == {"sft": 12.0, "combined": 60.0}
+
+
+def test_a_trial_comes_back_from_another_node_whole(project: Path) -> None:
+    settings = grids.write_params(project)
+    cell = cells_of(settings, ["sft"], [0])[0]
+    grids.publish(cell, seconds=10.0)
+    deeper = cell.manifest.with_suffix("") / "student"
+    deeper.mkdir(parents=True, exist_ok=True)
+    (deeper / "config.json").write_text("{}", encoding="utf-8")
+    ray_engine.unpack(ray_engine.pack(cell), cell, settings)
+    back = kept.folder_of(settings) / cell.key
+    assert (back / kept.MANIFEST).read_bytes() == cell.manifest.read_bytes()
+    assert (back / kept.FILES / "student/config.json").read_text(encoding="utf-8") == "{}"
 
 
 def test_ray_is_refused_with_the_install_line_where_it_is_missing(tmp_path: Path, monkeypatch) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import tarfile
 import time
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -238,10 +238,11 @@ def run_on_a_node(
 
 def pack(cell: Cell) -> bytes:
     """A published trial as one archive."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(cell.manifest, kept.MANIFEST)
-        archive.add(cell.manifest.with_suffix(""), kept.FILES)
+    buffer, files = io.BytesIO(), cell.manifest.with_suffix("")
+    with zipfile.ZipFile(buffer, "w", strict_timestamps=False) as archive:
+        archive.write(cell.manifest, kept.MANIFEST)
+        for path in sorted(path for path in files.rglob("*") if path.is_file()):
+            archive.write(path, Path(kept.FILES) / path.relative_to(files))
     return buffer.getvalue()
 
 
@@ -249,5 +250,5 @@ def unpack(packed: bytes, cell: Cell, settings: Settings) -> None:
     """Put an archive among the kept trials, from where it is adopted like any other."""
     target = kept.folder_of(settings) / cell.key
     target.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(target, filter="data")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        archive.extractall(target)
