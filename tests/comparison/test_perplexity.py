@@ -24,6 +24,13 @@ TEXT = PlannedTask("perplexity", None)
 BLOCKS = 60
 
 
+def test_a_study_without_any_of_the_plans_tasks_has_not_its_hypothesis() -> None:
+    assert plan().hypothesis is not None
+    assert plan().for_tasks({**plan().tasks, "text": TEXT}).hypothesis == plan().hypothesis
+    found = infer(plan().for_tasks({"text": TEXT}), texts({}))["hypothesis"]
+    assert found["legs"] == [] and found["text"] == "Not tested: the plan states no hypothesis for these tasks."
+
+
 def texts(gains: dict[str, float], noise: float = 0.004, seeds: int = 7, number: int = 0) -> Evidence:
     """gains: by how many nats per token a group is better. Blocks differ in length, and come in ten articles."""
     generator = np.random.default_rng(number)

@@ -301,3 +301,15 @@ def test_a_question_is_answered_in_words_of_its_groups() -> None:
 
 def test_every_signal_has_words() -> None:
     assert {*SIGNALS} == {*COMPONENTS} - {"task"}
+
+
+@pytest.mark.parametrize(
+    ("labelled", "expected"),
+    [
+        (1.0, "Logits are worth 9.3 points on mine over labels alone."),
+        (0.1, "Where one label in ten is known, logits are worth 9.3 points on mine over labels alone."),
+    ],
+)
+def test_a_single_task_is_named_once(labelled: float, expected: str) -> None:
+    found = study({"mine": (0.093, "better, meaningful")}, groups=("sft", "black_box"))
+    assert answer({**found, "tasks": [{"task": "mine", "embedded": False}], "labelled": labelled}) == expected

@@ -307,7 +307,7 @@ def test_a_planted_fault_is_found_and_a_planted_null_is_not(tmp_path: Path) -> N
     plan_what_is_planted(tmp_path / "conf")
     run(tmp_path, sys.executable, "src/params.py", "distill=[black_box,replica_null,partly_shuffled]", "scale=embedded")
     run(tmp_path, "dvc", "repro", expect=0)
-    found = {(row["id"], row["task"]): row for row in results(tmp_path)["contrasts"]}
+    found = {(row["id"], *row["tasks"]): row for row in results(tmp_path)["contrasts"]}
     for task in ("mmlu", "gsm8k"):
         assert found["P1", task]["estimate"] < 0 and found["P1", task]["p_adjusted"] < 0.05
         assert found["P2", task]["p_adjusted"] >= 0.05

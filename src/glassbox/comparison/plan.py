@@ -114,7 +114,8 @@ class Plan:
     def for_tasks(self, tasks: Mapping[str, PlannedTask]) -> Plan:
         """The plan with a study's own tasks, in its order: questions of `each` task are asked of these too.
 
-        tasks: all of the study. Those of the plan that the study lacks stay, and in Holm's count, unless it has none.
+        tasks: all of the study. Those of the plan that the study lacks stay, and in Holm's count, unless it has none;
+        then the hypothesis, which is of the plan's tasks, is not of this study.
         """
         own = {task: each for task, each in tasks.items() if task not in self.tasks}
         kept = self.tasks if any(task in self.tasks for task in tasks) else {}
@@ -127,6 +128,7 @@ class Plan:
             margins=margins,
             margin_reasons={task: self.margin_reasons.get(task, _default_reason(each)) for task, each in every.items()},
             contrasts=tuple(each.on(tuple(every)) for each in self.contrasts),
+            hypothesis=self.hypothesis if kept else None,
         )
 
     @property

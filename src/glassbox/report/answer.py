@@ -52,7 +52,8 @@ def answer(results: Mapping[str, Any]) -> str:
     if not clauses:
         return _nothing(results)
     seen = "; ".join(_unfinished(results))
-    return f"{_opening(results)}{'; '.join(clauses)}{f' ({seen})' if seen else ''}."
+    said = f"{_opening(results)}{'; '.join(clauses)}{f' ({seen})' if seen else ''}."
+    return said[0].upper() + said[1:]
 
 
 def limits(results: Mapping[str, Any]) -> list[str]:
@@ -287,13 +288,18 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _opening(results: Mapping[str, Any]) -> str:
-    """'Exploratory: on these miniature tasks, where one label in ten is known, '."""
-    miniature = all(task["embedded"] for task in results["tasks"])
-    single = len(results["tasks"]) == 1
-    place = f"{'this' if single else 'these'} {'miniature ' * miniature}{'task' if single else 'tasks'}"
+    """'Exploratory: on these miniature tasks, where one label in ten is known, '.
+
+    A single task is named by what is said of it.
+    """
+    miniature = "miniature " if all(task["embedded"] for task in results["tasks"]) else ""
     known = _labels(results.get("labelled", 1.0))
-    opening = f"n {place}{known and f', where {known},'} "
-    return f"{'Exploratory: o' if _is_exploratory(results) else 'O'}{opening}"
+    if len(results["tasks"]) > 1 or miniature:
+        place = f"on {'these' if len(results['tasks']) > 1 else 'this'} {miniature}"
+        place += f"{'tasks' if len(results['tasks']) > 1 else 'task'}{known and f', where {known},'} "
+    else:
+        place = known and f"where {known}, "
+    return f"Exploratory: {place}" if _is_exploratory(results) else place
 
 
 def _labels(share: float) -> str:

@@ -64,7 +64,12 @@ def judge(
     holds nor is contradicted, and the whole has no p; nor has it where a leg could not be tested.
     """
     if plan.hypothesis is None:
-        return {"verdict": UNTESTED, "p": math.nan, "legs": [], "text": "Not tested: the plan states no hypothesis."}
+        return {
+            "verdict": UNTESTED,
+            "p": math.nan,
+            "legs": [],
+            "text": "Not tested: the plan states no hypothesis for these tasks.",
+        }
     stated = [
         replace(leg, blocked=_blocked(leg, overruled or {}), left_out=_left_out(leg, ends or {}))
         for leg in (*_alike(analyses), *_gains(plan, analyses))
