@@ -604,3 +604,18 @@ def test_a_moment_that_is_not_finite_makes_the_trial_diverged(project: Path, mom
     assert training.run(setup, Planting()) == "diverged"
     manifest = json.loads((project / "runs/sft/0.json").read_text(encoding="utf-8"))
     assert manifest["status"] == "diverged" and "finite" in manifest["reason"]
+
+
+def test_a_watch_hears_of_the_beginning_once_and_before_the_first_step(project: Path) -> None:
+    heard: list[tuple[str, int]] = []
+
+    class Listening(training.Unwatched):
+        def begins(self, step: int, steps: int) -> None:
+            heard.append(("begins", step))
+
+        def step(self, step: int, *_: object) -> None:
+            heard.append(("step", step))
+
+    training.run(prepare(shrunk_settings(project), "sft", 0), Listening())
+    assert heard[:2] == [("begins", 0), ("step", 1)]
+    assert [what for what, _ in heard].count("begins") == 1

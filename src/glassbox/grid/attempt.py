@@ -53,6 +53,9 @@ class Watch:
     def __init__(self, token: str | None, step: Step | None = None) -> None:
         self._token, self._step = token, step
 
+    def begins(self, step: int, steps: int) -> None:
+        self.step(step, steps, None, 0.0)
+
     def step(self, step: int, steps: int, loss: float | None, samples_per_second: float) -> None:
         if self._step is not None:
             self._step(step, steps, loss, samples_per_second)

@@ -119,7 +119,7 @@ def main() -> None:
 
 
 class Reporter:
-    """Passes on where a trial stands, a few times a second at most; the first step says how long it took to start."""
+    """Passes on where a trial stands, a few times a second at most; the first report says how long it took to start."""
 
     def __init__(self, orders: Orders, began: float) -> None:
         self._orders, self._began, self._next = orders, began, 0.0

@@ -232,6 +232,8 @@ class Course:
 class _StopAtOnce:
     """Watches a trial and tells it to stop, as by SIGTERM, while its first step runs."""
 
+    def begins(self, step: int, steps: int) -> None: ...
+
     def step(self, step: int, steps: int, loss: float | None, samples_per_second: float) -> None:
         signal.raise_signal(signal.SIGTERM)
 

@@ -44,6 +44,8 @@ class Timings:
         self.noted: dict[str, list[tuple[float, int]]] = {"step": [], "validation": [], "test": []}
         self.overhead = 0.0
 
+    def begins(self, step: int, steps: int) -> None: ...
+
     def step(self, step: int, steps: int, loss: float | None, samples_per_second: float) -> None: ...
 
     def may_publish(self) -> bool:

@@ -41,6 +41,9 @@ from glassbox.training.step import audit, objective_at, update
 class Watch(Protocol):
     """What a caller learns of a running trial, and may decide."""
 
+    def begins(self, step: int, steps: int) -> None:
+        """Right before the first step, with the number of those that a checkpoint holds."""
+
     def step(self, step: int, steps: int, loss: float | None, samples_per_second: float) -> None:
         """After each step; `loss` is the last that was logged."""
 
@@ -55,6 +58,8 @@ class Watch(Protocol):
 
 class Unwatched:
     """Nobody watches."""
+
+    def begins(self, step: int, steps: int) -> None: ...
 
     def step(self, step: int, steps: int, loss: float | None, samples_per_second: float) -> None: ...
 
@@ -186,6 +191,7 @@ def train(
     if setup.router is not None and progress.mixture_before is None:
         progress.mixture_before = fmean(mixture_accuracy(setup).values())
     hidden = None if processes.is_main else True
+    watch.begins(progress.step, len(steps))
     for turn in tqdm(turns, desc=setup.name, unit="step", disable=hidden):
         batches = [(next(micro_batches), counts) for _, counts in turn]
         due = (progress.step + 1) % settings.logging_interval == 0 or progress.step == 0
