@@ -349,7 +349,8 @@ def test_the_same_command_finishes_a_study_that_was_killed_at_any_moment(project
         assert halfway.items() <= undisturbed.items()
         run(project, "dvc", "repro")
         assert digests(project) == undisturbed
-        assert len(results(project)["trials"]) == 6
+        compared = {f"{trial['group']}/{trial['seed']}" for trial in results(project)["trials"]}
+        assert set(undisturbed) <= compared  # and those of groups that the store has besides
 
 
 @pytest.mark.long
