@@ -5,6 +5,8 @@ TORCH ?= $(shell nvidia-smi > /dev/null 2>&1 && echo cuda || echo cpu)
 SIZE_cpu := about 0.7 GB to fetch and 2.4 GB on the disk, with the CPU build of torch
 SIZE_cuda := about 3 GB to fetch and 7 GB on the disk, with the CUDA build of torch
 BIN := .venv/bin
+# What `make clean` leaves in .glassbox: journals, finished trials, the studies beside the study, the report before this one
+KEPT := journals trials demo label-curve tuning earlier_report
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -91,7 +93,7 @@ benchmarks/peers/.venv/ready: benchmarks/peers/requirements.txt .venv/ready
 	$(BIN)/python benchmarks/peers/install.py
 	touch $@
 
-clean: ## Remove caches and unfinished work; results, journals, .venv and mlflow.db stay
-	find .glassbox -mindepth 1 -maxdepth 1 ! -name journals -exec rm -rf {} + 2>/dev/null || true
+clean: ## Remove caches and unfinished work; results, finished trials, the demo, .venv and mlflow.db stay
+	find .glassbox -mindepth 1 -maxdepth 1 $(foreach each,$(KEPT),! -name $(each)) -exec rm -rf {} + 2>/dev/null || true
 	rm -rf .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

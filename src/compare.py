@@ -20,6 +20,7 @@ from glassbox.comparison.study import compare_study, results_of
 from glassbox.config.composition import kept_differences, name_of
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
+from glassbox.grid.side_study import is_side_study
 from glassbox.report.answer import MOST_LIMITS, answer, limits
 from glassbox.report.tables import console_table, table_title
 from glassbox.tracking.key import recorded_answers, study_key, trial_key
@@ -75,10 +76,11 @@ def main() -> None:
     if arguments.details:
         print("\n".join(["", *details(comparison.results)]))
     if comparison.results["plan_lines"]:
-        print("\nThese lines in conf/analysis.yaml would make this a plan, for seeds that have not been run:\n")
+        print("\nA conf/analysis.yaml of these lines would make this a plan, for seeds that have not been run:\n")
         print("\n".join(comparison.results["plan_lines"]))
     print(f"\nThe page:  {comparison.page.resolve()}{'' if arguments.details else '   (or --details here)'}")
-    print(f"All runs:  {tracking.runs_page()}   (after `make ui`)")
+    if not is_side_study(settings):
+        print(f"All runs:  {tracking.runs_page()}   (after `make ui`)")
 
 
 def keys() -> KeyOf:

@@ -23,6 +23,7 @@ from glassbox.config.inputs import local_inputs
 from glassbox.config.settings import Settings, load_settings, refusal
 from glassbox.config.storage import INPUTS_FOLDER, require_cache, root
 from glassbox.errors import GlassboxError
+from glassbox.grid.side_study import is_side_study
 from glassbox.tracking import check_store
 from glassbox.tracking.source import DVC_NAME
 
@@ -80,7 +81,7 @@ def main() -> None:
     settings = load_settings(path)
     refuse_scarce_files(settings, path)
     check_plan(CONF, settings)
-    if not os.environ.get(DVC_NAME):  # an experiment of `dvc exp run` differs on purpose
+    if not (os.environ.get(DVC_NAME) or is_side_study(settings)):  # they differ on purpose
         tell_experiment(Path(path))
     require_cache(settings.storage, root())
     check_store(settings.storage)

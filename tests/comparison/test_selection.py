@@ -21,6 +21,7 @@ from glassbox.comparison.study import compare_study, results_of
 from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError, IncomparableRunsError, MissingTrialsError
 from glassbox.report import report
+from glassbox.report.answer import answer, limits
 from glassbox.tracking.items import items_digest
 from glassbox.tracking.trial_run import RunStatus
 
@@ -539,7 +540,11 @@ def test_questions_of_each_task_are_asked_of_a_task_that_the_plan_does_not_name(
     results = compare(store, study_of_own_task(store))
     f1 = [row for row in results["contrasts"] if row["id"] == "F1"]
     assert [(row["tasks"], row["status"]) for row in f1] == [({"mine": 1.0}, "run")]
-    assert results["banners"][0] == notes.OTHER_TASKS
+    assert results["plan"]["state"] == notes.OTHER_TASKS
+    assert results["banners"][0].startswith("No plan of these tasks: exploratory. conf/analysis.yaml names none")
+    assert answer(results).startswith("Exploratory: ") and "Exploratory: no plan was fixed" in limits(results)[0]
+    assert "tasks: {mine: {metric: accuracy, chance: 0.25}}" in results["plan_lines"]
+    assert "seeds: {default: [3, 4, 5, 6, 7, 8, 9]} # other ones than those that ran" in results["plan_lines"]
     assert not any("plan also holds" in banner for banner in results["banners"])
     assert f1[0]["equivalence"]["margin"] == 0.02
     assert results["answers"][0]["sentences"][0].startswith("On mine, black_box - sft is")
@@ -659,6 +664,19 @@ def test_a_signal_with_a_faint_share_of_the_gradient_is_named_beside_each_answer
     assert answer["sentences"][-1].startswith("Note: logits has 2.0 % of the gradient of black_box: ")
 
 
+def test_a_teacher_below_chance_is_at_chance_and_one_above_it_is_open() -> None:
+    def told(score: float) -> list[str]:
+        scores = {"teacher": {"mine": score}, "initial_student": {}}
+        return notes.teacher_notes(scores, {"mine": 0.5}, {"mine": 12}, {})
+
+    assert told(0.75) == [
+        "The teacher cannot be told from chance on mine (75.0 % of 12 questions, where guessing gets 50 %): whether "
+        "its signals hold anything is open."
+    ]
+    assert told(0.4)[0].startswith("The teacher is at chance on mine (40.0 % of 12 questions")
+    assert told(0.9) == []
+
+
 def test_a_teacher_with_little_to_teach_is_named(store: Path) -> None:
     studies.write_study(store, PAIR, (0, 1), log=False)
     path = store / "reports/snapshot.json"
@@ -667,6 +685,6 @@ def test_a_teacher_with_little_to_teach_is_named(store: Path) -> None:
     path.write_text(json.dumps(gate | {"label_probability": {"mmlu": 0.9912, "gsm8k": 0.7}}), encoding="utf-8")
     notes = compare(store, studies.settings(PAIR, (0, 1)))["notes"]
     assert "The teacher is below the student before distillation on sst2 (52.0 % against 88.0 %)." in notes
-    assert any(note.startswith("The teacher is at chance on sst2 (52.0 %)") for note in notes)
+    assert any(note.startswith("The teacher cannot be told from chance on sst2 (52.0 % of ") for note in notes)
     assert any("training labels of mmlu a mean probability of 0.9912" in note for note in notes)
-    assert not any("at chance on mmlu" in note or "labels of gsm8k" in note for note in notes)
+    assert not any("chance on mmlu" in note or "labels of gsm8k" in note for note in notes)

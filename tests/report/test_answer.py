@@ -313,3 +313,10 @@ def test_every_signal_has_words() -> None:
 def test_a_single_task_is_named_once(labelled: float, expected: str) -> None:
     found = study({"mine": (0.093, "better, meaningful")}, groups=("sft", "black_box"))
     assert answer({**found, "tasks": [{"task": "mine", "embedded": False}], "labelled": labelled}) == expected
+
+
+def test_of_two_seeds_no_size_is_named_and_of_untested_questions_nothing() -> None:
+    two = study({"mine": (0.1, "inconclusive")}, {"mine": (0.1, "inconclusive")}, groups=("sft", "black_box"), seeds=2)
+    assert "2 seeds: no difference can be told from chance with so few." in limits(two)
+    five = study({"mine": (0.1, "inconclusive")}, groups=("sft", "black_box"), seeds=5)
+    assert not any("seeds" in line for line in limits(five))

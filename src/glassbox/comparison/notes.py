@@ -22,10 +22,7 @@ MANY_CUT_OFF = 0.05  # of a task's answers
 USUAL_SHARES = (0.01, 0.9)  # of a component in the gradient; outside, the group is hardly what its name says
 CHANGED = "plan changed after the data: exploratory"
 NO_PLAN = "no plan: exploratory"
-OTHER_TASKS = (
-    "Exploratory: conf/analysis.yaml names none of these tasks. Its questions are asked of them all the same; seeds "
-    "and groups that it holds for other tasks are not missing here."
-)
+OTHER_TASKS = "no plan of these tasks: exploratory"
 SEEN = "exploratory: these seeds' scores were known when the plan was made"
 
 
@@ -35,6 +32,8 @@ def plan_state(plan: Plan, selection: Selection) -> str:
     trials = selection.trials
     if plan.derived:
         return NO_PLAN
+    if plan.is_of_other_tasks:
+        return OTHER_TASKS
     if any(trial.plan != plan.digest for trial in trials) or _earlier(plan, selection):
         return CHANGED
     return SEEN if _seen(plan, trials) else AS_PLANNED
@@ -53,7 +52,7 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
     found = []
     if plan.derived:
         found.append(
-            f"N{NO_PLAN[1:]}. There is no conf/analysis.yaml; the contrasts are made from the groups that ran. "
+            f"N{NO_PLAN[1:]}. No conf/analysis.yaml was read; the contrasts are made from the groups that ran. "
             "`python src/compare.py` prints the lines that would make them a plan."
         )
     if selection.missing:
@@ -61,8 +60,12 @@ def banners(plan: Plan, selection: Selection) -> list[str]:
         found.append(
             f"Incomplete: {len(selection.missing)} trials are missing ({missing}). Means are over what there is."
         )
-    if not plan.derived and set(plan.tasks) == set(plan.unplanned):
-        found.append(OTHER_TASKS)
+    if plan.is_of_other_tasks:
+        found.append(
+            f"N{OTHER_TASKS[1:]}. conf/analysis.yaml names none of them; its questions are asked of them all the same, "
+            "and seeds and groups that it holds for other tasks are not missing here. `python src/compare.py` prints "
+            "the lines of a plan."
+        )
     else:
         found += _beside_the_plan(plan, selection)
     if plan_state(plan, selection) == CHANGED:
@@ -223,7 +226,7 @@ def teacher_notes(
             told = f"{100 * score:.1f} % against {100 * student:.1f} %"
             found.append(f"The teacher is below the student before distillation on {task} ({told}).")
         if n and score <= guessed + 2 * math.sqrt(guessed * (1 - guessed) / n):
-            found.append(f"The teacher is at chance on {task} ({100 * score:.1f} %): its signals hold little to learn.")
+            found.append(_at_chance(task, score, guessed, n))
     for task, probability in label_probability.items():
         if probability > SURE_OF_LABELS:
             found.append(
@@ -231,6 +234,13 @@ def teacher_notes(
                 "samples have their label, its logits at the answer say hardly more."
             )
     return found
+
+
+def _at_chance(task: str, score: float, chance: float, n: int) -> str:
+    told = f"{100 * score:.1f} % of {n} questions, where guessing gets {100 * chance:g} %"
+    if score > chance:
+        return f"The teacher cannot be told from chance on {task} ({told}): whether its signals hold anything is open."
+    return f"The teacher is at chance on {task} ({told}): its signals hold little to learn."
 
 
 def unscored_notes(trials: Sequence[TrialRecord], questions: Mapping[str, int]) -> list[str]:

@@ -24,6 +24,7 @@ TEACHER = "teacher"
 BASELINE = "black_box"
 DEFAULT = "default"
 DEFAULT_MARGIN = 0.02
+SUGGESTED_SEEDS = 7  # of fewer little can be said
 DEFAULT_REASON = "the plan names no margin for this task; two points are a convention and no more"
 DEFAULT_NATS_REASON = "the plan names no margin for this task; 2 % of perplexity are a convention and no more"
 Test = Literal["two_sided", "greater", "intersection_union", "equivalence", "descriptive"]
@@ -134,6 +135,11 @@ class Plan:
     @property
     def confidence(self) -> float:
         return 1 - self.alpha
+
+    @property
+    def is_of_other_tasks(self) -> bool:
+        """Whether a file holds the plan, and none of the study's tasks."""
+        return not self.derived and bool(self.tasks) and set(self.tasks) == set(self.unplanned)
 
 
 def _default_reason(task: PlannedTask) -> str:
@@ -442,7 +448,7 @@ def baseline_of(signals: Mapping[str, Collection[str]], control: str) -> str:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """The lines that would make a derived plan the plan of conf/analysis.yaml, one per entry."""
+    """The lines of a conf/analysis.yaml that asks a derived plan's questions of seeds that have not run."""
     tasks = ", ".join(
         f"{name}: {{metric: {task.metric}{'' if task.chance is None else f', chance: {task.chance:g}'}}}"
         for name, task in plan.tasks.items()
@@ -451,12 +457,14 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{name}: {{{'ratio: 1.02' if task.in_nats else 'points: 2'}, reason: why this is small}}"
         for name, task in plan.tasks.items()
     )
+    first = max(plan.seeds, default=-1) + 1
+    fresh = range(first, first + max(len(plan.seeds), SUGGESTED_SEEDS))
     lines = [
         f"alpha: {plan.alpha:g}",
         f"power: {plan.power:g}",
         f"control: {plan.control}",
         f"groups: [{', '.join(plan.groups)}]",
-        f"seeds: {{default: [{', '.join(map(str, plan.seeds))}]}} # new ones, none of which has been run",
+        f"seeds: {{default: [{', '.join(map(str, fresh))}]}} # other ones than those that ran",
         f"tasks: {{{tasks}}}",
         f"margins: {{default: {{{margins}}}}}",
         "contrasts:",

@@ -14,7 +14,7 @@ from glassbox.comparison.costs import gain_intervals, group_cost, unequal_load
 from glassbox.comparison.evidence import Evidence, score_of
 from glassbox.comparison.learning_curves import learning_curves
 from glassbox.comparison.notes import integrity
-from glassbox.comparison.plan import Plan, baseline_of, plan_lines
+from glassbox.comparison.plan import Plan, baseline_of, derived_plan, plan_lines
 from glassbox.comparison.retention import retention
 from glassbox.comparison.selection import Selection
 from glassbox.comparison.varies import variation
@@ -76,7 +76,7 @@ def build_results(study: Study, inferred: Mapping[str, Any]) -> dict[str, Any]:
         "costs": costs,
         "unequal_load": unequal_load(costs),
         "retention": retention(selection.trials, study.evidence, plan, study.metrics, study.gate),
-        "plan_lines": plan_lines(plan) if plan.derived else [],
+        "plan_lines": _plan_lines(study),
         "pairing": {"verified": study.evidence.paired, "text": study.pairing},
         "varies": variation(selection.trials),
         "banners": notes.banners(plan, selection),
@@ -157,6 +157,15 @@ def _plan(study: Study) -> dict[str, Any]:
         "seen_note": plan.seen_note,
         "margin_scale": plan.margin_scale,
     }
+
+
+def _plan_lines(study: Study) -> list[str]:
+    """The lines that would make this study a planned one; none where it has a plan."""
+    if study.plan.derived:
+        return plan_lines(study.plan)
+    if study.plan.is_of_other_tasks:
+        return plan_lines(derived_plan(study.settings).for_tasks(study.plan.tasks))
+    return []
 
 
 def _baseline(study: Study) -> str:

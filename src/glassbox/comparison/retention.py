@@ -19,6 +19,9 @@ from glassbox.tracking.items import marked
 from glassbox.tracking.manifest import TrialRecord
 
 AGREEMENT = ("kl", "top1", "top5")
+AT_LEAST_0, A_SHARE = (0.0, math.inf), (0.0, 1.0)
+# What a measure can be at all, where its interval is cut; `kept` can be more than all of it, and less than nothing
+LIMITS = {"top1": A_SHARE, "top5": A_SHARE, "perplexity": (1.0, math.inf), "kept": (-math.inf, math.inf)}
 MEASURES = (*AGREEMENT, "perplexity", "kept", "lost", "gained", "bits_per_byte")
 SURELY = 2.0  # standard errors above chance from which the teacher has something to keep
 
@@ -118,7 +121,7 @@ def _group(rows: Sequence[Mapping[str, Any]], group: str, task: str, confidence:
     found: dict[str, Any] = {"group": group, "task": task, "n": len(rows)}
     for name in MEASURES:
         values = [float(row[name]) for row in rows if row[name] is not None]
-        band = mean_interval(values, confidence=confidence, bounds=(-math.inf, math.inf))
+        band = mean_interval(values, confidence=confidence, bounds=LIMITS.get(name, AT_LEAST_0))
         found[name] = {"mean": band.mean, "lower": band.lower, "upper": band.upper, "n": band.n}
     questions = {row["questions"] for row in rows if row["questions"] is not None}
     return {**found, "questions": next(iter(questions), None)}

@@ -60,6 +60,11 @@ class SideStudy:
         return {cell: read_manifest(self.folder / "runs" / cell[0] / f"{cell[1]}.json") for cell in cells}
 
 
+def is_side_study(settings: Settings) -> bool:
+    """Whether these are the settings of a study beside the repository's."""
+    return settings.storage == OWN_STORE
+
+
 def side_study(settings: Settings, name: str) -> SideStudy:
     """The side study of this name, in the scratch folder of the repository."""
     return SideStudy(scratch_folder(settings.storage) / name / settings.scale)

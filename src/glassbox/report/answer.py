@@ -350,7 +350,7 @@ def _limits(results: Mapping[str, Any]) -> Iterator[str]:
     yield _of_the_trials(results)
     if results["assay"]["text"]:
         yield f"No group beats {results['plan']['control']}: this study has not shown that it can see any benefit."
-    yield from (note for note in results["notes"] if note.startswith("The teacher is "))
+    yield from (note for note in results["notes"] if note.startswith(("The teacher is ", "The teacher cannot ")))
     yield _of_the_signals(results["faint"])
     if results["sensitivity_changes"]:
         yield "Another analysis of the same scores does not show every direction found here."
@@ -364,7 +364,11 @@ def _limits(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _of_the_plan(results: Mapping[str, Any]) -> str:
     state, banners = results["plan"]["state"], results["banners"]
-    words = {AS_PLANNED: "", "no plan": "no plan was fixed before the trials"}
+    words = {
+        AS_PLANNED: "",
+        "no plan": "no plan was fixed before the trials",
+        "no plan of these tasks": "no plan was fixed for these tasks",
+    }
     known = state.removesuffix(": exploratory").removeprefix("exploratory: ")
     told = [said] if (said := str(words.get(known, known))) else []
     told += ["groups or seeds of the plan did not run"] if any(each.startswith("Partial") for each in banners) else []
@@ -394,7 +398,7 @@ def _of_the_signals(faint: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _of_the_seeds(results: Mapping[str, Any]) -> str:
-    """The number of seeds, and what the tests of the primary family would have missed."""
+    """The number of seeds, and what the tests of the primary family would have missed; empty where none was run."""
     n, primary = len(results["seeds"]), results["multiplicity"]["primary"]
     least: dict[str, list[tuple[float, str]]] = {}
     for row in results["contrasts"]:
@@ -403,8 +407,10 @@ def _of_the_seeds(results: Mapping[str, Any]) -> str:
             size = _size(row["minimum_detectable"]["holm_first"], in_nats)
             least.setdefault(PERPLEXITY if in_nats else POINTS, []).append((size, _place(row)))
     seeds = f"{n} {'seed' if n == 1 else 'seeds'}"
+    if n <= 2:
+        return f"{seeds}: no difference can be told from chance with so few."
     if not least:
-        return f"{seeds}." if n > 2 else f"{seeds}: no difference can be told from chance with so few."
+        return ""
     told = [_missed(found, unit) for unit, found in least.items()]
     return f"{seeds}: effects under {' and under '.join(told)} may be missed."
 

@@ -56,10 +56,16 @@ def _design(results: Mapping[str, Any]) -> Iterable[str]:
         yield "No plan was fixed before the trials: contrasts are made from the groups that ran, all exploratory."
         yield f"The unit of replication is one training run; pairing of seeds is {_pairing(results)}."
         return
-    yield (
-        f"Groups, seeds, contrasts, families and margins stand in {plan['path']} (sha256 of its "
-        f"content {plan['digest'][:12]}): {plan['state']}{note}."
-    )
+    if results["plan_lines"]:
+        yield (
+            f"No plan was fixed for these tasks: the questions of {plan['path']} (sha256 of its content "
+            f"{plan['digest'][:12]}) were asked of them, all exploratory."
+        )
+    else:
+        yield (
+            f"Groups, seeds, contrasts, families and margins stand in {plan['path']} (sha256 of its "
+            f"content {plan['digest'][:12]}): {plan['state']}{note}."
+        )
     yield f"The unit of replication is one training run; pairing of seeds is {_pairing(results)}."
 
 

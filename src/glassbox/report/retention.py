@@ -20,10 +20,11 @@ COLUMNS = {
     "bits_per_byte": "bits per byte",
 }
 CAPTION = (
-    "Means over seeds, with t intervals. Test: score, the share of the teacher's accuracy above chance that is kept, "
-    "and flips. Validation, at the answers' tokens: how often the likeliest tokens agree, the divergence at T = 1, and "
-    "the perplexity of the data's answers; their bits per byte too, which of running text are those of test. "
-    "A student can agree more with its teacher and answer worse, or the reverse: read both."
+    "Means over seeds, with t intervals, cut where a measure ends. Test: score, the share of the teacher's "
+    "accuracy above chance that is kept, and flips. Validation, at the answers' tokens: how often the likeliest "
+    "tokens agree, the divergence at T = 1, and the perplexity of the data's answers; their bits per byte too, "
+    "which of running text are those of test. A student can agree more with its teacher and answer worse, or the "
+    "reverse: read both."
 )
 
 
