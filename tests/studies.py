@@ -63,7 +63,7 @@ def digest(*parts: object) -> str:
 
 
 def objective(group: str) -> dict[str, float]:
-    return {component: WEIGHTS[component] for component in COMPONENTS.get(group, ("task",))}
+    return {component: WEIGHTS[component] for component in COMPONENTS.get(group, ("task", "hidden"))}
 
 
 def settings(groups: tuple[str, ...] = GROUPS, seeds: tuple[int, ...] = (0, 1, 2), scale: str = SCALE) -> Settings:

@@ -187,6 +187,15 @@ def test_trials_that_do_not_fit_are_refused_with_a_table(store: Path, changes: d
     assert not (store / "reports").exists()
 
 
+def test_equal_students_are_no_reason_to_train_again(store: Path) -> None:
+    studies.write_trial(store, "sft", 0)
+    same = {**studies.manifest("black_box", 0)["digests"], "final_student": studies.digest("final", "sft", 0)}
+    studies.write_trial(store, "black_box", 0, log=False, digests=same)
+    with pytest.raises(IncomparableRunsError, match="leave it out") as refusal:
+        compare(store, studies.settings(PAIR, (0,)))
+    assert "--force" not in str(refusal.value)
+
+
 def test_one_group_under_two_objectives_is_refused(store: Path) -> None:
     studies.write_trial(store, "black_box", 0)
     params = {**studies.manifest("black_box", 1)["params"], "weight_logits": 0.7}

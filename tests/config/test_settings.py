@@ -14,6 +14,7 @@ import pytest
 import sections
 import yaml
 
+from glassbox.config.composition import composition
 from glassbox.config.rules import EMBEDDED_TASKS, EMBEDDED_TEXT
 from glassbox.config.settings import Settings, load_settings
 from glassbox.errors import GlassboxError
@@ -229,7 +230,12 @@ def test_what_cannot_work_is_refused(refusal, changes: dict[str, Any], said: str
         {"distill.sft": {"task": 1.0, "labelled": 0.3}, "train.labelled_per_step": 1},
         {"objective.positions.task": "all"},
         {"snapshot.positions.hidden": "all", "objective.positions.hidden": "all", "objective.positions.logits": "all"},
-        {"objective.positions.hidden": "all", "distill.combined.hidden": 0.0, "distill.hidden_state.hidden": 0.0},
+        {
+            "objective.positions.hidden": "all",
+            "distill.combined": {"task": 1.0, "hidden": 0.0},
+            "distill.hidden_state": {"task": 0.7, "hidden": 0.0},
+            "distill.sft": {"task": 0.5},
+        },
         {"objective.positions.attention": "all", "snapshot.positions": {"hidden": "all", "attention": "all"}},
     ],
 )
@@ -278,6 +284,69 @@ def test_weights_and_temperatures_may_be_curves_and_components_shuffled():
     settings = Settings.model_validate(values)
     assert settings.distill["combined"].active == {"task": "0:1, 1:0", "hidden": "0:0, 0.3:0, 0.5:0.1"}
     assert settings.distill["combined"].shuffled == ("hidden",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ("distill=[sft,black_box]", "weights.logits=0"),
+            [
+                "- `distill.black_box`: it would train the very same student as group sft: weights.logits at 0 adds "
+                "nothing, and all else is equal. Next: set weights.logits above 0, or leave one of them out by "
+                "-S 'distill=[sft]'."
+            ],
+        ),
+        (
+            ("distill=all", "weights.hidden='0:0, 1:0'"),
+            [
+                "`distill.hidden_state`: it would train the very same student as group black_box: weights.hidden at 0",
+                "`distill.combined`: it would train the very same student as group attention: weights.hidden at 0",
+            ],
+        ),
+        (
+            ("distill=[sft,sft_tuned]", "tuning.control_learning_rate=null"),
+            [
+                "as group sft: all that it trains by is equal. Next: tell them apart in conf/distill/sft_tuned.yaml, "
+                "or leave one of them out by -S 'distill=[sft]'"
+            ],
+        ),
+        (("distill=[sft,sft_tuned]", "tuning.control_learning_rate=${train.learning_rate}"), ["as group sft"]),
+        (("distill=[black_box,black_box_matched]", "tuning.matched_logits=${weights.logits}"), ["as group black_box"]),
+        (("distill=[black_box,black_box_matched]", "tuning.matched_logits=2", "weights.logits='0:2, 1:2'"), ["as gro"]),
+        (("distill=[sft,sft_all]", "objective.positions.task=all"), ["as group sft"]),
+        (("distill=[sft,black_box]", "+distill.sft.temperature=4", "weights.logits=0"), ["as group sft"]),
+    ],
+)
+def test_two_groups_that_would_train_the_same_are_refused(tmp_path: Path, overrides: tuple[str, ...], said: list[str]):
+    path = tmp_path / "params.yaml"
+    path.write_text(composition(ROOT / "conf", overrides), encoding="utf-8")
+    with pytest.raises(GlassboxError) as refused:
+        load_settings(path)
+    told = problems(str(refused.value))
+    assert len(told) == len(said) and all(part in line for part, line in zip(said, told, strict=True))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("distill=[black_box,replica_null]",),
+        ("distill=[sft,sft_all]", "weights.logits=0"),
+        ("distill=[sft,hidden_state]", "weights.logits=0"),
+        ("distill=[black_box,hidden_state]", "weights.hidden='0:0, 0.5:0, 1:0.1'"),
+        ("distill=[black_box,shuffled_logits,partly_shuffled]",),
+        ("distill=[sft,seqkd]",),
+        ("scale=moe", "distill=[black_box,moe_all,moe_ka,moe_sar,moe_sar_other]"),
+    ],
+)
+def test_groups_that_differ_in_anything_that_training_reads_are_accepted(tmp_path: Path, overrides: tuple[str, ...]):
+    path = tmp_path / "params.yaml"
+    path.write_text(composition(ROOT / "conf", overrides), encoding="utf-8")
+    assert len(load_settings(path).groups) > 1
+
+
+def test_a_faulty_weight_makes_no_two_groups_equal(refusal):
+    assert len(problems(refusal({"distill.black_box.logits": "much"}))) == 1
 
 
 def test_the_rules_hold_for_settings_made_in_code_too():

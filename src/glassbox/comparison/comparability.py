@@ -17,6 +17,12 @@ from glassbox.tracking.manifest import TrialRecord
 
 MOST_NAMED = 10
 UNRECORDED = ("", "unknown")
+AGAIN = "Run `dvc repro` to train again what is out of date; `dvc repro --force train` trains everything again."
+APART = (
+    "Two groups with one student are one group under two names, and training again gives the same. Give one of them "
+    "another weight in conf/, leave it out (`-S 'distill=[...]'`), or name it under `replicas` in conf/analysis.yaml "
+    "where it repeats the other on purpose; then `dvc repro`."
+)
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,22 @@ def refuse_incomparable(
     snapshot: the digest that `verify` last passed, where it is known. replicas: groups that repeat another one, which
     may be equal to it.
     """
-    breaches = [
+    unfit = [
         *_differing(selection),
         *_of_another_snapshot(selection, snapshot),
         *_unsound(selection, metrics),
         *_by_value(faults),
+    ]
+    equal = [
         *_identical(selection, "same final student in two groups", _final_student, replicas or {}),
         *_identical(selection, "same log-likelihoods in two groups", partial(_likelihoods, answers), replicas or {}),
     ]
-    if breaches:
+    if unfit or equal:
+        remedies = [AGAIN] if unfit else []
+        remedies += [APART] if equal else []
         raise IncomparableRunsError(
             "The trials cannot be compared, and no report is written. What does not fit:\n\n"
-            f"{_table(breaches)}\n\n"
-            "Run `dvc repro` to train again what is out of date; `dvc repro --force train` trains everything again."
+            f"{_table([*unfit, *equal])}\n\n" + "\n".join(remedies)
         )
 
 

@@ -3,12 +3,13 @@ are faulty: a value that is absent or faulty satisfies every rule."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from glassbox.config.components import COMPONENTS, SIGNALS, TUNED
-from glassbox.config.curves import highest, is_constant, points_of, value_at
+from glassbox.config.curves import Points, highest, is_constant, points_of, value_at
 from glassbox.config.problems import Problem, nearest
 
 EMBEDDED_TEXT = "chronicle"
@@ -46,6 +47,64 @@ def broken_rules(tree: Tree) -> Iterator[Problem]:
         _student_keeps_master_weights,
     ):
         yield from rule(tree)
+
+
+def equal_groups(tree: Tree) -> Iterator[Problem]:
+    """Groups that would train the very same student as one before them, under another name.
+
+    Only of settings without a fault: a faulty value that is taken out would make groups equal.
+    """
+    groups = {name: group for name, group in _sections(tree, "distill").items() if name in _entries(tree, "groups")}
+    firsts: dict[str, str] = {}
+    for name, group in groups.items():
+        firsts.setdefault(_trained(tree, group), name)
+    kept = f"-S 'distill=[{','.join(firsts.values())}]'"
+    for name, group in groups.items():
+        first = firsts[_trained(tree, group)]
+        if first == name:
+            continue
+        idle = list(dict.fromkeys(_idle(tree, first, groups[first]) + _idle(tree, name, group)))
+        cause = f"{', '.join(idle)} at 0 adds nothing, and all else" if idle else "all that it trains by"
+        why = f"it would train the very same student as group {first}: {cause} is equal"
+        change = f"set {' or '.join(idle)} above 0" if idle else f"tell them apart in conf/distill/{name}.yaml"
+        yield Problem(f"distill.{name}", why, f"{change}, or leave one of them out by {kept}", None, False)
+
+
+def _trained(tree: Tree, group: Tree) -> str:
+    """All that a group's training reads, in one form: equal where two groups train the same."""
+    active = [component for component in COMPONENTS if highest(group.get(component, 0.0)) > 0]
+    warm = any(COMPONENTS[component].of_logits for component in active if component in SIGNALS)
+    shuffled = sorted(_entries(group, "shuffled"))
+    own = {
+        "weights": {component: _curve(group[component]) for component in active},
+        "positions": {
+            component: _at(group, f"positions.{component}") or _at(tree, f"objective.positions.{component}")
+            for component in active
+        },
+        "temperature": _curve(_own_or_shared(tree, group, "temperature", "objective")) if warm else None,
+        "learning_rate": _own_or_shared(tree, group, "learning_rate", "train"),
+        "labelled": _own_or_shared(tree, group, "labelled", "train"),
+        "shuffled": [shuffled, group.get("shuffled_share", 1.0)] if shuffled else None,
+        **{name: group.get(name) for name in ("labels", "experts", "replica")},
+    }
+    return json.dumps(own, sort_keys=True)
+
+
+def _own_or_shared(tree: Tree, group: Tree, name: str, section: str) -> Any:
+    own = group.get(name)
+    return _at(tree, f"{section}.{name}") if own is None else own
+
+
+def _curve(value: float | str) -> Points:
+    """The points of a curve; of one that is level, its value."""
+    return points_of(highest(value)) if is_constant(value) else points_of(value)
+
+
+def _idle(tree: Tree, name: str, group: Tree) -> list[str]:
+    """The settings by which components that a group names count nothing: the shared weight, or the group's own."""
+    silent = [component for component in COMPONENTS if component in group and not highest(group[component]) > 0]
+    shared = [component for component in silent if not highest(_at(tree, f"weights.{component}") or 0.0) > 0]
+    return [f"weights.{each}" if each in shared else f"distill.{name}.{each}" for each in silent]
 
 
 def _at(tree: Tree, path: str) -> Any:

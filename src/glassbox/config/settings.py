@@ -27,7 +27,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from glassbox.config.components import COMPONENTS, SIGNALS, needs
 from glassbox.config.curves import TemperatureCurve, WeightCurve, highest
 from glassbox.config.problems import Problem, problem_of
-from glassbox.config.rules import broken_rules
+from glassbox.config.rules import broken_rules, equal_groups
 from glassbox.config.yaml_files import read_yaml
 from glassbox.errors import GlassboxError
 
@@ -653,9 +653,18 @@ class Settings(Section):
         few = (self.distill[name].uses_signals and self.labelled(name) < 1 for name in self.groups)
         return self.train.labelled < 1 or any(few)
 
+    def _as_written(self) -> dict[str, Any]:
+        """All settings as plain values; a group holds the components that it names, and no other."""
+        tree = self.model_dump()
+        for name, group in self.distill.items():
+            unnamed = COMPONENTS.keys() - group.model_fields_set
+            tree["distill"][name] = {key: value for key, value in tree["distill"][name].items() if key not in unnamed}
+        return tree
+
     @model_validator(mode="after")
     def rules_hold(self) -> Settings:
-        problems = list(broken_rules(self.model_dump()))
+        tree = self._as_written()
+        problems = [*broken_rules(tree), *equal_groups(tree)]
         if problems:
             text = "; ".join(problem.sentence() for problem in problems)
             raise PydanticCustomError("broken_rules", "{text}", {"text": text, "problems": problems})
