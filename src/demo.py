@@ -16,6 +16,7 @@ from glassbox.config.composition import composition
 from glassbox.config.settings import Settings
 from glassbox.config.storage import root
 from glassbox.grid.side_study import SideStudy
+from glassbox.tracking import sqlite_uri
 
 STAGES = ("settings", "prepare", "answers", "snapshot", "verify", "train", "compare")
 
@@ -25,7 +26,7 @@ def main() -> None:
     settings = Settings.model_validate(yaml.safe_load(composition(Path("conf"), ["scale=demo"])))
     folder = root() / ".glassbox" / "demo"
     SideStudy(folder).run(settings, STAGES, planned=False)
-    print(f'The demo\'s runs: mlflow ui --backend-store-uri "sqlite:///{(folder / "mlflow.db").as_posix()}"')
+    print(f'The demo\'s runs: mlflow ui --backend-store-uri "{sqlite_uri(folder / "mlflow.db")}"')
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from glassbox import tracking
 from glassbox.errors import GlassboxError
 from glassbox.tracking import check
 from glassbox.tracking.faults import explained, without_secrets
-from glassbox.tracking.store import open_client
+from glassbox.tracking.store import open_client, store_name, store_path
 
 STORAGE = sections.storage()
 
@@ -79,7 +79,7 @@ def test_a_place_for_artifacts_that_cannot_be_written_is_refused(store: Path) ->
 def test_a_repository_that_was_moved_takes_its_store_along(
     initialised_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    former, present = tmp_path / "a", tmp_path / "ü b"
+    former, present = tmp_path / "my%20study", tmp_path / "ü b"
     former.mkdir()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(former))
@@ -90,7 +90,8 @@ def test_a_repository_that_was_moved_takes_its_store_along(
     monkeypatch.setenv("DVC_ROOT", str(present))
     second = log_trial("second", items)
     assert not former.exists()
-    assert "Those of 1 of 1 runs lie there" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert f"kept artifacts in {former}/mlartifacts;" in said and "Those of 1 of 1 runs lie there" in said
     for run in (first, second):
         (record,) = tracking.find_runs([run])
         found = tracking.artifact(record.run_id, "items.parquet")
@@ -98,6 +99,45 @@ def test_a_repository_that_was_moved_takes_its_store_along(
         assert (present / "mlartifacts" / record.run_id / "artifacts" / "items.parquet").is_file()
     log_trial("third", items)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["q?m", "my%20study", "per%25c", "ü b#c"])
+def test_a_folder_of_any_name_holds_its_store_and_nothing_lies_beside_it(
+    name: str, initialised_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, items = tmp_path / name, tmp_path / "items.parquet"
+    folder.mkdir()
+    items.write_bytes(b"rows")
+    (folder / "mlflow.db").write_bytes(initialised_store.read_bytes())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    tracking.check_store(STORAGE)
+    run = log_trial("first", items)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "items.parquet"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.store_uri())
+    (record,) = tracking.find_runs([run])
+    found = tracking.artifact(record.run_id, "items.parquet")
+    assert found is not None and found.read_bytes() == b"rows"
+    assert (folder / "mlartifacts" / run / "artifacts" / "items.parquet").is_file()
+    assert store_path() == folder / "mlflow.db" and store_name() == "mlflow.db"
+
+
+def test_a_new_store_in_a_folder_with_a_question_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "100%" / "why?"
+    folder.mkdir(parents=True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    tracking.check_store(STORAGE)
+    assert (folder / "mlflow.db").is_file() and (folder / "mlartifacts").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["100%"]
+    assert [path.name for path in folder.parent.iterdir()] == ["why?"]
+
+
+def test_an_address_keeps_its_query_and_its_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a%20b%3Fc.db?timeout=60")
+    assert store_path() == tmp_path / "a b?c.db"
+    assert tracking.store_uri() == f"sqlite+pysqlite:///{tmp_path.as_posix()}/a b%3Fc.db?timeout=60"
 
 
 def log_trial(key: str, items: Path) -> str:

@@ -16,7 +16,15 @@ from glassbox.tracking.queries import (
     find_runs,
     history,
 )
-from glassbox.tracking.store import COMPARISONS, EXPERIMENT, ensure_store, readable_client, runs_page, store_uri
+from glassbox.tracking.store import (
+    COMPARISONS,
+    EXPERIMENT,
+    ensure_store,
+    readable_client,
+    runs_page,
+    sqlite_uri,
+    store_uri,
+)
 from glassbox.tracking.trial_run import TrialRun, UnrecordedRun
 
 __all__ = [
@@ -40,5 +48,6 @@ __all__ = [
     "restore_run",
     "root",
     "runs_page",
+    "sqlite_uri",
     "store_uri",
 ]

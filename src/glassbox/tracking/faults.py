@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from urllib.parse import unquote
 
 from glassbox.errors import GlassboxError
-from glassbox.tracking.store import SQLITE, shown, store_name, store_path, store_uri
+from glassbox.tracking.store import shown, store_name, store_path, store_uri
 
 SECRETS = (
     *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
@@ -106,13 +106,13 @@ def explained(error: Exception) -> GlassboxError:
     text = f"{getattr(error, 'error_code', '')} {type(error).__name__} {error}"
     fallback = "{store} cannot be used: {reason}. Correct it or MLFLOW_TRACKING_URI, then the same command again."
     sentence = next((sentence for pattern, sentence in KNOWN if re.search(pattern, text)), fallback)
-    uri = store_uri()
+    uri, path = store_uri(), store_path()
     name = f"MLflow's store {store_name()}"
     return GlassboxError(
         sentence.format(
             store=name,
-            uri=shown(uri) if not uri.startswith(SQLITE) else uri,
-            path=store_path() or store_name(),
+            uri=uri if path else shown(uri),
+            path=path or store_name(),
             reason=reason(error),
             version=VERSION,
         )

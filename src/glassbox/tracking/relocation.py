@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 
@@ -34,7 +34,7 @@ def follow_the_root(database: Path, experiments: Sequence[str], artifacts: Path)
             n_moved, n_runs, left = n_moved + len(moved), n_runs + len(runs), left or former
     if left:
         print(
-            f"{database.name} kept artifacts in {url2pathname(unquote(urlparse(left).path))}; the repository or "
+            f"{database.name} kept artifacts in {url2pathname(urlparse(left).path)}; the repository or "
             f"`storage.artifacts` has changed, so that they now go to {artifacts}. Those of {n_moved} of {n_runs} "
             "runs lie there.",
             file=sys.stderr,

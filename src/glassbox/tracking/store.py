@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from filelock import FileLock
 
@@ -26,6 +27,7 @@ COMPARISONS = "glassbox-comparisons"  # comparisons and snapshots, so that the t
 EXPERIMENTS = (EXPERIMENT, COMPARISONS)
 UI = "http://127.0.0.1:5000"
 SQLITE = "sqlite:///"
+SQLITE_BY_DRIVER = "sqlite+pysqlite:///"
 # Of a store that is away MLflow itself would tell after four minutes
 REQUESTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -42,14 +44,33 @@ QUIET = {
 
 def store_uri() -> str:
     """MLFLOW_TRACKING_URI if set (a relative sqlite path means: under the root), else `mlflow.db` at the root."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
-    return SQLITE + (root() / uri.removeprefix(SQLITE)).as_posix() if uri.startswith(SQLITE) else uri
+    path = store_path()
+    if path is None:
+        return _given()
+    _, question, query = _given().partition("?")
+    return sqlite_uri(path) + question + query
 
 
 def store_path() -> Path | None:
     """The file of an sqlite store; None for any other."""
-    uri = store_uri()
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    for scheme in (SQLITE, SQLITE_BY_DRIVER):
+        if _given().startswith(scheme):
+            return root() / unquote(_given().removeprefix(scheme).partition("?")[0])
+    return None
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an sqlite file, in which `%` and `?` would mean something else.
+
+    With its driver in it where they are escaped, for MLflow makes the folders of an escaped path that has none.
+    """
+    plain = path.as_posix()
+    escaped = plain.replace("%", "%25").replace("?", "%3F")
+    return (SQLITE if escaped == plain else SQLITE_BY_DRIVER) + escaped
+
+
+def _given() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
 
 
 def store_name() -> str:
