@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from glassbox.command import run
 from glassbox.config.composition import composition
@@ -18,9 +19,13 @@ CONF = Path("conf")
 PARAMS = Path("params.yaml")
 
 
-def refusal(error: HydraException) -> str:
+def refusal(error: Exception) -> str:
     """One sentence for what cannot be composed: the name that is not there, and the nearest that is."""
     reason = str(error).strip().splitlines()[0]
+    if "Key not found: 'distill'" in reason:
+        return "`distill` names no group; name one or more, as in `distill=[sft,black_box]`."
+    if "Config group override" in reason:
+        return "A file of conf/ is chosen by its name: `scale=embedded`, `distill=[sft,black_box]`."
     missing = re.search(r"'(distill|scale|pretrain)/([^']+)'", reason)
     unknown = re.search(r"Could not override '([^']+)'", reason)
     if missing:
@@ -45,7 +50,7 @@ def main() -> None:
     overrides = parser.parse_args().overrides
     try:
         text = composition(CONF, overrides)
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise GlassboxError(
             f"conf/ cannot be composed with {' '.join(overrides)}; {PARAMS} is as it was. {refusal(error)}"
         ) from error

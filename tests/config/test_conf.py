@@ -197,6 +197,11 @@ def test_every_default_stands_in_one_place() -> None:
         ("scale=zzz", "dialogpt, embedded, faithful"),
         ("weights.hiden=3", "there is no setting `weights.hiden`; the nearest is `weights.hidden`"),
         ("weights.hidden", "is as it was. "),
+        ("distill=[]", "`distill` names no group; name one or more"),
+        ("distill=null", "A file of conf/ is chosen by its name"),
+        ("=1", "A file of conf/ is chosen by its name"),
+        ("weights=3", "node `weights` is not a container"),
+        ("weights.hidden=${nowhere}", "Interpolation key 'nowhere' not found"),
     ],
 )
 def test_a_name_that_is_not_there_is_a_sentence_with_the_nearest(
