@@ -1,4 +1,7 @@
-"""Compose conf/ into params.yaml, exactly as `dvc exp run` does: python src/params.py [override ...]."""
+"""Compose conf/ into params.yaml, exactly as `dvc exp run` does: python src/params.py [override ...].
+
+Settings that the stage `settings` would refuse are refused here, and params.yaml is left as it was.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from glassbox.command import run
 from glassbox.config.composition import composition
 from glassbox.config.problems import every_key, nearest
-from glassbox.config.settings import Settings
+from glassbox.config.settings import Settings, settings_of
+from glassbox.config.yaml_files import parse_yaml
 from glassbox.errors import GlassboxError
 
 CONF = Path("conf")
@@ -54,6 +58,7 @@ def main() -> None:
         raise GlassboxError(
             f"conf/ cannot be composed with {' '.join(overrides)}; {PARAMS} is as it was. {refusal(error)}"
         ) from error
+    settings_of(*parse_yaml(text, PARAMS), " ".join([f"{CONF}/", *overrides]), f"{PARAMS} is as it was.")
     PARAMS.write_text(text, encoding="utf-8", newline="\n")
     print(f"{PARAMS}: composed of {CONF}/{''.join(f' {each}' for each in overrides)}")
 

@@ -176,6 +176,33 @@ def test_composing_by_hand_says_what_was_written(
     assert load_settings(tmp_path / "params.yaml").groups == ("combined",)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seeds=7", "- `seeds` = 7: a list was expected. Next: -S 'seeds=[7]'"),
+        ("seeds='[1,2]'", "a list was expected. Next: -S 'seeds=[1,2]'"),
+        ("seeds=[]", "- `seeds` = []: it is empty, and at least one is needed. Next: -S 'seeds=[<a value>]'"),
+        ("prepare.tasks=null", "`prepare.tasks`"),
+        ("train.learning_rate=abc", '- `train.learning_rate` = "abc": input should be a valid number'),
+        ("train.epochs=0", "- `train.epochs` = 0: input should be greater than 0"),
+        ("weights.logits=0", "- `distill.black_box`: it would train the very same student as group sft"),
+    ],
+)
+def test_settings_that_cannot_run_leave_params_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, said: str
+):
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "params.yaml").write_text("as it was", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["params.py", override])
+    with pytest.raises(GlassboxError) as refused:
+        params.main()
+    assert refused.value.exit_code == 1 and said in str(refused.value)
+    assert str(refused.value).startswith(f"conf/ {override} is refused for ")
+    assert str(refused.value).endswith("\n\nparams.yaml is as it was.")
+    assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == "as it was"
+
+
 def test_every_default_stands_in_one_place() -> None:
     """A key that conf/config.yaml gives has no default in code, where one that is lost from conf would be filled in."""
     given = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text(encoding="utf-8"))

@@ -79,7 +79,11 @@ def problem_of(error: ErrorDetails, model: type[BaseModel]) -> Problem:
         why = "a name begins with a letter and holds letters, digits and underscores only"
         return Problem(dotted(location[:-1]), why, "choose another name in conf/", None, False)
     if error["type"] in ("tuple_type", "list_type") and not isinstance(value, Mapping | list):
-        return Problem(path, "a list was expected", f"-S '{path}=[{value}]', or correct it in conf/", value)
+        entries = str(value).strip().removeprefix("[").removesuffix("]")
+        return Problem(path, "a list was expected", f"-S '{path}=[{entries}]', or correct it in conf/", value)
+    if error["type"] == "too_short":
+        one = f"-S '{path}=[<a value>]'" if isinstance(value, list) else "name one in conf/"
+        return Problem(path, "it is empty, and at least one is needed", f"{one}, or leave it as conf/ has it", value)
     return Problem(path, _lower_first(error["msg"]), f"-S {path}=<another value>, or correct it in conf/", value)
 
 

@@ -32,6 +32,7 @@ from glassbox.config.yaml_files import read_yaml
 from glassbox.errors import GlassboxError
 
 SPLITS = ("train", "validation", "test")
+WAY_BACK = "If a `dvc exp run` wrote them, `git restore params.yaml` brings the last settings back."
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Part = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -673,13 +674,19 @@ class Settings(Section):
 
 def load_settings(path: str | Path = "params.yaml") -> Settings:
     """Read and check the settings. Raises GlassboxError with every fault at once, one sentence each."""
-    values, problems = read_yaml(path)
+    return settings_of(*read_yaml(path), path)
+
+
+def settings_of(
+    values: dict[str, Any], problems: list[Problem], path: str | Path, way_back: str = WAY_BACK
+) -> Settings:
+    """The same of what was read already, with the faults of reading; `way_back` ends what is said of faults."""
     try:
         settings = Settings.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         problems = [*problems, *_problems(error.errors(include_url=False), values)]
     if problems:
-        raise GlassboxError(refusal(path, problems))
+        raise GlassboxError(refusal(path, problems, way_back))
     return settings
 
 
@@ -708,10 +715,10 @@ def _take_out(tree: Any, location: list[str | int]) -> None:
     tree.pop(location[-1], None)
 
 
-def refusal(path: str | Path, problems: list[Problem]) -> str:
+def refusal(path: str | Path, problems: list[Problem], way_back: str = WAY_BACK) -> str:
     """What is said of a settings file that cannot be used."""
     count = "1 setting" if len(problems) == 1 else f"{len(problems)} settings"
     lines = [f"{path} is refused for {count}; nothing was run, and no output was removed.", ""]
     lines += [f"- {problem.sentence()}" for problem in problems]
-    lines += ["", "If a `dvc exp run` wrote them, `git restore params.yaml` brings the last settings back."]
+    lines += ["", way_back]
     return "\n".join(lines)

@@ -29,22 +29,32 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _DECIMAL, list("-+.0123
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], list[Problem]]:
     """A file's mapping and its duplicate keys. Raises GlassboxError where there is no mapping to speak of."""
-    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        values = loader.construct_document(node) if node else None
+        return parse_yaml(Path(path).read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         raise GlassboxError(
             f"There is no {path}: run this in the repository's root, or write the file by `make params`."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise GlassboxError(f"{path} is not YAML ({where}). Next: `git restore {path}`, or `make params`.") from error
+    except UnicodeDecodeError as error:
+        raise _not_yaml(path, error) from error
+
+
+def parse_yaml(text: str, path: str | Path) -> tuple[dict[str, Any], list[Problem]]:
+    """The same for the text of the file at `path`."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        values = loader.construct_document(node) if node else None
+    except yaml.YAMLError as error:
+        raise _not_yaml(path, error) from error
     if not isinstance(values, dict):
         raise GlassboxError(f"{path} holds no settings. Next: `git restore {path}`, or `make params`.")
     return values, list(_duplicates(node))
+
+
+def _not_yaml(path: str | Path, error: Exception) -> GlassboxError:
+    where = " ".join(str(error).split())
+    return GlassboxError(f"{path} is not YAML ({where}). Next: `git restore {path}`, or `make params`.")
 
 
 def _duplicates(node: yaml.Node | None, prefix: str = "") -> Iterator[Problem]:
