@@ -15,8 +15,8 @@ from glassbox.config.settings import load_settings
 from glassbox.config.storage import REPORTS_FOLDER, TASKS_FOLDER
 from glassbox.files import write_json
 from glassbox.tasks.pools import Drawn
-from glassbox.tasks.sources import load_samples, refuse_missing_labels
-from glassbox.tasks.splits import tasks_digest, write_splits
+from glassbox.tasks.prepared import drawn_samples, write_prepared
+from glassbox.tasks.splits import tasks_digest
 
 REPORT = REPORTS_FOLDER / "tasks.json"
 
@@ -45,9 +45,8 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="the settings (default: %(default)s)")
     settings = load_settings(parser.parse_args().params)
     drawn: list[Drawn] = []
-    splits = load_samples(settings.prepare, drawn.append, settings.teacher)
-    refuse_missing_labels(settings, splits)
-    write_splits(TASKS_FOLDER, splits)
+    splits = drawn_samples(settings, drawn.append)
+    write_prepared(TASKS_FOLDER, settings, splits)
     write_report(drawn)
     dropped = dict.fromkeys(sentence for each in drawn for sentence in each.sentences())
     print("\n".join([*dropped, *unpinned(drawn)]), end="\n" if dropped or unpinned(drawn) else "")

@@ -44,6 +44,7 @@ from glassbox.snapshot.composition import batches, compose_items
 from glassbox.snapshot.reader import read_manifest
 from glassbox.snapshot.teacher import capture_batch, open_teacher
 from glassbox.tasks.miniature.vocabularies import metaspace
+from glassbox.tasks.prepared import write_prepared
 from glassbox.tasks.sample import spread
 from glassbox.training import checkpoint
 from glassbox.training.checkpoint import Progress
@@ -155,6 +156,7 @@ def test_the_embedded_studies_need_the_memory_and_the_disk_that_were_estimated(
         update={"prepare": settings.prepare.model_copy(update={"tasks": tasks}), "seeds": (0,)}
     )
     with rehearsal(settings, splits) as small:
+        write_prepared(Path("data/tasks"), small, splits)
         workload, training, teacher = estimated(small, Path())
         tokenizer = load_tokenizer(small.teacher)
         opened = open_teacher(small, tokenizer)
@@ -328,6 +330,28 @@ def test_tasks_of_other_settings_are_not_counted(project: Path):
     workload = workload_of(settings, project / "data/tasks")
     assert "nothing is prepared" in workload.source
     assert len(workload.split("train")) == 25
+
+
+def own_settings(project: Path, rows: list[dict[str, Any]]) -> Settings:
+    """A study of one's own file, which is written anew."""
+    path = project / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = {"source": "jsonl", "files": dict.fromkeys(("train", "validation", "test"), str(path))}
+    tasks = {"own": {**task, "train": 8, "validation": 4, "test": 4}}
+    settings = shrunk_settings(project)
+    return settings.model_copy(update={"prepare": sections.prepare(tasks=tasks)})
+
+
+def test_a_plan_reads_the_file_that_there_is_and_not_what_was_prepared_before(project: Path):
+    rows = [{"prompt": f"{n} + 1?", "answer": "odd", "choices": ["odd", "even"]} for n in range(16)]
+    settings, tasks = own_settings(project, rows), project / "data/tasks"
+    assert {length.task for length in workload_of(settings, tasks).lengths} == {"own"}
+    write_prepared(tasks, settings, samples_of(settings, tasks))
+    assert workload_of(settings, tasks).source == f"counted in {tasks}"
+    own_settings(project, [{**row, "answer": "neither"} for row in rows])
+    for read in (workload_of, samples_of):
+        with pytest.raises(GlassboxError, match=r"own\.jsonl, line 1: choices hold the answer 'neither'"):
+            read(settings, tasks)
 
 
 def paper_settings(folder: Path) -> Settings:

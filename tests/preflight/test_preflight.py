@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import sections
 import torch
 from accelerate.state import AcceleratorState
 from miniatures import save_model_folder, tiny_tokenizer
@@ -29,6 +30,7 @@ from glassbox.preflight.findings import Check, Finding, Findings
 from glassbox.preflight.preflight import checks_beforehand, checks_of, longest_samples, preflight, shortened
 from glassbox.preflight.rehearsal import captured_output
 from glassbox.snapshot import reader
+from glassbox.tasks.prepared import drawn_samples, write_prepared
 from glassbox.training import checkpoint, student
 
 
@@ -235,6 +237,23 @@ def test_a_sound_study_passes_every_check_and_nothing_is_left_behind(project: Pa
     assert {"trial sft", "trial combined", "resume", "console", "report"} <= {each.check for each in findings.all}
     assert sorted(path for path in project.rglob("*") if path.is_file()) == before
     assert (project / "mlflow.db").read_bytes() == store_before
+
+
+def test_a_file_rewritten_since_it_was_prepared_is_a_finding_of_its_samples_alone(project: Path):
+    rows = [{"prompt": f"{n} + 1?", "answer": "odd", "choices": ["odd", "even"]} for n in range(16)]
+    path, tasks = project / "own.jsonl", project / "data/tasks"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    files = dict.fromkeys(("train", "validation", "test"), str(path))
+    task = {"source": "jsonl", "files": files, "train": 8, "validation": 4, "test": 4}
+    settings = two_groups(project).model_copy(update={"prepare": sections.prepare(tasks={"own": task})})
+    write_prepared(tasks, settings, drawn_samples(settings))
+    path.write_text("garbage\n" * 4, encoding="utf-8")
+    findings = Findings(lambda finding: None)
+    for check in checks_beforehand(settings, project, tasks):
+        findings.add(check)
+    (failed,) = findings.failed
+    assert failed.check == "samples"
+    assert_failed(failed, "own.jsonl, line 1: it is not JSON")
 
 
 def run_script(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:

@@ -95,8 +95,8 @@ def checks_beforehand(settings: Settings, root: Path, tasks_folder: Path) -> lis
     return [
         Check("tokenizers", tokenizers),
         Check("samples", samples),
-        Check("disk", disk),
-        Check("memory", memory),
+        Check("disk", disk, ["samples"]),
+        Check("memory", memory, ["samples"]),
         Check("teacher", teacher, ["tokenizers", "memory"]),
     ]
 

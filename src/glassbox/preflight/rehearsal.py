@@ -17,12 +17,12 @@ from unittest.mock import patch
 import yaml
 
 from glassbox.config.inputs import absolute
-from glassbox.config.settings import SPLITS, Settings, StorageSettings
+from glassbox.config.settings import Settings, StorageSettings
 from glassbox.config.storage import TASKS_FOLDER
 from glassbox.errors import GlassboxError
+from glassbox.tasks.prepared import drawn_samples, read_prepared
 from glassbox.tasks.sample import Sample
-from glassbox.tasks.sources import load_samples
-from glassbox.tasks.splits import read_split, write_splits
+from glassbox.tasks.splits import write_splits
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 PARAMS = Path("params.yaml")
@@ -88,13 +88,9 @@ def run_stage(name: str, *options: str) -> list[str]:
 
 
 def samples_of(settings: Settings, tasks_folder: Path) -> dict[str, list[Sample]]:
-    """All samples, from the prepared tasks where they are, else from the tasks' sources."""
-    if all((tasks_folder / f"{split}.parquet").exists() for split in SPLITS):
-        try:
-            return {split: read_split(tasks_folder, split) for split in SPLITS}
-        except GlassboxError:
-            pass
-    return load_samples(settings.prepare, teacher=settings.teacher)
+    """All samples, from the prepared tasks where they are of these settings and data, else from the sources."""
+    prepared = read_prepared(tasks_folder, settings)
+    return drawn_samples(settings) if prepared is None else prepared
 
 
 class Output:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from glassbox.config.settings import SPLITS, Settings
+from glassbox.config.settings import Settings
 from glassbox.errors import GlassboxError
 from glassbox.models.encoding import encode_prompt, encode_sample
 from glassbox.models.tokenizers import load_tokenizer, tokenizer_fingerprint
 from glassbox.snapshot.schema import ANSWERED, CAPTURED_SPLITS, answered_id
+from glassbox.tasks.prepared import drawn_samples, read_prepared
 from glassbox.tasks.sample import Sample
-from glassbox.tasks.sources import load_samples
-from glassbox.tasks.splits import read_split
 from glassbox.training.draws import draw
 from glassbox.training.schedule import make_schedule
 
@@ -93,33 +91,19 @@ class Training:
 
 
 def workload_of(settings: Settings, tasks_folder: Path) -> Workload:
-    """From the prepared tasks if they fit the settings, else from their sources if these are local, else a bound."""
+    """From the prepared tasks if they are of these settings and data, else from local sources, else a bound."""
     try:
         tokenizer = load_tokenizer(settings.teacher)
     except GlassboxError:
         return _bound(settings, f"the tokenizer of {settings.teacher.model} is not at hand")
-    splits = _prepared(settings, tasks_folder)
+    splits = read_prepared(tasks_folder, settings)
     if splits is not None:
         return _counted(settings, tokenizer, splits, f"counted in {tasks_folder}")
     on_hub = settings.prepare.hub is None
     if on_hub and any(task.of_the_hub for task in settings.prepare.tasks.values()):
         return _bound(settings, "the tasks are not prepared and their texts lie on the hub")
-    splits = load_samples(settings.prepare, teacher=settings.teacher)
-    return _counted(settings, tokenizer, splits, "counted in the tasks' sources; nothing is prepared yet")
-
-
-def _prepared(settings: Settings, folder: Path) -> dict[str, list[Sample]] | None:
-    """The splits in `folder`, or None where they are missing or have other columns, tasks or counts than now."""
-    try:
-        splits = {split: read_split(folder, split) for split in SPLITS}
-    except GlassboxError:
-        return None
-    for split, samples in splits.items():
-        found = Counter(sample.task for sample in samples)
-        wanted = {name: getattr(task, split) for name, task in settings.prepare.tasks.items()}
-        if found.keys() != wanted.keys() or any(count not in (None, found[name]) for name, count in wanted.items()):
-            return None
-    return splits
+    source = "counted in the tasks' sources; nothing is prepared yet of these settings and data"
+    return _counted(settings, tokenizer, drawn_samples(settings), source)
 
 
 def _counted(
