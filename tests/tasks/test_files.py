@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,44 @@ def test_prompts_alone_are_training_samples_and_no_others(write: WriteText) -> N
     mixed = write("mixed.jsonl", json_lines({"prompt": "p", "answer": "y"}, {"prompt": "q"}))
     with pytest.raises(GlassboxError, match="line 2: either every line has an answer or none has"):
         list(read_jsonl(mixed))
+
+
+KINDS: dict[str, dict[str, object]] = {
+    "questions with choices": {"answer": "y", "choices": ["y", "n"]},
+    "free answers": {"answer": "y"},
+    "answers with a number after '####'": {"answer": "#### 5"},
+}
+
+
+def three_files(write: WriteText, **rows: list[dict[str, object]]) -> TaskSettings:
+    """A task whose splits have files of their own, of which each line gets a prompt."""
+    numbered = {
+        split: [{"prompt": f"{split} {number}", **row} for number, row in enumerate(mine)]
+        for split, mine in rows.items()
+    }
+    files = {split: str(write(f"{split}.jsonl", json_lines(*mine))) for split, mine in numbered.items()}
+    return TaskSettings.model_validate({"source": "jsonl", "files": files})
+
+
+@pytest.mark.parametrize(("odd", "named"), [("train", "validation"), ("validation", "train"), ("test", "train")])
+@pytest.mark.parametrize(("kind", "other"), list(permutations(KINDS, 2)))
+def test_splits_of_unlike_kinds_are_named_with_what_they_hold(
+    write: WriteText, odd: str, named: str, kind: str, other: str
+) -> None:
+    kinds = {**dict.fromkeys(("train", "validation", "test"), other), odd: kind}
+    task = three_files(write, **{split: [KINDS[each]] for split, each in kinds.items()})
+    with pytest.raises(
+        GlassboxError, match=r"splits of a task are of one kind.*prepare\.tasks\.echo\.files"
+    ) as refusal:
+        load_samples(sections.prepare(tasks={"echo": task}))
+    for split in (odd, named):
+        assert f"{split}.jsonl ({split}) holds {kinds[split]}" in str(refusal.value)
+
+
+def test_splits_of_one_kind_may_hold_prompts_alone_or_another_kind_beside_it(write: WriteText) -> None:
+    free, number = KINDS["free answers"], KINDS["answers with a number after '####'"]
+    for train in ([{}], [number], [free, number]):
+        assert len(pools("echo", three_files(write, train=train, validation=[number, free], test=[number]))) == 3
 
 
 def test_other_keys_are_mapped(write: WriteText) -> None:

@@ -17,7 +17,7 @@ from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
 from glassbox.tasks.lines import CORRECT, brief, text_lines, unreadable
 from glassbox.tasks.mapping import mapped
-from glassbox.tasks.pools import Pool
+from glassbox.tasks.pools import Pool, refuse_unlike
 from glassbox.tasks.records import QUOTE, csv_records
 from glassbox.tasks.rows import UNASSIGNED, Render, no_template, refuse_unwritable, sample_of, text_of
 from glassbox.tasks.sample import Sample
@@ -36,8 +36,8 @@ class Found(NamedTuple):
 def pools(task: str, settings: TaskSettings, render: Render = no_template) -> dict[str, Pool]:
     """One pool per split; splits that name the same path share one.
 
-    Raises GlassboxError, naming file and line, for whatever cannot be read, and for test or validation samples without
-    an answer: they are scored.
+    Raises GlassboxError, naming file and line, for whatever cannot be read, for test or validation samples without an
+    answer, which are scored, and for splits of unlike kinds.
     """
     assert settings.files is not None
     read: dict[Path, Pool] = {}
@@ -54,7 +54,9 @@ def pools(task: str, settings: TaskSettings, render: Render = no_template) -> di
                 f"{path} holds prompts without answers, and {split} samples are scored by theirs. Name a file with "
                 f"`answer` in {key}; prompts alone can be training samples."
             )
-    return {split: read[path] for split, path in places.items()}
+    found = {split: read[path] for split, path in places.items()}
+    refuse_unlike(task, found, "files")
+    return found
 
 
 def _pool(path: Path, settings: TaskSettings, render: Render) -> Pool:

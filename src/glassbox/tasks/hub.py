@@ -13,7 +13,7 @@ from glassbox.errors import GlassboxError
 from glassbox.tasks import gsm8k, mmlu, sst2
 from glassbox.tasks.files import Found, contradictions, locate
 from glassbox.tasks.mapping import mapped
-from glassbox.tasks.pools import Pool
+from glassbox.tasks.pools import Pool, refuse_unlike
 from glassbox.tasks.rows import UNASSIGNED, Render, no_template, sample_of
 from glassbox.tasks.sample import Sample
 
@@ -80,7 +80,9 @@ def pools(
                 f"Task '{task}': {known.splits[split]} of {known.path} has rows without an answer, and {split} samples "
                 f"are scored by theirs. Map prepare.tasks.{task}.fields.answer."
             )
-    return {split: read[known.splits[split]] for split in SPLITS}
+    found = {split: read[known.splits[split]] for split in SPLITS}
+    refuse_unlike(task, found, "fields")
+    return found
 
 
 def _mapped_task(settings: TaskSettings, render: Render) -> HubTask:

@@ -11,7 +11,7 @@ import numpy as np
 
 from glassbox.config.settings import SPLITS, TaskSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks.sample import Sample, assign
+from glassbox.tasks.sample import ANSWER_MARK, Sample, assign, has_number_answer
 
 DRAW_ORDER = tuple(reversed(SPLITS))
 
@@ -67,6 +67,38 @@ class Drawn:
             for why, count in reasons.items()
             if count
         ] + [f"WARNING: {note}" for note in self.notes]
+
+
+def refuse_unlike(task: str, pools: Mapping[str, Pool], setting: str) -> None:
+    """Raise GlassboxError where two splits have no kind of sample in common: one teaches what the other does not ask.
+
+    Prompts without answers are of no kind, for they are not scored.
+    """
+    kinds = {split: _kinds(pool) for split, pool in pools.items()}
+    for first, second in combinations(kinds, 2):
+        if kinds[first] and kinds[second] and not kinds[first] & kinds[second]:
+            held = [f"{pools[split].place} ({split}) holds {_listed(kinds[split])}" for split in (first, second)]
+            raise GlassboxError(
+                f"Task '{task}': {' and '.join(held)}, and the splits of a task are of one kind. Write the lines of "
+                "one as those of the other (docs/own_data.md shows a line of each kind), or correct "
+                f"prepare.tasks.{task}.{setting}."
+            )
+
+
+def _kinds(pool: Pool) -> set[str]:
+    return {_kind(sample) for sample in pool.samples if sample.answer}
+
+
+def _kind(sample: Sample) -> str:
+    if sample.is_text:
+        return "running text"
+    if sample.choices:
+        return "questions with choices"
+    return f"answers with a number after '{ANSWER_MARK}'" if has_number_answer(sample) else "free answers"
+
+
+def _listed(kinds: set[str]) -> str:
+    return " and ".join(sorted(kinds))
 
 
 def requests(task: str, pools: Mapping[str, Pool], settings: TaskSettings) -> list[Request]:
