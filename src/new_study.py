@@ -95,7 +95,7 @@ def counts_of(unique: int, one_file: bool) -> dict[str, str]:
         return dict.fromkeys(SPLITS, "null")
     validation, test = max(1, unique // 10), max(1, unique // 5)
     if unique < 10:
-        raise GlassboxError(f"The file holds {unique} different prompts, and a study needs ten at the very least.")
+        raise GlassboxError(f"The file holds {unique} different questions, and a study needs ten at the very least.")
     return {"train": str(unique - validation - test), "validation": str(validation), "test": str(test)}
 
 
@@ -116,6 +116,7 @@ def values_for(name: str, data: Path, models: dict[str, str]) -> dict[str, str]:
     from glassbox.models.tokenizers import load_tokenizer
     from glassbox.tasks.chat import ChatTemplate
     from glassbox.tasks.files import pools
+    from glassbox.tasks.pools import of_several_questions, question
     from glassbox.tasks.reading import readings
 
     files = files_of(data)
@@ -132,7 +133,8 @@ def values_for(name: str, data: Path, models: dict[str, str]) -> dict[str, str]:
         for model in dict.fromkeys(models.values())
         for reading in readings(samples, load_tokenizer(ModelSettings(model=model)))
     ]
-    counts = counts_of(len({sample.prompt for sample in offered["train"].samples}), one_file)
+    several = of_several_questions(offered["train"].samples)
+    counts = counts_of(len({question(sample, several) for sample in offered["train"].samples}), one_file)
     return {
         "name": name,
         **{role: _as_written(model) for role, model in models.items()},

@@ -106,6 +106,16 @@ def test_a_fault_in_the_data_is_told_before_anything_is_written(clone: Path) -> 
     assert not (clone / "conf/scale/even.yaml").exists()
 
 
+def test_lines_of_one_prompt_and_other_choices_are_counted_as_questions(clone: Path) -> None:
+    rows = [{"prompt": "Which is right?", "answer": f"a{n}", "choices": [f"a{n}", f"b{n}"]} for n in range(12)]
+    write(clone / "my data/which.jsonl", rows)
+    done = run(clone, "new_study", "which", "--data", "my data/which.jsonl", *MODELS)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stdout
+    text = (clone / "conf/scale/which.yaml").read_text(encoding="utf-8")
+    assert "train: 9\n      validation: 1\n      test: 2\n" in text
+
+
 def test_the_template_that_ships_is_what_the_command_writes() -> None:
     text = (ROOT / "conf/scale/mine.yaml").read_text(encoding="utf-8")
     assert text == new_study.TEMPLATE.format(**new_study.EXAMPLE)

@@ -29,7 +29,7 @@ from glassbox.tasks.files import (
 from glassbox.tasks.mapping import mapped
 from glassbox.tasks.pools import Drawn
 from glassbox.tasks.rows import no_template, sample_of
-from glassbox.tasks.sample import Sample
+from glassbox.tasks.sample import Sample, make_sample
 from glassbox.tasks.sources import load_samples
 
 WriteText = Callable[[str, str], Path]
@@ -305,6 +305,52 @@ def test_a_prompt_with_two_answers_is_named_with_both_lines(write: WriteText) ->
     )
     (said,) = {sentence for each in drawn for sentence in each.sentences() if "WARNING" in sentence}
     assert "new.jsonl, line 3: the prompt of line 1 has another answer here ('y' there, 'n' here)" in said
+
+
+def which(number: int, *others: str) -> dict[str, object]:
+    return {"prompt": "Which is right?", "answer": f"a{number}", "choices": [f"a{number}", *others]}
+
+
+def test_one_prompt_with_other_choices_is_another_question(write: WriteText) -> None:
+    rows = [which(number, f"b{number}") for number in range(8)]
+    rows += [which(3, "c"), {**which(3, "b3"), "choices": ["b3", "a3"]}, {**which(4, "b4"), "answer": "b4"}]
+    path = write("new.jsonl", json_lines(*rows))
+    drawn: list[Drawn] = []
+    task = same_file("jsonl", path, validation=2, test=2)
+    splits = load_samples(sections.prepare(tasks={"which": task}), drawn.append)
+    every = [sample for samples in splits.values() for sample in samples]
+    assert len({sample.sample_id.rpartition("/")[2] for sample in every}) == len(every) == 9
+    assert {tuple(sorted(sample.choices)) for sample in every} == {
+        tuple(sorted(f" {choice}" for choice in row["choices"]))  # type: ignore[attr-defined]
+        for row in rows
+    }
+    said = {sentence for each in drawn for sentence in each.sentences()}
+    assert f"{path}: 2 samples dropped (repeat another prompt there)." in said
+    (contradiction,) = {sentence for sentence in said if "WARNING" in sentence}
+    assert "line 11: the prompt of line 5 has another answer here ('a4' there, 'b4' here)" in contradiction
+
+
+def test_questions_of_one_prompt_that_stand_in_two_files_are_in_one_split(write: WriteText) -> None:
+    task = three_files(write, train=[{}], validation=[{}], test=[{}])
+    assert task.files
+    both, one = json_lines(which(1, "b"), which(2, "b")), json_lines(which(1, "b"))
+    for split, text in {"train": both, "validation": json_lines(which(3, "b")), "test": one}.items():
+        Path(getattr(task.files, split)).write_text(text, encoding="utf-8")
+    splits = load_samples(sections.prepare(tasks={"which": task}))
+    assert {split: [sample.answer for sample in samples] for split, samples in splits.items()} == {
+        "train": [" a2"],
+        "validation": [" a3"],
+        "test": [" a1"],
+    }
+
+
+def test_ids_are_made_of_prompt_and_answer_where_a_prompt_is_one_question(write: WriteText) -> None:
+    path = write("new.jsonl", json_lines(*({**which(n, "b"), "prompt": f"{n}?"} for n in range(6))))
+    task = same_file("jsonl", path, validation=2, test=2)
+    for split, samples in load_samples(sections.prepare(tasks={"which": task})).items():
+        for sample in samples:
+            made = make_sample("which", split, sample.prompt, sample.answer, sample.choices, sample.gold)
+            assert sample == made
 
 
 def test_rows_of_the_hub_are_named_as_rows() -> None:

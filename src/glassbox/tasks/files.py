@@ -67,11 +67,11 @@ def _pool(path: Path, settings: TaskSettings, render: Render) -> Pool:
 
 
 def contradictions(found: Iterable[Found], unit: str = "line") -> Iterator[str]:
-    """One sentence for the prompts that are answered in more than one way: only the first of them is used."""
-    first: dict[str, Found] = {}
+    """One sentence for the questions that are answered in more than one way: only the first of them is used."""
+    first: dict[tuple[str, frozenset[str]], Found] = {}
     unlike: list[tuple[Found, Found]] = []
     for each in found:
-        known = first.setdefault(each.sample.prompt, each)
+        known = first.setdefault((each.sample.prompt, frozenset(each.sample.choices)), each)
         if known.sample.gold != each.sample.gold:
             unlike.append((known, each))
     if unlike:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
 from glassbox.config.settings import SPLITS, TaskSettings
 from glassbox.errors import GlassboxError
-from glassbox.tasks.sample import ANSWER_MARK, Sample, assign, has_number_answer
+from glassbox.tasks.sample import ANSWER_MARK, FIELD_SEPARATOR, Sample, assign, has_number_answer, make_sample
 
 DRAW_ORDER = tuple(reversed(SPLITS))
 
@@ -69,6 +69,20 @@ class Drawn:
         ] + [f"WARNING: {note}" for note in self.notes]
 
 
+def of_several_questions(samples: Iterable[Sample]) -> set[str]:
+    """The prompts that stand with more than one set of choices; prompts alone have none."""
+    known: dict[str, set[frozenset[str]]] = {}
+    for sample in samples:
+        if sample.choices:
+            known.setdefault(sample.prompt, set()).add(frozenset(sample.choices))
+    return {prompt for prompt, found in known.items() if len(found) > 1}
+
+
+def question(sample: Sample, several: Set[str]) -> str:
+    """What no two samples of a study share: the identity, and where a prompt is one of `several` its choices too."""
+    return FIELD_SEPARATOR.join((sample.identity, *(sorted(sample.choices) if sample.prompt in several else ())))
+
+
 def refuse_unlike(task: str, pools: Mapping[str, Pool], setting: str) -> None:
     """Raise GlassboxError where two splits have no kind of sample in common: one teaches what the other does not ask.
 
@@ -115,32 +129,33 @@ def requests(task: str, pools: Mapping[str, Pool], settings: TaskSettings) -> li
 
 
 def draw(wanted: list[Request], seed: int, note: Callable[[Drawn], None] | None = None) -> dict[str, list[Sample]]:
-    """Disjoint splits by prompt: test is drawn first, then validation, then train from what neither has.
+    """Disjoint splits by question: test is drawn first, then validation, then train from what neither has.
 
     Each draw has a generator of its own, seeded by `seed`, the task and the split, so that one task's settings do not
-    move another's samples. Prompts that occur twice in a pool, or in another pool's split drawn earlier, are dropped,
+    move another's samples. Questions that occur twice in a pool, or in another pool's split drawn earlier, are dropped,
     and `note` is told how many. Raises GlassboxError where too few samples are left.
     """
+    several = _of_several_questions(wanted)
     taken: set[str] = set()
     taken_here: dict[Pool, set[str]] = {}
     unique: dict[Pool, list[Sample]] = {}
     drawn: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for request in _limited_before_unlimited(wanted):
         pool = request.pool
-        offered = unique.setdefault(pool, _first_of_each_prompt(pool.samples))
-        available = [sample for sample in offered if sample.identity not in taken]
+        offered = unique.setdefault(pool, _first_of_each_question(pool.samples, several))
+        available = [sample for sample in offered if question(sample, several) not in taken]
         chosen = _choose(request, available, seed)
         if note:
-            here = taken_here.get(pool, set())
-            elsewhere = sum(sample.identity in taken and sample.identity not in here for sample in offered)
+            others = taken - taken_here.get(pool, set())
+            elsewhere = sum(question(sample, several) in others for sample in offered)
             origin = (request.task, request.split, pool.place, pool.revision, pool.commit)
             note(
                 Drawn(*origin, len(pool.samples), len(pool.samples) - len(offered), elsewhere, len(chosen), pool.notes)
             )
-        prompts = {sample.identity for sample in chosen}
-        taken |= prompts
-        taken_here[pool] = taken_here.get(pool, set()) | prompts
-        drawn[request.split] += [assign(sample, request.task, request.split) for sample in chosen]
+        asked = {question(sample, several) for sample in chosen}
+        taken |= asked
+        taken_here[pool] = taken_here.get(pool, set()) | asked
+        drawn[request.split] += [_assigned(sample, request, several) for sample in chosen]
     return drawn
 
 
@@ -158,11 +173,28 @@ def _limited_before_unlimited(wanted: list[Request]) -> list[Request]:
     )
 
 
-def _first_of_each_prompt(samples: tuple[Sample, ...]) -> list[Sample]:
+def _first_of_each_question(samples: tuple[Sample, ...], several: Set[str]) -> list[Sample]:
     unique: dict[str, Sample] = {}
     for sample in samples:
-        unique.setdefault(sample.identity, sample)
+        unique.setdefault(question(sample, several), sample)
     return list(unique.values())
+
+
+def _of_several_questions(wanted: Iterable[Request]) -> set[str]:
+    by_task: dict[str, dict[Pool, None]] = {}
+    for request in wanted:
+        by_task.setdefault(request.task, {})[request.pool] = None
+    found = (of_several_questions(sample for pool in pools for sample in pool.samples) for pools in by_task.values())
+    return set().union(*found)
+
+
+def _assigned(sample: Sample, request: Request, several: Set[str]) -> Sample:
+    """As a member of its split; the id of one of several questions of a prompt is made of its choices too."""
+    mine = assign(sample, request.task, request.split)
+    if sample.prompt not in several:
+        return mine
+    asked = make_sample(mine.task, request.split, question(sample, several), mine.answer, mine.choices, mine.gold)
+    return replace(mine, sample_id=asked.sample_id)
 
 
 def _choose(request: Request, available: list[Sample], seed: int) -> list[Sample]:

@@ -16,7 +16,7 @@ from glassbox.tasks.sample import Sample
 def load_samples(
     prepare: PrepareSettings, note: Callable[[Drawn], None] | None = None, teacher: ModelSettings | None = None
 ) -> dict[str, list[Sample]]:
-    """The samples of every split, all tasks in the order of the settings; no prompt is in two splits.
+    """The samples of every split, all tasks in the order of the settings; no question is in two splits.
 
     `note` receives what each draw offered, dropped and took. Conversations (`messages`) are put by the chat template
     of `teacher`.
