@@ -25,6 +25,16 @@ def _text(*overrides: str) -> str:
     return composition(CONF, list(overrides))
 
 
+def refusal_of(override: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> GlassboxError:
+    """What src/params.py says in a folder with a copy of conf/, where it refuses."""
+    shutil.copytree(CONF, folder / "conf")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["params.py", override])
+    with pytest.raises(GlassboxError) as refused:
+        params.main()
+    return refused.value
+
+
 def composed(*overrides: str) -> dict[str, Any]:
     return yaml.load(_text(*overrides), yaml.CSafeLoader)
 
@@ -191,15 +201,11 @@ def test_composing_by_hand_says_what_was_written(
 def test_settings_that_cannot_run_leave_params_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, said: str
 ):
-    shutil.copytree(CONF, tmp_path / "conf")
     (tmp_path / "params.yaml").write_text("as it was", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["params.py", override])
-    with pytest.raises(GlassboxError) as refused:
-        params.main()
-    assert refused.value.exit_code == 1 and said in str(refused.value)
-    assert str(refused.value).startswith(f"conf/ {override} is refused for ")
-    assert str(refused.value).endswith("\n\nparams.yaml is as it was.")
+    refused = refusal_of(override, tmp_path, monkeypatch)
+    assert refused.exit_code == 1 and said in str(refused)
+    assert str(refused).startswith(f"conf/ {override} is refused for ")
+    assert str(refused).endswith("\n\nparams.yaml is as it was.")
     assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == "as it was"
 
 
@@ -234,10 +240,6 @@ def test_every_default_stands_in_one_place() -> None:
 def test_a_name_that_is_not_there_is_a_sentence_with_the_nearest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, said: str
 ):
-    shutil.copytree(CONF, tmp_path / "conf")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["params.py", override])
-    with pytest.raises(GlassboxError) as refused:
-        params.main()
-    assert said in str(refused.value) and len(str(refused.value).splitlines()) == 1
+    refused = refusal_of(override, tmp_path, monkeypatch)
+    assert said in str(refused) and len(str(refused).splitlines()) == 1
     assert not (tmp_path / "params.yaml").exists()

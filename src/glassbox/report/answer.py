@@ -294,9 +294,10 @@ def _opening(results: Mapping[str, Any]) -> str:
     """
     miniature = "miniature " if all(task["embedded"] for task in results["tasks"]) else ""
     known = _labels(results.get("labelled", 1.0))
-    if len(results["tasks"]) > 1 or miniature:
-        place = f"on {'these' if len(results['tasks']) > 1 else 'this'} {miniature}"
-        place += f"{'tasks' if len(results['tasks']) > 1 else 'task'}{known and f', where {known},'} "
+    several = len(results["tasks"]) > 1
+    if several or miniature:
+        tasks = f"these {miniature}tasks" if several else f"this {miniature}task"
+        place = f"on {tasks}{known and f', where {known},'} "
     else:
         place = known and f"where {known}, "
     return f"Exploratory: {place}" if _is_exploratory(results) else place

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from glassbox.config.inputs import TOKENIZER_FILES, absolute, contents, files_in
+from glassbox.config.inputs import TOKENIZER_FILES, absolute, contents, digests_of, files_in
 from glassbox.config.settings import SPLITS, ModelSettings, Settings
 from glassbox.errors import GlassboxError
-from glassbox.files import read_json, sha256_of, write_json
+from glassbox.files import read_json, write_json
 from glassbox.tasks.pools import Drawn
 from glassbox.tasks.sample import Sample
 from glassbox.tasks.sources import load_samples, refuse_missing_labels
@@ -65,7 +65,7 @@ def origin(settings: Settings) -> str:
 
 
 def _contents(names: list[str | None]) -> list[tuple[str, str]]:
-    return contents({str(path): sha256_of(path) for path in files_in(names)})
+    return contents(digests_of(files_in(names)))
 
 
 def _cut_by(teacher: ModelSettings) -> list[tuple[str, str]] | list[str | None]:
